@@ -1,0 +1,1 @@
+"""How the guest image is built, and how installed images are found."""

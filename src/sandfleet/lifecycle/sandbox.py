@@ -1,0 +1,67 @@
+"""Sandbox lifecycle: which event takes a sandbox from which state to which.
+
+Rule 1: a sandbox changes state only through a row of `TRANSITIONS`.
+Rule 2: nothing here waits, reads a clock or reaches a store. The caller writes
+down what `advance` returns, guarded by the version that it read.
+Rule 3: `kill_requested` is legal in every state that is not terminal, and wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+from sandfleet.model.errors import IllegalTransition
+from sandfleet.model.ids import WorkerId
+from sandfleet.model.sandbox import Sandbox, SandboxState
+
+S = SandboxState
+
+
+class SandboxEvent(StrEnum):
+    """What can happen to a sandbox."""
+
+    BOOTED = "booted"
+    CREATE_FAILED = "create_failed"
+    IDLE_EXPIRED = "idle_expired"
+    EXPIRY_REFUSED = "expiry_refused"
+    EXPIRED = "expired"
+    KILL_REQUESTED = "kill_requested"
+    LOST = "lost"
+
+
+E = SandboxEvent
+
+TRANSITIONS: Mapping[SandboxState, Mapping[SandboxEvent, SandboxState]] = MappingProxyType(
+    {
+        S.CREATING: {E.BOOTED: S.RUNNING, E.CREATE_FAILED: S.FAILED, E.KILL_REQUESTED: S.STOPPED},
+        S.RUNNING: {E.IDLE_EXPIRED: S.HIBERNATING, E.KILL_REQUESTED: S.STOPPED, E.LOST: S.ERROR},
+        S.HIBERNATING: {
+            E.EXPIRY_REFUSED: S.RUNNING,
+            E.EXPIRED: S.STOPPED,
+            E.KILL_REQUESTED: S.STOPPED,
+            E.LOST: S.ERROR,
+        },
+        S.STOPPED: {},
+        S.FAILED: {},
+        S.ERROR: {},
+    }
+)
+
+
+def advance(sandbox: Sandbox, event: SandboxEvent, *, at: datetime) -> Sandbox:
+    """Return the sandbox as it stands after `event`, with the next version."""
+    state = TRANSITIONS.get(sandbox.state, {}).get(event)
+    if state is None:
+        raise IllegalTransition(f"sandbox {sandbox.id} is {sandbox.state}: {event} is not possible")
+    return replace(sandbox, state=state, changed_at=at, version=sandbox.version + 1)
+
+
+def place(sandbox: Sandbox, worker_id: WorkerId, *, at: datetime) -> Sandbox:
+    """Return the sandbox owned by `worker_id`, with the next epoch and version."""
+    return replace(
+        sandbox, worker_id=worker_id, epoch=sandbox.epoch + 1, changed_at=at, version=sandbox.version + 1
+    )

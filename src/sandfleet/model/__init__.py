@@ -1,0 +1,1 @@
+"""The nouns of sandfleet: frozen values without I/O."""

@@ -1,0 +1,195 @@
+"""What can go wrong, classed by what the caller should do.
+
+SandfleetError
+├── BadRequest                the caller must change the request
+│   └── SizeOutOfRange        … with the range in `details`
+├── Unauthorised / Forbidden  the caller must change the credential
+├── PlanLimit                 the size is above the organisation's own cap
+├── NotFound                  no such thing (in this organisation)
+├── Conflict                  the thing's present state forbids it
+│   ├── StaleVersion          a compare-and-set changed zero rows: read again
+│   ├── StaleLease            another holder has the operation: stop at once
+│   ├── StaleEpoch            the worker knows a newer owner: look the route up again
+│   └── IllegalTransition     the lifecycle table has no such move
+├── Gone                      the sandbox has ended
+├── TooLarge                  a body or a file is above its limit
+├── QuotaExceeded             the organisation's quota is used up
+├── Unavailable               try again later (`retry_after_s`)
+│   ├── NoCapacity            no worker can take it within the queue's time
+│   ├── NotReady              the waiting time is over
+│   ├── StoreUnavailable      PostgreSQL cannot be reached
+│   └── WorkerUnreachable     the worker did not answer: says nothing about its sandboxes
+├── GuestUnresponsive         the guest agent does not answer
+├── GuestDiskFull             no space left inside the guest
+├── ExecFailed                the program or its directory does not exist
+└── HypervisorFailed          QEMU or the host refused: the operation fails, the rest goes on
+
+Each class carries the API's `code`; only the HTTP edge knows status numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class SandfleetError(Exception):
+    """Base of all errors that a caller may be told about."""
+
+    code = "internal"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = dict(details or {})
+        if code is not None:
+            self.code = code
+
+
+class BadRequest(SandfleetError):
+    """The request itself is wrong."""
+
+    code = "bad_request"
+
+
+class SizeOutOfRange(BadRequest):
+    """Memory, disk or CPU outside what the fleet offers."""
+
+    code = "memory_out_of_range"
+
+
+class Unauthorised(SandfleetError):
+    """No usable credential."""
+
+    code = "missing_api_key"
+
+
+class Forbidden(SandfleetError):
+    """The credential does not allow this."""
+
+    code = "forbidden"
+
+
+class PlanLimit(SandfleetError):
+    """The size is above the organisation's own per-sandbox cap."""
+
+    code = "plan_limit"
+
+
+class NotFound(SandfleetError):
+    """The thing does not exist, or belongs to another organisation."""
+
+    code = "not_found"
+
+
+class Conflict(SandfleetError):
+    """The present state of the thing forbids the request."""
+
+    code = "conflict"
+
+
+class StaleVersion(Conflict):
+    """A compare-and-set found another version: read again and decide again."""
+
+    code = "stale_version"
+
+
+class StaleLease(Conflict):
+    """The operation's lease belongs to somebody else now."""
+
+    code = "stale_lease"
+
+
+class StaleEpoch(Conflict):
+    """The worker knows a newer owner of the sandbox."""
+
+    code = "moved"
+
+
+class IllegalTransition(Conflict):
+    """The lifecycle table has no such move."""
+
+    code = "illegal_transition"
+
+
+class Gone(SandfleetError):
+    """The sandbox has ended."""
+
+    code = "gone"
+
+
+class TooLarge(SandfleetError):
+    """A body or file is above its limit."""
+
+    code = "too_large"
+
+
+class QuotaExceeded(SandfleetError):
+    """The organisation's quota is used up."""
+
+    code = "quota_exceeded"
+
+
+class Unavailable(SandfleetError):
+    """Not now; try again after `retry_after_s` seconds."""
+
+    code = "not_ready"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int = 1,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, details=details)
+        self.retry_after_s = retry_after_s
+
+
+class NoCapacity(Unavailable):
+    """No worker can take the sandbox."""
+
+    code = "no_capacity"
+
+
+class NotReady(Unavailable):
+    """The sandbox did not become ready in the waiting time."""
+
+
+class StoreUnavailable(Unavailable):
+    """PostgreSQL cannot be reached."""
+
+    code = "store_unavailable"
+
+
+class WorkerUnreachable(Unavailable):
+    """The worker did not answer. Nothing follows about its sandboxes."""
+
+    code = "worker_unreachable"
+
+
+class GuestUnresponsive(SandfleetError):
+    """The guest agent does not answer."""
+
+    code = "agent_unresponsive"
+
+
+class GuestDiskFull(SandfleetError):
+    """No space left inside the guest."""
+
+    code = "disk_full"
+
+
+class ExecFailed(BadRequest):
+    """The program or the working directory does not exist, or is not executable."""
+
+    code = "exec_failed"
+
+
+class HypervisorFailed(SandfleetError):
+    """QEMU or the host refused what was asked; the message says what."""
+
+    code = "internal"

@@ -1,0 +1,45 @@
+"""A worker: one host that runs sandboxes, as the control plane knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from sandfleet.model.ids import WorkerId
+from sandfleet.model.resources import NOTHING, Resources
+
+
+class WorkerState(StrEnum):
+    """Observed state of a worker."""
+
+    READY = "ready"
+    UNREACHABLE = "unreachable"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One row of a worker and the sum of the reservations that it carries."""
+
+    id: WorkerId
+    machine_id: str
+    region: str
+    state: WorkerState
+    version: int
+    http_url: str
+    total: Resources
+    committed: Resources = NOTHING
+    cordoned: bool = False
+    draining: bool = False
+    drain_reason: str | None = None
+    templates: Mapping[str, str] = field(default_factory=dict)
+    """Name of each template the worker can start, to its version (a digest)."""
+    worker_version: str = ""
+    accelerator: str = ""
+    cpu_model: str = ""
+    memory_used_mib: int = 0
+    cpu_percent: float = 0.0
+    disk_used_mib: int = 0
+    last_seen_at: datetime | None = None

@@ -1,0 +1,1 @@
+"""Small interfaces, owned by their consumer, with the contract in their docstrings."""

@@ -1,0 +1,277 @@
+"""What the control plane asks of the durable store (adapter: `adapters/postgres`).
+
+All methods raise `StoreUnavailable` when PostgreSQL cannot be reached, and never
+hold a transaction open over anything but SQL. Reads that serve a tenant take the
+organisation; there is no way to ask without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from sandfleet.model.ids import KeyId, OperationId, OrganisationId, SandboxId, WorkerId
+from sandfleet.model.operation import Operation
+from sandfleet.model.organisation import ApiKey, Caps, Organisation, Quotas
+from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.transition import Transition
+from sandfleet.model.worker import Worker
+from sandfleet.planning.placement import FleetView, NoPlacement, Placement
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxFilter:
+    """What a list of sandboxes may be narrowed to; `cursor` is the last row of the page before."""
+
+    states: frozenset[SandboxState] | None = None
+    alias: str | None = None
+    limit: int = 100
+    cursor: tuple[datetime, SandboxId] | None = None
+
+
+class SandboxStore(Protocol):
+    """Sandboxes, their operations and their log. Each write is one transaction with its log row."""
+
+    async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> None:
+        """Insert a `creating` row with its operation, after the admission check of the quotas.
+
+        Raises QuotaExceeded. The check and the insert are one transaction under the
+        organisation's row lock, so parallel requests cannot pass the same check.
+        """
+        ...
+
+    async def get(self, organisation_id: OrganisationId, sandbox_id: SandboxId) -> Sandbox:
+        """Return it or raise NotFound; another organisation's sandbox is not found."""
+        ...
+
+    async def get_any(self, sandbox_id: SandboxId) -> Sandbox:
+        """Return it for the fleet's own loops, which act for no tenant."""
+        ...
+
+    async def list(self, organisation_id: OrganisationId, where: SandboxFilter) -> Sequence[Sandbox]:
+        """Return newest first."""
+        ...
+
+    async def save(self, sandbox: Sandbox, transition: Transition | None) -> None:
+        """Write `sandbox` if the row still has `sandbox.version - 1`, else raise StaleVersion."""
+        ...
+
+    async def transitions(
+        self, organisation_id: OrganisationId, sandbox_id: SandboxId, *, limit: int = 100
+    ) -> Sequence[Transition]:
+        """Return the sandbox's log, newest first."""
+        ...
+
+    async def kill(self, sandbox: Sandbox, destroy: Operation, transition: Transition) -> None:
+        """Write the stopped row, ask every open operation of it to cancel, insert `destroy`."""
+        ...
+
+    async def touch(self, active_at: Mapping[SandboxId, datetime]) -> None:
+        """Move `active_at` forward (never back) without changing versions."""
+        ...
+
+    async def idle_candidates(self, *, limit: int = 100) -> Sequence[Sandbox]:
+        """Return running sandboxes whose timeout has passed since `active_at` by the database's clock."""
+        ...
+
+    async def on_worker(self, worker_id: WorkerId) -> Sequence[Sandbox]:
+        """Return all sandboxes whose row or reservation names the worker."""
+        ...
+
+    async def remove_old(self, *, stopped_for: timedelta) -> int:
+        """Delete rows that ended longer ago than that; return how many."""
+        ...
+
+
+class PlacementStore(Protocol):
+    """Reservations: decided and written in one transaction."""
+
+    async def place(
+        self,
+        operation: Operation,
+        sandbox: Sandbox,
+        decide: PlacementDecision,
+    ) -> tuple[Sandbox, Placement] | NoPlacement:
+        """Lock placement, read the view, call `decide`, write reservation, owner and epoch.
+
+        The sandbox that comes back is already written. NoPlacement writes nothing.
+        """
+        ...
+
+    async def release(self, sandbox_id: SandboxId, *, worker_id: WorkerId) -> None:
+        """Give the reservation back. Idempotent."""
+        ...
+
+    async def queue_length(self) -> int:
+        """Return how many creates wait for a place."""
+        ...
+
+
+class PlacementDecision(Protocol):
+    """A pure decision over the view that the store read under its lock."""
+
+    def __call__(self, view: FleetView) -> Placement | NoPlacement:
+        """Return where, or why nowhere."""
+        ...
+
+
+class OperationStore(Protocol):
+    """Durable operations and their leases."""
+
+    async def get(self, operation_id: OperationId) -> Operation:
+        """Return it or raise NotFound."""
+        ...
+
+    async def save(self, operation: Operation) -> Operation:
+        """Write step, progress and state if the lease token still matches; StaleLease otherwise.
+
+        Also prolongs the lease by its full length.
+        """
+        ...
+
+    async def take_over(self, *, holder: str, lease_s: float, limit: int = 10) -> Sequence[Operation]:
+        """Lease open operations whose lease has run out (database clock), token raised by one."""
+        ...
+
+    async def extend(self, operation: Operation, *, lease_s: float) -> Operation:
+        """Prolong the lease by compare-and-set; StaleLease when it is lost. Refreshes `cancel_requested`."""
+        ...
+
+    async def open_for(self, sandbox_id: SandboxId) -> Sequence[Operation]:
+        """Return the operations of a sandbox that have not ended."""
+        ...
+
+
+class WorkerStore(Protocol):
+    """Workers."""
+
+    async def register(self, worker: Worker) -> Worker:
+        """Insert or refresh what the worker says of itself; cordon and drain stay as they are."""
+        ...
+
+    async def get(self, worker_id: WorkerId) -> Worker:
+        """Return it or raise NotFound."""
+        ...
+
+    async def list(self) -> Sequence[Worker]:
+        """Return all workers, by id."""
+        ...
+
+    async def mark_unreachable(self, *, silent_for: timedelta) -> Sequence[Worker]:
+        """Move ready workers that have been silent so long to `unreachable`; return them."""
+        ...
+
+
+class OrganisationStore(Protocol):
+    """Organisations and keys."""
+
+    async def create(self, organisation: Organisation) -> None:
+        """Insert; Conflict with code `name_taken`."""
+        ...
+
+    async def get(self, organisation_id: OrganisationId) -> Organisation:
+        """Return it or raise NotFound."""
+        ...
+
+    async def list(self) -> Sequence[Organisation]:
+        """Return all, newest first."""
+        ...
+
+    async def change(
+        self, organisation_id: OrganisationId, *, name: str | None, quotas: Quotas | None, caps: Caps | None
+    ) -> Organisation:
+        """Change what is not None."""
+        ...
+
+    async def usage(self, organisation_id: OrganisationId) -> Quotas:
+        """Return what counts against the quotas now."""
+        ...
+
+    async def add_key(self, key: ApiKey, *, digest: bytes) -> None:
+        """Insert a key by the SHA-256 of its secret."""
+        ...
+
+    async def find_keys(self, prefix: str) -> Sequence[tuple[ApiKey, bytes]]:
+        """Return unrevoked keys with that prefix and their digests; the caller compares in constant time."""
+        ...
+
+    async def list_keys(self, organisation_id: OrganisationId) -> Sequence[ApiKey]:
+        """Return unrevoked keys, newest first."""
+        ...
+
+    async def revoke_key(self, organisation_id: OrganisationId, key_id: KeyId) -> None:
+        """Revoke; NotFound."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """The answer of a finished request, for its replay."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRecord:
+    """What the store knows of a key: the body it came with, and the answer when there is one."""
+
+    body_digest: bytes
+    answer: StoredAnswer | None
+    resource: Mapping[str, Any]
+    """Ids that the first attempt fixed before it acted (for instance the sandbox it creates)."""
+    is_mine: bool
+    """Whether this call is the one that must now do the work."""
+
+
+class IdempotencyStore(Protocol):
+    """Idempotency keys, kept for 24 h."""
+
+    async def claim(
+        self,
+        scope: tuple[OrganisationId, str, str, str],
+        *,
+        body_digest: bytes,
+        holder: str,
+        lease_s: float,
+        resource: Mapping[str, Any],
+    ) -> IdempotencyRecord:
+        """Claim (organisation, method, path, key), or return what stands there.
+
+        A claim whose lease ran out without an answer is handed to the caller together
+        with the first attempt's `resource`, so that the work is resumed, not repeated.
+        """
+        ...
+
+    async def finish(
+        self, scope: tuple[OrganisationId, str, str, str], *, holder: str, answer: StoredAnswer
+    ) -> None:
+        """Keep the answer (encrypted)."""
+        ...
+
+    async def abandon(self, scope: tuple[OrganisationId, str, str, str], *, holder: str) -> None:
+        """Forget the claim, so that a retry runs again."""
+        ...
+
+
+class FleetSecretStore(Protocol):
+    """Key material of the fleet that must be the same on every replica."""
+
+    async def get_or_create(self, name: str, candidate: bytes) -> bytes:
+        """Return the secret of that name, encrypted at rest; `candidate` if it is the first."""
+        ...
+
+
+class TermStore(Protocol):
+    """The leader's fencing token."""
+
+    async def raise_term(self, holder: str) -> int:
+        """Begin a new term and return its number."""
+        ...
+
+    async def current_term(self) -> int:
+        """Return the newest term."""
+        ...

@@ -1,0 +1,1 @@
+"""Forms on the wire, sans-I/O: bytes in, events out."""
