@@ -1,0 +1,111 @@
+"""What one replica of the control plane is made of, wired once by `main.py`.
+
+Rule 1: everything that serves a request or runs an operation gets this value; nothing
+reaches for a global.
+Rule 2: the HTTP edge knows the operations only through `Lifecycle`. Each of its verbs
+returns when the request is durable (row and operation are written), not when the work
+is done: whoever wants the end waits on the sandbox's topic and reads the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from sandfleet.model.ids import OperationId, OrganisationId, SandboxId
+from sandfleet.model.resources import Resources
+from sandfleet.model.sandbox import Sandbox
+from sandfleet.ports.clock import Clock
+from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
+from sandfleet.ports.stores import (
+    FleetSecretStore,
+    IdempotencyStore,
+    OperationStore,
+    OrganisationStore,
+    PlacementStore,
+    SandboxStore,
+    TermStore,
+    WorkerStore,
+)
+from sandfleet.ports.workers import WorkerClient
+from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
+
+if TYPE_CHECKING:
+    from sandfleet.controlplane.settings import ControlPlaneSettings
+
+
+def sandbox_topic(sandbox_id: SandboxId) -> str:
+    """Return the wake-up topic of everything that happens to one sandbox's row."""
+    return f"sandbox:{sandbox_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOrder:
+    """A validated request for a sandbox. The ids were fixed by the caller, so a repeat creates nothing twice."""
+
+    sandbox_id: SandboxId
+    operation_id: OperationId
+    organisation_id: OrganisationId
+    resources: Resources
+    template: str
+    region: str
+    actor: str
+    timeout_s: int = 0
+    port: int = 80
+    network_enabled: bool = True
+    envs: Mapping[str, str] = field(default_factory=dict, repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    alias: str | None = None
+
+
+class Lifecycle(Protocol):
+    """The verbs on sandboxes that the HTTP edge may begin."""
+
+    async def create(self, order: CreateOrder) -> Sandbox:
+        """Write the `creating` row with its operation and start it; QuotaExceeded.
+
+        A sandbox of that id that already exists is returned as it stands.
+        """
+        ...
+
+    async def kill(self, sandbox: Sandbox, *, actor: str) -> Sandbox:
+        """Write `stopped` and the destroy operation, forget the route; a dead sandbox stays as it is.
+
+        Wins against every concurrent change: a stale version is read again.
+        """
+        ...
+
+    async def record_heartbeat(self, beat: Heartbeat) -> HeartbeatAnswer:
+        """Register or refresh the worker, and answer what it must know."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The durable stores."""
+
+    sandboxes: SandboxStore
+    placements: PlacementStore
+    operations: OperationStore
+    workers: WorkerStore
+    organisations: OrganisationStore
+    idempotency: IdempotencyStore
+    secrets: FleetSecretStore
+    terms: TermStore
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """The ports that operations and loops act through. `replica_id` holds leases."""
+
+    settings: ControlPlaneSettings
+    clock: Clock
+    replica_id: str
+    stores: Stores
+    routes: RouteCache
+    leases: LeaseStore
+    wake_ups: WakeUps
+    worker_client: WorkerClient
+    public_keys: Mapping[str, object]
+    """The JWKS by which workers verify fleet tokens; goes out with each heartbeat's answer."""
