@@ -8,6 +8,7 @@ SandfleetError
 ├── NotFound                  no such thing (in this organisation)
 ├── Conflict                  the thing's present state forbids it
 │   ├── StaleVersion          a compare-and-set changed zero rows: read again
+│   ├── StaleTerm             a newer leader was elected: stop leading
 │   ├── StaleLease            another holder has the operation: stop at once
 │   ├── StaleEpoch            the worker knows a newer owner: look the route up again
 │   └── IllegalTransition     the lifecycle table has no such move
@@ -100,6 +101,12 @@ class StaleLease(Conflict):
     """The operation's lease belongs to somebody else now."""
 
     code = "stale_lease"
+
+
+class StaleTerm(Conflict):
+    """A newer leader was elected."""
+
+    code = "stale_term"
 
 
 class StaleEpoch(Conflict):

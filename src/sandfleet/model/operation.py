@@ -56,3 +56,5 @@ class Operation:
     error_code: str | None = None
     error_message: str | None = None
     finished_at: datetime | None = None
+    is_overdue: bool = False
+    """Whether `deadline_at` had passed by the database's clock when the row was read."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from sandfleet.model.ids import KeyId, OrganisationId
+from sandfleet.model.resources import Resources
 
 
 class Scope(StrEnum):
@@ -24,6 +25,29 @@ class Quotas:
     vcpu: int | None = None
     memory_mib: int | None = None
     disk_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """The quota that a request would exceed."""
+
+    quota: str
+    limit: int
+    used: int
+
+
+def first_excess(quotas: Quotas, used: Quotas, wanted: Resources) -> Excess | None:
+    """Return the first quota that one more sandbox of that size would exceed; the one admission rule."""
+    checks = (
+        ("sandboxes", quotas.sandboxes, used.sandboxes, 1),
+        ("vcpu", quotas.vcpu, used.vcpu, wanted.cpu_count),
+        ("memoryMB", quotas.memory_mib, used.memory_mib, wanted.memory_mib),
+        ("diskMB", quotas.disk_mib, used.disk_mib, wanted.disk_mib),
+    )
+    for name, limit, in_use, more in checks:
+        if limit is not None and (in_use or 0) + more > limit:
+            return Excess(quota=name, limit=limit, used=in_use or 0)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

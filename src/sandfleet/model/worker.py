@@ -43,3 +43,6 @@ class Worker:
     cpu_percent: float = 0.0
     disk_used_mib: int = 0
     last_seen_at: datetime | None = None
+    instance_id: str = ""
+    """Names the worker's process; `sequence` rises with each of its heartbeats."""
+    sequence: int = 0

@@ -64,11 +64,13 @@ class NoPlacement:
 
     refusals: Mapping[WorkerId, str]
     candidates: Sequence[Candidate] = field(default_factory=tuple)
+    behind: int = 0
+    """How many waiting creates come first; 0 when the fleet itself has no room."""
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no worker could take it even when empty (nobody to wait for)."""
-        return all("never" in reason for reason in self.refusals.values())
+        """Whether there are workers and none could take it even when empty."""
+        return bool(self.refusals) and all("never" in reason for reason in self.refusals.values())
 
 
 def place(request: PlacementRequest, view: FleetView, policy: PlacementPolicy) -> Placement | NoPlacement:
@@ -80,6 +82,7 @@ def place(request: PlacementRequest, view: FleetView, policy: PlacementPolicy) -
     if not fitting:
         refusals = {candidate.worker_id: candidate.reason for candidate in candidates}
         return NoPlacement(refusals=refusals, candidates=candidates)
+    # `max` keeps the first of equals and the candidates are sorted by id, so ties are stable.
     best = max(fitting, key=lambda candidate: candidate.score or 0.0)
     return Placement(worker_id=best.worker_id, reason=best.reason, candidates=candidates)
 

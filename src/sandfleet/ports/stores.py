@@ -19,6 +19,7 @@ from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker
 from sandfleet.planning.placement import FleetView, NoPlacement, Placement
+from sandfleet.planning.queue import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,17 @@ class SandboxFilter:
     cursor: tuple[datetime, SandboxId] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What the store expects of one sandbox on one worker."""
+
+    sandbox_id: SandboxId
+    state: SandboxState
+    epoch: int
+    has_reservation: bool
+    has_open_operation: bool
+
+
 class SandboxStore(Protocol):
     """Sandboxes, their operations and their log. Each write is one transaction with its log row."""
 
@@ -38,7 +50,17 @@ class SandboxStore(Protocol):
         """Insert a `creating` row with its operation, after the admission check of the quotas.
 
         Raises QuotaExceeded. The check and the insert are one transaction under the
-        organisation's row lock, so parallel requests cannot pass the same check.
+        organisation's row lock, so parallel requests cannot pass the same check. A row
+        of that id and organisation that is there already makes it do nothing.
+        """
+        ...
+
+    async def start_operation(
+        self, sandbox: Sandbox, operation: Operation, transition: Transition, *, term: int | None = None
+    ) -> None:
+        """Write `sandbox` as `save` does and insert the operation that the new state calls for.
+
+        With `term`, StaleTerm is raised and nothing is written if a newer leader was elected.
         """
         ...
 
@@ -76,13 +98,34 @@ class SandboxStore(Protocol):
         """Return running sandboxes whose timeout has passed since `active_at` by the database's clock."""
         ...
 
+    async def counts(self) -> Mapping[SandboxState, int]:
+        """Return how many sandboxes are in each state; states without any are left out."""
+        ...
+
+    async def presence(self, worker_id: WorkerId) -> Sequence[Presence]:
+        """Return what the store expects on a worker: rows and reservations that name it."""
+        ...
+
     async def on_worker(self, worker_id: WorkerId) -> Sequence[Sandbox]:
         """Return all sandboxes whose row or reservation names the worker."""
         ...
 
-    async def remove_old(self, *, stopped_for: timedelta) -> int:
-        """Delete rows that ended longer ago than that; return how many."""
+    async def remove_old(self, *, stopped_for: timedelta, events_for: timedelta, limit: int = 1000) -> int:
+        """Delete ended rows and log rows older than that; return how many rows went.
+
+        A row that still holds a reservation or an open operation stays.
+        """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A placement as it was written down."""
+
+    sandbox: Sandbox
+    operation: Operation
+    worker: Worker
+    placement: Placement
 
 
 class PlacementStore(Protocol):
@@ -93,10 +136,20 @@ class PlacementStore(Protocol):
         operation: Operation,
         sandbox: Sandbox,
         decide: PlacementDecision,
-    ) -> tuple[Sandbox, Placement] | NoPlacement:
-        """Lock placement, read the view, call `decide`, write reservation, owner and epoch.
+        *,
+        at: datetime,
+    ) -> Placed | NoPlacement:
+        """Lock placement, read the view, call `decide`, write reservation, owner, epoch and next step.
 
-        The sandbox that comes back is already written. NoPlacement writes nothing.
+        What comes back is already written. NoPlacement writes nothing. Raises
+        StaleVersion when the row changed, StaleLease when the operation was lost.
+        """
+        ...
+
+    async def give_back(self, operation: Operation, sandbox: Sandbox, transition: Transition) -> None:
+        """Remove the reservation of a VM that its worker refused, and write both as given.
+
+        `sandbox` has no worker and the next version; the checks are those of `place`.
         """
         ...
 
@@ -112,8 +165,8 @@ class PlacementStore(Protocol):
 class PlacementDecision(Protocol):
     """A pure decision over the view that the store read under its lock."""
 
-    def __call__(self, view: FleetView) -> Placement | NoPlacement:
-        """Return where, or why nowhere."""
+    def __call__(self, view: FleetView, waiting: Sequence[Waiting]) -> Placement | NoPlacement:
+        """Return where, or why nowhere, given the fleet and the creates that were refused before."""
         ...
 
 
@@ -131,6 +184,27 @@ class OperationStore(Protocol):
         """
         ...
 
+    async def finish(
+        self,
+        operation: Operation,
+        *,
+        sandbox: Sandbox | None = None,
+        transition: Transition | None = None,
+        follow_up: Operation | None = None,
+        releases: bool = False,
+    ) -> Operation:
+        """End the operation together with all that its end means, in one transaction.
+
+        Writes the operation if its lease token matches (StaleLease), `sandbox` if the row
+        still has the version before (StaleVersion), the log row, the operation that
+        must follow, and with `releases` removes the sandbox's reservation.
+        """
+        ...
+
+    async def let_go(self, *, holder: str) -> int:
+        """End the leases of `holder` now, so that other replicas take over at once."""
+        ...
+
     async def take_over(self, *, holder: str, lease_s: float, limit: int = 10) -> Sequence[Operation]:
         """Lease open operations whose lease has run out (database clock), token raised by one."""
         ...
@@ -144,11 +218,24 @@ class OperationStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a heartbeat's sender must know."""
+
+    worker: Worker
+    term: int
+    quarantined: Sequence[SandboxId]
+
+
 class WorkerStore(Protocol):
     """Workers."""
 
-    async def register(self, worker: Worker) -> Worker:
-        """Insert or refresh what the worker says of itself; cordon and drain stay as they are."""
+    async def register(self, worker: Worker) -> Registration:
+        """Insert or refresh what the worker says of itself; cordon and drain stay as they are.
+
+        A heartbeat older than the newest of the same process changes nothing. A worker
+        that is `gone` stays so.
+        """
         ...
 
     async def get(self, worker_id: WorkerId) -> Worker:
@@ -159,8 +246,14 @@ class WorkerStore(Protocol):
         """Return all workers, by id."""
         ...
 
-    async def mark_unreachable(self, *, silent_for: timedelta) -> Sequence[Worker]:
-        """Move ready workers that have been silent so long to `unreachable`; return them."""
+    async def mark_unreachable(self, *, silent_for: timedelta, term: int) -> Sequence[Worker]:
+        """Move ready workers that have been silent so long to `unreachable`; return them. StaleTerm."""
+        ...
+
+    async def set_quarantined(
+        self, worker_id: WorkerId, sandbox_ids: Sequence[SandboxId], *, term: int
+    ) -> None:
+        """Replace the list of VMs on the worker that no row owns. StaleTerm."""
         ...
 
 
@@ -254,6 +347,10 @@ class IdempotencyStore(Protocol):
 
     async def abandon(self, scope: tuple[OrganisationId, str, str, str], *, holder: str) -> None:
         """Forget the claim, so that a retry runs again."""
+        ...
+
+    async def remove_old(self) -> int:
+        """Delete keys older than their 24 h; return how many."""
         ...
 
 
