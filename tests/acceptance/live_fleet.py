@@ -1,0 +1,137 @@
+"""A whole fleet under test: started by `sandfleet up` on a directory of its own, as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+COMMAND = str(Path(sys.executable).parent / "sandfleet")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFleet:
+    """Where the fleet is and how to speak to it."""
+
+    data_dir: Path
+    url: str
+    api_key: str
+
+    def client(self, *, timeout_s: float = 60.0) -> httpx.Client:
+        """Return an HTTP client with the fleet's key. The caller closes it."""
+        return httpx.Client(base_url=self.url, headers={"X-API-Key": self.api_key}, timeout=timeout_s)
+
+    def async_client(self, *, timeout_s: float = 60.0) -> httpx.AsyncClient:
+        """Return an asynchronous HTTP client with the fleet's key. The caller closes it."""
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        headers = {"X-API-Key": self.api_key}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout_s, limits=limits)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `sandfleet status --json` says."""
+        answer: dict[str, Any] = json.loads(_run("status", "--json", "--data-dir", str(self.data_dir)))
+        return answer
+
+    def setting(self, name: str) -> str:
+        """Return a setting from the files that `up` wrote for its processes."""
+        for path in sorted(self.data_dir.rglob("*.toml")):
+            found = re.search(rf'^{name}\s*=\s*"?([^"\n]*)"?$', path.read_text(), re.MULTILINE)
+            if found:
+                return found.group(1)
+        raise LookupError(f"no file below {self.data_dir} sets {name}")
+
+    def processes(self, role: str) -> list[psutil.Process]:
+        """Return the fleet's living processes of a role: server, worker, postgres or valkey."""
+        mine = str(self.data_dir)
+        return [process for process in psutil.process_iter() if _plays(process, role, mine)]
+
+    def kill_9(self, role: str) -> int:
+        """Kill the main process of a role as a crash would; return its pid."""
+        candidates = self.processes(role)
+        assert candidates, f"the fleet has no process of role {role}"
+        first = min(candidates, key=lambda process: process.create_time())
+        first.send_signal(signal.SIGKILL)
+        return first.pid
+
+    def wait_healthy(self, *, timeout_s: float = 60.0) -> None:
+        """Return when the server is ready and a worker takes sandboxes again."""
+
+        def is_healthy() -> bool:
+            with self.client(timeout_s=5) as http:
+                if http.get("/readyz").status_code != 200:
+                    return False
+                probe = http.post("/api/sandboxes", json={"timeout": 60})
+                if probe.status_code != 201 or probe.json()["status"] != "running":
+                    return False
+                identity = probe.json()["sandboxID"]
+                ran = http.post(f"/api/sandboxes/{identity}/exec/run", json={"cmd": "true"})
+                http.delete(f"/api/sandboxes/{identity}")
+                return ran.status_code == 200 and ran.json()["exitCode"] == 0
+
+        wait_until(is_healthy, timeout_s=timeout_s, what="the fleet to serve again")
+
+    def down(self) -> None:
+        """Stop the fleet."""
+        _run("down", "--data-dir", str(self.data_dir))
+
+
+def start_fleet(data_dir: Path, *options: str, environment: dict[str, str] | None = None) -> LiveFleet:
+    """Run `sandfleet up` on a directory and return the fleet that it started."""
+    _run("up", "--data-dir", str(data_dir), *options, timeout_s=300, environment=environment)
+    status = json.loads(_run("status", "--json", "--data-dir", str(data_dir)))
+    return LiveFleet(data_dir, status["url"], status["apiKey"])
+
+
+def wait_until(condition: Callable[[], object], *, timeout_s: float, what: str, every_s: float = 0.2) -> None:
+    """Return when the condition holds; connection errors count as not yet."""
+    deadline = time.monotonic() + timeout_s
+    problem = "it never held"
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except (httpx.HTTPError, psutil.Error) as error:
+            problem = repr(error)
+        time.sleep(every_s)
+    raise AssertionError(f"waited {timeout_s:.0f} s for {what}: {problem}")
+
+
+def _run(*arguments: str, timeout_s: float = 60, environment: dict[str, str] | None = None) -> str:
+    completed = subprocess.run(
+        [COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=os.environ | (environment or {}),
+        check=False,
+    )
+    assert completed.returncode == 0, f"{arguments}: {completed.stdout[-3000:]}{completed.stderr[-3000:]}"
+    return completed.stdout
+
+
+def _plays(process: psutil.Process, role: str, data_dir: str) -> bool:
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return False
+    if not any(data_dir in word for word in command):
+        return False
+    return _is_role(command, role)
+
+
+def _is_role(command: Sequence[str], role: str) -> bool:
+    programs = {"postgres": "postgres", "valkey": "valkey-server"}
+    if role in programs:
+        return Path(command[0].split()[0]).name == programs[role]
+    return "sandfleet" in " ".join(command[:3]) and role in command
