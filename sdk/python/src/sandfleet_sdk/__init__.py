@@ -1,0 +1,71 @@
+"""Python client of sandfleet: sandboxes that are real computers."""
+
+from sandfleet_sdk.calls import Sink, Source
+from sandfleet_sdk.client import AsyncClient, Client
+from sandfleet_sdk.errors import (
+    ApiError,
+    BadAnswer,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    Gone,
+    GuestDiskFull,
+    GuestUnresponsive,
+    NoCapacity,
+    NotFound,
+    PlanLimit,
+    QuotaExceeded,
+    SandfleetError,
+    TooLarge,
+    Unauthorised,
+    Unavailable,
+    Unreachable,
+)
+from sandfleet_sdk.files import file_source, pieces_of
+from sandfleet_sdk.models import (
+    ApiKey,
+    Event,
+    ExecProgress,
+    ExecResult,
+    FileEntry,
+    Organisation,
+    Sandbox,
+    Worker,
+)
+from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
+
+__all__ = [
+    "NO_RETRIES",
+    "ApiError",
+    "ApiKey",
+    "AsyncClient",
+    "BadAnswer",
+    "BadRequest",
+    "Client",
+    "Conflict",
+    "Event",
+    "ExecProgress",
+    "ExecResult",
+    "FileEntry",
+    "Forbidden",
+    "Gone",
+    "GuestDiskFull",
+    "GuestUnresponsive",
+    "NoCapacity",
+    "NotFound",
+    "Organisation",
+    "PlanLimit",
+    "QuotaExceeded",
+    "RetryPolicy",
+    "Sandbox",
+    "SandfleetError",
+    "Sink",
+    "Source",
+    "TooLarge",
+    "Unauthorised",
+    "Unavailable",
+    "Unreachable",
+    "Worker",
+    "file_source",
+    "pieces_of",
+]

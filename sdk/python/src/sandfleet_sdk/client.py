@@ -1,0 +1,210 @@
+"""The two clients. Each method is a flow seen through a colour: blocking or awaiting.
+
+with Client() as client:
+    sandbox = client.sandboxes.create()
+    print(client.commands.run(sandbox.id, "echo hello").stdout)
+
+async with AsyncClient() as client:
+    sandbox = await client.sandboxes.create()
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from types import TracebackType
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sandfleet_sdk import commands, files, fleet, sandboxes
+from sandfleet_sdk.calls import Flow
+from sandfleet_sdk.errors import SandfleetError
+from sandfleet_sdk.retries import RetryPolicy
+from sandfleet_sdk.transport import AwaitingTransport, BlockingTransport, Endpoint
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_URL_VARIABLES = ("SANDFLEET_URL", "OPENCOMPUTER_API_URL")
+_KEY_VARIABLES = ("SANDFLEET_API_KEY", "OPENCOMPUTER_API_KEY")
+
+
+class _Blocking:
+    def __init__(self, transport: BlockingTransport) -> None:
+        self._transport = transport
+
+
+class _Awaiting:
+    def __init__(self, transport: AwaitingTransport) -> None:
+        self._transport = transport
+
+
+def _blocking(flow: Callable[P, Flow[T]]) -> Callable[Concatenate[_Blocking, P], T]:
+    @wraps(flow)
+    def method(self: _Blocking, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._transport.run(flow(*args, **kwargs))
+
+    return method
+
+
+def _awaiting(flow: Callable[P, Flow[T]]) -> Callable[Concatenate[_Awaiting, P], Awaitable[T]]:
+    @wraps(flow)
+    async def method(self: _Awaiting, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._transport.run(flow(*args, **kwargs))
+
+    return method
+
+
+class Sandboxes(_Blocking):
+    """Sandboxes: create, look at, end."""
+
+    create = _blocking(sandboxes.create)
+    get = _blocking(sandboxes.get)
+    list = _blocking(sandboxes.list_sandboxes)
+    kill = _blocking(sandboxes.kill)
+    set_timeout = _blocking(sandboxes.set_timeout)
+    events = _blocking(sandboxes.events)
+
+
+class AsyncSandboxes(_Awaiting):
+    """Sandboxes: create, look at, end."""
+
+    create = _awaiting(sandboxes.create)
+    get = _awaiting(sandboxes.get)
+    list = _awaiting(sandboxes.list_sandboxes)
+    kill = _awaiting(sandboxes.kill)
+    set_timeout = _awaiting(sandboxes.set_timeout)
+    events = _awaiting(sandboxes.events)
+
+
+class Commands(_Blocking):
+    """Commands in a sandbox."""
+
+    run = _blocking(commands.run)
+    run_async = _blocking(commands.run_async)
+    result = _blocking(commands.result)
+    stream = _blocking(commands.stream)
+
+
+class AsyncCommands(_Awaiting):
+    """Commands in a sandbox."""
+
+    run = _awaiting(commands.run)
+    run_async = _awaiting(commands.run_async)
+    result = _awaiting(commands.result)
+    stream = _awaiting(commands.stream)
+
+
+class Files(_Blocking):
+    """Files of a sandbox."""
+
+    read = _blocking(files.read)
+    download = _blocking(files.download)
+    write = _blocking(files.write)
+    upload = _blocking(files.upload)
+    list = _blocking(files.list_directory)
+    make_directory = _blocking(files.make_directory)
+    delete = _blocking(files.delete)
+    find = _blocking(files.find)
+    exists = _blocking(files.exists)
+
+
+class AsyncFiles(_Awaiting):
+    """Files of a sandbox."""
+
+    read = _awaiting(files.read)
+    download = _awaiting(files.download)
+    write = _awaiting(files.write)
+    upload = _awaiting(files.upload)
+    list = _awaiting(files.list_directory)
+    make_directory = _awaiting(files.make_directory)
+    delete = _awaiting(files.delete)
+    find = _awaiting(files.find)
+    exists = _awaiting(files.exists)
+
+
+class Fleet(_Blocking):
+    """The fleet itself: health, workers, organisations, keys."""
+
+    readiness = _blocking(fleet.readiness)
+    workers = _blocking(fleet.list_workers)
+    organisations = _blocking(fleet.list_organisations)
+    create_key = _blocking(fleet.create_key)
+    list_keys = _blocking(fleet.list_keys)
+    revoke_key = _blocking(fleet.revoke_key)
+
+
+class AsyncFleet(_Awaiting):
+    """The fleet itself: health, workers, organisations, keys."""
+
+    readiness = _awaiting(fleet.readiness)
+    workers = _awaiting(fleet.list_workers)
+    organisations = _awaiting(fleet.list_organisations)
+    create_key = _awaiting(fleet.create_key)
+    list_keys = _awaiting(fleet.list_keys)
+    revoke_key = _awaiting(fleet.revoke_key)
+
+
+class Client:
+    """The blocking client. URL and key default to SANDFLEET_URL and SANDFLEET_API_KEY."""
+
+    def __init__(
+        self, url: str | None = None, api_key: str | None = None, *, retries: RetryPolicy | None = None
+    ) -> None:
+        transport = BlockingTransport(_endpoint(url, api_key), retries or RetryPolicy())
+        self._transport = transport
+        self.sandboxes = Sandboxes(transport)
+        self.commands = Commands(transport)
+        self.files = Files(transport)
+        self.fleet = Fleet(transport)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """The awaiting client, with the same methods."""
+
+    def __init__(
+        self, url: str | None = None, api_key: str | None = None, *, retries: RetryPolicy | None = None
+    ) -> None:
+        transport = AwaitingTransport(_endpoint(url, api_key), retries or RetryPolicy())
+        self._transport = transport
+        self.sandboxes = AsyncSandboxes(transport)
+        self.commands = AsyncCommands(transport)
+        self.files = AsyncFiles(transport)
+        self.fleet = AsyncFleet(transport)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _endpoint(url: str | None, api_key: str | None) -> Endpoint:
+    return Endpoint(
+        url or _from_environment(_URL_VARIABLES, "the server's URL"),
+        api_key or _from_environment(_KEY_VARIABLES, "an API key"),
+    )
+
+
+def _from_environment(names: tuple[str, ...], what: str) -> str:
+    for name in names:
+        if value := os.environ.get(name):
+            return value
+    raise SandfleetError(f"{what} is missing: pass it, or set {names[0]}")
