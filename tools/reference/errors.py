@@ -13,8 +13,8 @@ _INTRODUCTION = """\
 
 # Errors
 
-Every error answer has the body `{"error": text, "code": code, "requestId": id}`, some with `details`. Decide by `code`;
-`error` is a sentence for people. Answers with status 503 carry `Retry-After` in seconds.
+Every error answer has the body `{"error": text, "code": code, "requestId": id}`, some with `details`.
+Decide by `code`; `error` is a sentence for people. Answers with status 503 carry `Retry-After` in seconds.
 
 A class may be raised with a more particular code than its own: `invalid_argument` or `unknown_template` are
 `BadRequest`, for instance. The status follows the class.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import typing
+from enum import Enum
 from importlib import import_module
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 _MODELS = (
-    ("Server", "sandfleet.controlplane.settings", "ServerSettings"),
+    ("Server", "sandfleet.controlplane.settings", "ControlPlaneSettings"),
     ("Worker", "sandfleet.worker.settings", "WorkerSettings"),
 )
 _INTRODUCTION = """\
@@ -18,9 +20,11 @@ _INTRODUCTION = """\
 
 # Settings
 
-`sandfleet server --settings FILE` and `sandfleet worker --settings FILE` read a TOML file of these keys. An environment
-variable `SANDFLEET_<KEY>` in capitals overrides the file. An unknown key refuses the start, and so does a missing one
-that has no default. `sandfleet up` writes both files for its one machine.
+`sandfleet server --settings FILE` and `sandfleet worker --settings FILE` read a TOML file of these keys.
+An environment variable `SANDFLEET_<KEY>` in capitals overrides the file. An unknown key refuses the start,
+and so does a missing one that has no default. `sandfleet up` writes both files for its one machine.
+
+The last word of a key is its unit: `_s` seconds, `_mb` and `_mib` MiB, `_days` days.
 """
 
 
@@ -31,27 +35,44 @@ def settings_page() -> str:
 
 def _section(title: str, module: str, name: str) -> str:
     model: type[BaseModel] = getattr(import_module(module), name)
-    rows = [_row(key, field) for key, field in model.model_fields.items()]
+    meanings = _docstrings_of_fields(model)
+    rows = [_row(key, field, meanings.get(key, "")) for key, field in model.model_fields.items()]
     head = ["", f"## {title}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
     return "\n".join([*head, *rows]) + "\n"
 
 
-def _row(key: str, field: FieldInfo) -> str:
-    meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+def _docstrings_of_fields(model: type[BaseModel]) -> dict[str, str]:
+    body = ast.parse(inspect.getsource(model)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: text.value.value
+        for field, text in zip(body.body, body.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
+def _row(key: str, field: FieldInfo, docstring: str) -> str:
+    meaning = " ".join((field.description or docstring).split()).replace("|", "\\|")
     return f"| `{key}` | {_type_name(field.annotation)} | {_default(field)} | {meaning} |"
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default is PydanticUndefined:
-        return "found out at the start"
-    return f"`{field.default}`" if field.default not in (None, "") else "none"
+    if field.default_factory is not None:
+        return "from this host"
+    value = field.default.value if isinstance(field.default, Enum) else field.default
+    return "none" if value in (None, "") else f"`{value}`"
 
 
 def _type_name(annotation: object) -> str:
-    members = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _type_name(typing.get_args(annotation)[0])
+    members = [member for member in typing.get_args(annotation) if member is not type(None)]
     if members:
-        names = [_type_name(member) for member in members if member is not type(None)]
-        return " or ".join(dict.fromkeys(names))
+        return " or ".join(dict.fromkeys(_type_name(member) for member in members))
     return str(getattr(annotation, "__name__", annotation))

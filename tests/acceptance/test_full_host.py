@@ -1,0 +1,68 @@
+"""Two hundred creates at once on a host that cannot hold them: a queue, then 503, and nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import httpx
+import pytest
+from tests.acceptance.census import take_census, wait_for_no_leak
+from tests.acceptance.live_fleet import LiveFleet
+
+pytestmark = [pytest.mark.timeout(240)]
+
+CREATES = 200
+
+
+async def test_two_hundred_creates_on_a_full_host_wait_and_are_refused_in_time(fleet: LiveFleet) -> None:
+    before = await asyncio.to_thread(take_census, fleet)
+    async with fleet.async_client(timeout_s=60) as http:
+        size = await _size_of_which_two_fit(http)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        creates = [asyncio.ensure_future(_create(http, size)) for _ in range(CREATES)]
+        first = await _first_running(creates)
+        assert (await http.delete(f"/api/sandboxes/{first}")).status_code == 204
+        answers = await asyncio.gather(*creates)
+        longest = max(took - began for took, _ in answers)
+        made = [a.json()["sandboxID"] for _, a in answers if a.status_code == 201]
+        await asyncio.gather(*(http.delete(f"/api/sandboxes/{identity}") for identity in made))
+    _check_answers([answer for _, answer in answers])
+    assert longest < 30, "a client that waits 30 s must see the answer"
+    await asyncio.to_thread(wait_for_no_leak, before, fleet, timeout_s=60)
+
+
+async def _create(http: httpx.AsyncClient, memory_mb: int) -> tuple[float, httpx.Response]:
+    answer = await http.post("/api/sandboxes", json={"memoryMB": memory_mb, "metadata": {"for": "full host"}})
+    return asyncio.get_running_loop().time(), answer
+
+
+async def _first_running(creates: list[asyncio.Future[tuple[float, httpx.Response]]]) -> str:
+    for done in asyncio.as_completed(creates):
+        _, answer = await done
+        if answer.status_code == 201:
+            return str(answer.json()["sandboxID"])
+    raise AssertionError("not one create was served")
+
+
+async def _size_of_which_two_fit(http: httpx.AsyncClient) -> int:
+    """Return 40 % of the worker's memory, in MB, as its metrics say."""
+    metrics = (await http.get("/metrics")).text
+    totals = [
+        float(line.rsplit(" ", 1)[1])
+        for line in metrics.splitlines()
+        if line.startswith("sandfleet_worker_memory_total_bytes")
+    ]
+    assert totals, "the metrics name no worker's total memory"
+    return int(min(totals) * 0.4 / 2**20) // 128 * 128
+
+
+def _check_answers(answers: list[httpx.Response]) -> None:
+    counted = Counter(answer.status_code for answer in answers)
+    assert set(counted) == {201, 503}, counted
+    assert counted[201] == 3, "two fit, and the place that became free went to one that waited"
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.json()["code"] == "no_capacity"
+            assert int(answer.headers["Retry-After"]) >= 5
