@@ -42,7 +42,7 @@ class Census:
 
 def take_census(fleet: LiveFleet) -> Census:
     """Count everything now."""
-    database = in_own_loop(_database(fleet))
+    database = {name: _rows(fleet, query) for name, query in _QUERIES.items()}
     return Census(
         qemus=frozenset(process.pid for process in qemu_processes(fleet)),
         namespaces=frozenset(name for name in _namespaces() if _MACHINE_NAME.match(name)),
@@ -96,14 +96,20 @@ def in_own_loop(work: Coroutine[Any, Any, Any]) -> Any:
     return answer[0]
 
 
-async def _database(fleet: LiveFleet) -> dict[str, frozenset[str]]:
-    url = fleet.setting("postgres_url").replace("postgresql+asyncpg://", "postgresql://")
-    connection = await asyncpg.connect(url)
+def worker_memory_mib(fleet: LiveFleet) -> int:
+    """Return what the fleet's one worker has to promise."""
+    (total,) = _rows(fleet, "SELECT total_memory_mib FROM workers")
+    return int(total)
+
+
+def _rows(fleet: LiveFleet, query: str) -> frozenset[Any]:
+    return frozenset(in_own_loop(_fetch(fleet.setting("postgres_url"), query)))
+
+
+async def _fetch(url: str, query: str) -> list[Any]:
+    connection = await asyncpg.connect(url.replace("postgresql+asyncpg://", "postgresql://"))
     try:
-        return {
-            name: frozenset(row[0] for row in await connection.fetch(query))
-            for name, query in _QUERIES.items()
-        }
+        return [row[0] for row in await connection.fetch(query)]
     finally:
         await connection.close()
 
