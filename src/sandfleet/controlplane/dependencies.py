@@ -42,7 +42,7 @@ def sandbox_topic(sandbox_id: SandboxId) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CreateOrder:
-    """A validated request for a sandbox. The ids were fixed by the caller, so a repeat creates nothing twice."""
+    """A validated request for a sandbox. The caller fixed the ids, so a repeat creates nothing twice."""
 
     sandbox_id: SandboxId
     operation_id: OperationId

@@ -5,9 +5,7 @@ A TOML file gives them, environment variables with the prefix `SANDFLEET_` overr
 
 from __future__ import annotations
 
-import os
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +16,6 @@ from sandfleet.model.resources import SizeLimits
 from sandfleet.planning.placement import PlacementPolicy
 
 ENV_PREFIX = "SANDFLEET_"
-_SHARED_ENV = frozenset({"SANDFLEET_API_URL", "SANDFLEET_API_KEY"})
-"""Variables of the same prefix that belong to clients, so a shell that has them may start a server."""
 
 Seconds = Annotated[float, Field(ge=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
@@ -158,16 +154,9 @@ class ControlPlaneSettings(BaseSettings):
         }
 
 
-def load_settings(path: Path | None, *, environ: Mapping[str, str] | None = None) -> ControlPlaneSettings:
-    """Read the TOML file and the environment; unknown names in either refuse the start."""
+def load_settings(path: Path | None) -> ControlPlaneSettings:
+    """Read the TOML file, overridden by the environment; an unknown name in the file refuses the start."""
     given: dict[str, Any] = {}
     if path is not None:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
-    known = {ENV_PREFIX + name.upper() for name in ControlPlaneSettings.model_fields} | _SHARED_ENV
-    present = os.environ if environ is None else environ
-    unknown = sorted(
-        name for name in present if name.startswith(f"{ENV_PREFIX}SERVER_") and name not in known
-    )
-    if unknown:
-        raise ValueError(f"unknown settings in the environment: {', '.join(unknown)}")
     return ControlPlaneSettings(**given)

@@ -1,0 +1,101 @@
+"""Lifecycle calls to a worker (port: `ports.workers.WorkerClient`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from sandfleet.adapters.workers.connections import FleetTokens, timeouts
+from sandfleet.model.errors import WorkerUnreachable
+from sandfleet.model.ids import SandboxId, WorkerId
+from sandfleet.wire.errors import error_from
+from sandfleet.wire.worker_messages import StartVm, StopVm, VmStatus, VmStopped
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
+READ_TIMEOUT_S = 10.0
+ANSWER_BYTES_MAX = 16 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class AiohttpWorkerClient:
+    """Encodes orders, decodes statuses, and turns error bodies back into errors."""
+
+    def __init__(self, session: aiohttp.ClientSession, tokens: FleetTokens) -> None:
+        self._session = session
+        self._tokens = tokens
+
+    async def start_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StartVm
+    ) -> VmStatus:
+        """Have the VM running and its agent answering."""
+        raw = await self._call(
+            worker_id, ("PUT", f"{url}/vms/{sandbox_id}"), body=order, timeout_s=START_TIMEOUT_S
+        )
+        return _decoded(raw, VmStatus, worker_id)
+
+    async def stop_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StopVm) -> VmStopped:
+        """Have nothing of it left on the host."""
+        raw = await self._call(
+            worker_id, ("DELETE", f"{url}/vms/{sandbox_id}"), body=order, timeout_s=STOP_TIMEOUT_S
+        )
+        return _decoded(raw, VmStopped, worker_id)
+
+    async def vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId) -> VmStatus:
+        """Return the state of one VM."""
+        raw = await self._call(worker_id, ("GET", f"{url}/vms/{sandbox_id}"), timeout_s=READ_TIMEOUT_S)
+        return _decoded(raw, VmStatus, worker_id)
+
+    async def vms(self, worker_id: WorkerId, url: str) -> Sequence[VmStatus]:
+        """Return everything the host holds."""
+        raw = await self._call(worker_id, ("GET", f"{url}/vms"), timeout_s=READ_TIMEOUT_S)
+        return _decoded(raw, list[VmStatus], worker_id)
+
+    async def _call(
+        self,
+        worker_id: WorkerId,
+        target: tuple[str, str],
+        *,
+        body: StartVm | StopVm | None = None,
+        timeout_s: float,
+    ) -> bytes:
+        method, url = target
+        headers = {"Authorization": f"Bearer {self._tokens(worker_id)}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            async with self._session.request(
+                method,
+                url,
+                headers=headers,
+                data=msgspec.json.encode(body) if body is not None else None,
+                timeout=timeouts(silence_max_s=timeout_s),
+                allow_redirects=False,
+            ) as response:
+                raw = await response.content.read(ANSWER_BYTES_MAX)
+                while len(raw) < ANSWER_BYTES_MAX and not response.content.at_eof():
+                    raw += await response.content.read(ANSWER_BYTES_MAX - len(raw))
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise WorkerUnreachable(f"worker {worker_id} did not answer: {type(error).__name__}") from error
+        if status >= 400:
+            raise error_from(status, _error_body(raw))
+        return raw
+
+
+def _decoded(raw: bytes, kind: type[T], worker_id: WorkerId) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError as error:
+        raise WorkerUnreachable(f"worker {worker_id} answered what is no {kind}") from error
+
+
+def _error_body(raw: bytes) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(raw, type=dict[str, object])
+    except msgspec.DecodeError:
+        return {}

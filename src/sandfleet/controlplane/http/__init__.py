@@ -1,0 +1,1 @@
+"""The HTTP edge: credentials, bodies, errors, idempotency, padding; one mechanism each."""

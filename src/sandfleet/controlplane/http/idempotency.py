@@ -1,0 +1,122 @@
+"""Idempotency keys: the same request twice is one piece of work and one answer.
+
+Rule 1: a claim is written before the work begins, with the ids that the work goes by.
+Rule 2: whoever finds a running claim waits for its answer; a claim whose holder has
+vanished is resumed with the same ids, so that nothing is done twice.
+Rule 3: answers that a retry should not get again (401, 403, 408, 429, 5xx) are not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+
+from sandfleet.controlplane.http.answers import Answer
+from sandfleet.controlplane.http.call import Call
+from sandfleet.controlplane.http.drain import shutting_down
+from sandfleet.model.errors import BadRequest, Conflict, NotReady
+from sandfleet.model.ids import OrganisationId
+from sandfleet.ports.stores import IdempotencyRecord, StoredAnswer
+
+HEADER = "idempotency-key"
+LEASE_S = 60.0
+RESUMING_LEASE_S = 10.0
+WAITS_MAX = 86_400
+ANSWER_BYTES_MAX = 1024 * 1024
+_TOO_LARGE_STATUS = 0
+"""Stands in the store for an answer that was too large to keep."""
+
+Scope = tuple[OrganisationId, str, str, str]
+
+
+def idempotency_key(call: Call) -> str | None:
+    """Return the request's key, if the endpoint changes anything; BadRequest for a malformed one."""
+    key = call.headers.get(HEADER)
+    if key is None or not call.endpoint.changes:
+        return None
+    if not 1 <= len(key) <= 255 or any(not "!" <= character <= "~" for character in key):
+        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")
+    return key
+
+
+async def once(call: Call, key: str, *, raw_body: bytes, produce: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Return the answer of the one request with that key: ours, or the first one's."""
+    scope = _scope(call, key)
+    holder = secrets.token_hex(16)
+    digest = hashlib.sha256(call.scope["query_string"] + b"\0" + raw_body).digest()
+    record = await _claim(call, scope, holder=holder, digest=digest)
+    if record.answer is not None:
+        return _replayed(record.answer)
+    call.fixed = record.resource
+    answer = await produce()
+    await _keep(call, scope, holder=holder, answer=answer)
+    return answer
+
+
+def _scope(call: Call, key: str) -> Scope:
+    path = str(call.scope["path"]).rstrip("/")
+    return (call.principal.organisation_id, call.endpoint.method, path, key)
+
+
+def _topic(scope: Scope) -> str:
+    return "idempotency:" + hashlib.sha256("\0".join(scope).encode()).hexdigest()
+
+
+async def _claim(call: Call, scope: Scope, *, holder: str, digest: bytes) -> IdempotencyRecord:
+    """Claim the key, waiting while another request works under it."""
+    store = call.edge.plane.stores.idempotency
+    lease_s = RESUMING_LEASE_S if call.endpoint.resumes else LEASE_S
+    resource = call.endpoint.fixes()
+    for wait in range(WAITS_MAX):
+        record = await store.claim(
+            scope, body_digest=digest, holder=holder, lease_s=lease_s, resource=resource
+        )
+        if record.body_digest != digest:
+            raise Conflict("this Idempotency-Key was used with another body", code="idempotency_key_reused")
+        if record.answer is not None or record.is_mine:
+            return record
+        if call.edge.drain.is_hurried:
+            raise shutting_down()
+        await _wait_for_answer(call, scope, is_first=wait == 0)
+    raise NotReady("the first request with this Idempotency-Key is still running")
+
+
+async def _wait_for_answer(call: Call, scope: Scope, *, is_first: bool) -> None:
+    if is_first:
+        await call.edge.plane.clock.sleep(0.05)
+        return
+    async for _ in call.edge.plane.wake_ups.subscribe(_topic(scope)):
+        return
+
+
+def _replayed(stored: StoredAnswer) -> Answer:
+    if stored.status == _TOO_LARGE_STATUS:
+        raise Conflict(
+            "the answer of the first request was too large to be kept", code="idempotency_answer_too_large"
+        )
+    headers = {name: value for name, value in stored.headers.items() if name != "Content-Type"}
+    return Answer(
+        stored.status,
+        stored.body,
+        media_type=stored.headers.get("Content-Type"),
+        headers={**headers, "Idempotency-Replayed": "true"},
+    )
+
+
+async def _keep(call: Call, scope: Scope, *, holder: str, answer: Answer) -> None:
+    store = call.edge.plane.stores.idempotency
+    if answer.is_repeatable:
+        await store.finish(scope, holder=holder, answer=_stored(answer))
+    elif not call.endpoint.resumes:
+        await store.abandon(scope, holder=holder)
+    await call.edge.plane.wake_ups.publish(_topic(scope))
+
+
+def _stored(answer: Answer) -> StoredAnswer:
+    if len(answer.body) > ANSWER_BYTES_MAX:
+        return StoredAnswer(_TOO_LARGE_STATUS, {}, b"")
+    headers = dict(answer.headers)
+    if answer.media_type is not None:
+        headers["Content-Type"] = answer.media_type
+    return StoredAnswer(answer.status, headers, answer.body)

@@ -1,0 +1,56 @@
+"""Counters of one replica. No label holds a sandbox id, a key or an organisation."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
+
+
+class Metrics:
+    """All metrics of one control plane process, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "sandfleet_http_requests",
+            "HTTP requests by route template, method and status.",
+            ["route", "method", "status"],
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "sandfleet_http_request_seconds",
+            "From the request's first byte to the answer's last.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.errors = Counter(
+            "sandfleet_errors", "Errors told to callers, by code.", ["code"], registry=self.registry
+        )
+        self.data_plane_wait_seconds = Histogram(
+            "sandfleet_data_plane_wait_seconds",
+            "How long data-plane calls waited, by the status that they found.",
+            ["status"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.operation_seconds = Histogram(
+            "sandfleet_operation_seconds",
+            "How long lifecycle requests took from their row to their end.",
+            ["operation", "outcome"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.sandboxes = self._gauge("sandfleet_sandboxes", "Sandboxes by status.", "status", "region")
+        self.queue_length = self._gauge("sandfleet_create_queue_length", "Creates that wait for a place.")
+        self.worker_committed = self._gauge(
+            "sandfleet_worker_memory_committed_bytes", "Memory promised on a worker.", "worker"
+        )
+        self.worker_used = self._gauge(
+            "sandfleet_worker_memory_used_bytes", "Memory in use on a worker.", "worker"
+        )
+        self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)

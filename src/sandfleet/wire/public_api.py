@@ -1,0 +1,332 @@
+"""Bodies of the public API: what clients send and what they get.
+
+Rule 1: field names match case-insensitively, an exact match wins; the keys of maps are literal.
+Rule 2: `null` equals absent; unknown fields are ignored; a wrong JSON type is an error.
+Rule 3: a request model only says what form a field has. Whether a value is allowed is
+decided later, because an unknown sandbox comes before a bad value (order of checks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic.alias_generators import to_camel
+
+
+def format_time(moment: datetime) -> str:
+    """Return RFC 3339 in UTC with `Z` and microseconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+Time = Annotated[datetime, PlainSerializer(format_time, return_type=str, when_used="json")]
+
+
+class RequestBody(BaseModel):
+    """Base of what clients send: lenient about names, strict about types."""
+
+    model_config = ConfigDict(
+        strict=True, extra="ignore", frozen=True, alias_generator=to_camel, regex_engine="python-re"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _match_names(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {name: value for name, value in _folded(data, cls._names()).items() if value is not None}
+
+    @classmethod
+    def _names(cls) -> dict[str, str]:
+        aliases = [field.alias or name for name, field in cls.model_fields.items()]
+        return {alias.lower(): alias for alias in aliases}
+
+
+def _folded(data: Mapping[Any, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return `data` with known names in their exact spelling; the last of several inexact ones counts."""
+    exact = {name: value for name, value in data.items() if name in names.values()}
+    loose = {
+        names[name.lower()]: value
+        for name, value in data.items()
+        if name not in exact and name.lower() in names
+    }
+    return loose | exact
+
+
+class AnswerBody(BaseModel):
+    """Base of what clients get: every key is always present."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class Empty(RequestBody):
+    """A body without fields."""
+
+
+_LATER = ("image", "snapshot", "secretStore", "webhooks", "previewAuth")
+
+
+def _hide_later_fields(schema: dict[str, Any]) -> None:
+    """Keep fields that this server does not offer yet out of the published document."""
+    for name in _LATER:
+        schema.get("properties", {}).pop(name, None)
+
+
+class CreateSandbox(RequestBody):
+    """`POST /api/sandboxes`."""
+
+    model_config = ConfigDict(json_schema_extra=_hide_later_fields)
+
+    template_id: str | None = Field(default=None, alias="templateID", description="`base` if absent")
+    timeout: int | None = Field(default=None, description="idle timeout in seconds; 0 = never")
+    memory_mb: int | None = Field(default=None, alias="memoryMB")
+    cpu_count: int | None = Field(default=None, alias="cpuCount")
+    disk_mb: int | None = Field(default=None, alias="diskMB")
+    envs: dict[str, str | None] | None = None
+    metadata: dict[str, str | None] | None = None
+    alias: str | None = None
+    port: int | None = Field(default=None, description="default preview port")
+    network_enabled: bool | None = None
+    image: Any = None
+    snapshot: str | None = None
+    secret_store: str | None = None
+    webhooks: list[Any] | None = None
+    preview_auth: Any = None
+
+
+class SetTimeout(RequestBody):
+    """`POST …/timeout`."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["timeout"]})
+
+    timeout: int | None = Field(default=None, description="seconds, zero or positive; 0 = never")
+
+
+class RunCommand(RequestBody):
+    """`POST …/exec/run`, `…/commands` and `…/exec/run-async`."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["cmd"]})
+
+    cmd: str | None = Field(default=None, description="a shell line, or the program when `args` are given")
+    args: list[str] | None = None
+    envs: dict[str, str | None] | None = None
+    cwd: str | None = None
+    timeout: int | None = Field(default=None, description="seconds, 1 to 86400; absent or 0: the default")
+
+
+class QuotasBody(RequestBody):
+    """Upper bounds over all sandboxes of an organisation; absent means no bound."""
+
+    sandboxes: Annotated[int, Field(ge=0)] | None = None
+    vcpu: Annotated[int, Field(ge=0)] | None = None
+    memory_mb: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="memoryMB")
+    disk_mb: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="diskMB")
+
+
+class CapsBody(RequestBody):
+    """Upper bounds for one sandbox; absent means no bound."""
+
+    memory_mb: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="memoryMB")
+    disk_mb: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="diskMB")
+
+
+class ChangeOrganisation(RequestBody):
+    """`POST /admin/orgs` and `PATCH /admin/orgs/{org}`."""
+
+    name: str | None = None
+    quotas: QuotasBody | None = None
+    caps: CapsBody | None = None
+
+
+class CreateOrganisation(ChangeOrganisation):
+    """`POST /admin/orgs`."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["name"]})
+
+
+class CreateKey(RequestBody):
+    """`POST /admin/orgs/{org}/keys`."""
+
+    name: str | None = None
+    scopes: list[str] | None = Field(default=None, description='`org` and `admin`; `["org"]` if absent')
+
+
+class Problem(AnswerBody):
+    """Body of every error."""
+
+    error: str
+    code: str
+    request_id: str
+    details: dict[str, Any] | None = None
+
+
+class SandboxBody(AnswerBody):
+    """The sandbox object; it never contains environment variables."""
+
+    sandbox_id: str = Field(alias="sandboxID")
+    status: str
+    connect_url: str = Field(alias="connectURL")
+    token: str
+    sandbox_domain: str
+    template_id: str = Field(alias="templateID")
+    template: str
+    region: str | None
+    worker_id: str | None = Field(alias="workerID")
+    machine_id: str | None = Field(alias="machineID")
+    client_id: str = Field(alias="clientID")
+    cpu_count: int
+    memory_mb: int = Field(alias="memoryMB")
+    disk_mb: int = Field(alias="diskMB")
+    timeout: int
+    idle_expires_at: Time | None
+    started_at: Time
+    stopped_at: Time | None
+    end_at: None = None
+    alias: str
+    metadata: dict[str, str]
+    tags: dict[str, str]
+    tags_last_updated_at: Time | None
+    network_enabled: bool
+    port: int
+    secret_store: str | None
+    from_checkpoint_id: str | None
+    template_version: str | None
+    golden_version: str | None
+    patch_error: str | None
+    error_msg: str | None
+    stop_reason: str | None
+
+
+class TransitionBody(AnswerBody):
+    """One row of a sandbox's transition log."""
+
+    id: int | None
+    at: Time
+    from_state: str | None = Field(alias="from")
+    to_state: str | None = Field(alias="to")
+    event: str
+    actor: str
+    reason: str
+    worker_id: str | None
+    epoch: int
+    operation_id: str | None
+    elapsed_ms: int | None
+
+
+class ExecResult(AnswerBody):
+    """The answer of a finished command."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    signal: int | str | None = None
+    timed_out: bool | None = None
+    truncated: bool | None = None
+    error: str | None = None
+    code: str | None = None
+    request_id: str | None = None
+
+
+class ExecHandle(AnswerBody):
+    """The answer of `run-async` for a command that has not finished."""
+
+    exec_id: str
+    running: bool
+    started_at: Time | None = None
+    waking: bool | None = None
+
+
+class ExecProgress(AnswerBody):
+    """The answer of `result`: output so far, and the exit code once there is one."""
+
+    running: bool
+    stdout: str
+    stderr: str
+    waking: bool | None = None
+    exit_code: int | None = None
+    timed_out: bool | None = None
+    truncated: bool | None = None
+    error: str | None = None
+    code: str | None = None
+    wake_ms: float | None = None
+    create_ms: float | None = None
+    command_ms: float | None = None
+
+
+class FileEntry(AnswerBody):
+    """One entry of a directory."""
+
+    name: str
+    path: str
+    is_dir: bool
+    size: int
+    mode: int | str | None = None
+    mtime: Any = None
+
+
+class WorkerBody(BaseModel):
+    """One worker; this body alone is snake_case."""
+
+    worker_id: str
+    machine_id: str
+    region: str
+    state: str
+    grpc_addr: str
+    http_addr: str
+    capacity: int
+    current: int
+    cpu_pct: float
+    mem_pct: float
+    disk_pct: float
+    total_memory_mb: int
+    committed_memory_mb: int
+    golden_version: str
+    worker_version: str
+    draining: bool
+    last_seen_at: Time | None
+    sandboxes: dict[str, dict[str, float]]
+
+
+class QuotasAnswer(AnswerBody):
+    """Quotas or what of them is used."""
+
+    sandboxes: int | None
+    vcpu: int | None
+    memory_mb: int | None = Field(alias="memoryMB")
+    disk_mb: int | None = Field(alias="diskMB")
+
+
+class CapsAnswer(AnswerBody):
+    """Caps for one sandbox."""
+
+    memory_mb: int | None = Field(alias="memoryMB")
+    disk_mb: int | None = Field(alias="diskMB")
+
+
+class OrganisationBody(AnswerBody):
+    """An organisation with what it uses."""
+
+    id: str
+    name: str
+    quotas: QuotasAnswer
+    caps: CapsAnswer
+    used: QuotasAnswer
+    created_at: Time
+
+
+class KeyBody(AnswerBody):
+    """An API key without its secret."""
+
+    id: str
+    prefix: str
+    name: str
+    scopes: list[str]
+    created_at: Time
+
+
+class NewKeyBody(KeyBody):
+    """An API key with its secret, shown once."""
+
+    key: str
