@@ -62,7 +62,7 @@ class LiveFleet:
         assert candidates, f"the fleet has no process of role {role}"
         first = min(candidates, key=lambda process: process.create_time())
         first.send_signal(signal.SIGKILL)
-        return first.pid
+        return int(first.pid)
 
     def wait_healthy(self, *, timeout_s: float = 60.0) -> None:
         """Return when the server is ready and a worker takes sandboxes again."""

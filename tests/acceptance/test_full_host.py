@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 import httpx
 import pytest
@@ -38,7 +39,7 @@ async def _create(http: httpx.AsyncClient, memory_mb: int) -> tuple[float, httpx
     return asyncio.get_running_loop().time(), answer
 
 
-async def _first_running(creates: list[asyncio.Future[tuple[float, httpx.Response]]]) -> str:
+async def _first_running(creates: Sequence[asyncio.Future[tuple[float, httpx.Response]]]) -> str:
     for done in asyncio.as_completed(creates):
         _, answer = await done
         if answer.status_code == 201:
