@@ -28,9 +28,10 @@ from sandfleet.images.disks import DATA_SIZE_MIB, ROOT_SIZE_MIB
 from sandfleet.images.errors import ImageBuildFailed, ImageNotFound
 from sandfleet.images.initrd import build_initrd
 from sandfleet.images.installed import InstalledImage, file_digest, find_image, load_image, verify_image
+from sandfleet.images.machine_mirrors import machine_mirrors
 from sandfleet.images.manifest import FILE_NAMES, FORMAT, Manifest, digest_of, encode
 from sandfleet.images.npm import VERSION as NPM_VERSION
-from sandfleet.images.root import ARCHITECTURE, SUITE, build_root, machine_mirrors
+from sandfleet.images.root import ARCHITECTURE, SUITE, build_root
 
 GUEST_DIR = Path(__file__).parent / "guest"
 SOURCE_DIR = Path(__file__).parents[2]

@@ -12,13 +12,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sandfleet.images.apt_sources import (
-    Mirrors,
-    debian_mirrors,
-    mirror_list_paths,
-    parse_sources,
-    without_credentials,
-)
+from sandfleet.images.apt_sources import Mirrors, without_credentials
 from sandfleet.images.commands import Progress, run
 from sandfleet.images.disks import DATA_SHAPE, ROOT_SHAPE, make_data_tree, make_disk
 from sandfleet.images.errors import ImageBuildFailed
@@ -67,17 +61,6 @@ def build_root(work: Path, *, guest_dir: Path, mirrors: Mirrors, progress: Progr
     make_disk(data_tree, work / "data.qcow2", shape=DATA_SHAPE, epoch=epoch, mke2fs_conf=conf)
     (work / "kernel").write_text(kernel)
     run(["rm", "-rf", "--one-file-system", tree, data_tree], timeout_s=120)
-
-
-def machine_mirrors(etc: Path = Path("/etc")) -> Mirrors:
-    """Return the Debian mirrors that this machine's own apt sources name."""
-    paths = [etc / "apt/sources.list", *sorted((etc / "apt/sources.list.d").glob("*"))]
-    readable = [path for path in paths if path.suffix in (".list", ".sources") and path.is_file()]
-    sources = parse_sources({str(path): path.read_text(errors="replace") for path in readable})
-    lists = {path: Path(path).read_text() for path in mirror_list_paths(sources) if Path(path).is_file()}
-    release = (etc / "os-release").read_text() if (etc / "os-release").is_file() else ""
-    codename = re.search(r"^VERSION_CODENAME=\"?([\w.-]+)", release, re.MULTILINE)
-    return debian_mirrors(sources, codename=codename[1] if codename else "stable", mirror_lists=lists)
 
 
 def source_lines(mirrors: Mirrors) -> Sequence[str]:

@@ -1,0 +1,54 @@
+# sandfleet's tasks. `make` alone shows them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+# The virtual environment's programs first; Node.js may be among them.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# The stages of the tests, in the order in which they find faults fastest.
+STAGES := unit properties simulation integration vm acceptance
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: setup
+setup: ## Install everything needed (QEMU 10, Python packages, guest image); start nothing
+	@tools/setup.sh
+
+.PHONY: demo
+demo: ## Set up, start a one-machine fleet and take a narrated tour of it
+	@tools/setup.sh
+	@$(BIN)/sandfleet demo
+
+.PHONY: test
+test: ## Set up and run all tests, stage by stage
+	@tools/setup.sh --with-node
+	@for stage in $(STAGES); do \
+		[ -n "$$(find tests/$$stage -name 'test_*.py' 2> /dev/null)" ] || continue; \
+		printf '\n== tests/%s\n' "$$stage"; \
+		$(BIN)/python -m pytest -q "tests/$$stage"; \
+	done
+
+.PHONY: check
+check: ## Check format, style, types, imports and shape of the code
+	@[ -x $(BIN)/python ] || tools/setup.sh --check-only
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m tools.check_shape
+
+.PHONY: bench
+bench: ## Measure against each figure's floor and write bench/RESULTS.md
+	@tools/setup.sh
+	@$(BIN)/python -m bench
+
+.PHONY: clean
+clean: ## Remove the virtual environment and every cache of this directory (not the guest image)
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
