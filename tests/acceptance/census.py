@@ -1,8 +1,7 @@
 """What a fleet holds on this host and in its database: counted before and after, so that leaks show.
 
-A machine counts as the fleet's when its QEMU works below the fleet's directory. Namespaces, links and
-cgroups carry the machine's id; one that appeared since the first count and belongs to no living
-machine of anybody is a leak.
+The ids of a fleet's machines begin with a tag made from its worker's directory; namespaces, links, cgroups
+and directories carry the id. So nothing of another fleet on the same host is ever counted.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,18 @@ import asyncpg
 import psutil
 from tests.acceptance.live_fleet import LiveFleet
 
+from sandfleet.adapters.qemu.config import HypervisorConfig
+
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
-_MACHINE_NAME = re.compile(r"^(?:sf-|sf)(?P<id>[a-z0-9]{6,12})$")
+_WARM_POOL_DEFAULT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
     """One count. Sets name what is there, so that a failing comparison says what was left behind."""
 
-    qemus: frozenset[int]
+    machines: frozenset[str]
+    qemus: frozenset[str]
     namespaces: frozenset[str]
     links: frozenset[str]
     cgroups: frozenset[str]
@@ -42,29 +44,31 @@ class Census:
 
 def take_census(fleet: LiveFleet) -> Census:
     """Count everything now."""
-    database = {name: _rows(fleet, query) for name, query in _QUERIES.items()}
+    engine = _engine(fleet)
     return Census(
-        qemus=frozenset(process.pid for process in qemu_processes(fleet)),
-        namespaces=frozenset(name for name in _namespaces() if _MACHINE_NAME.match(name)),
-        links=frozenset(link for link in os.listdir("/sys/class/net") if _MACHINE_NAME.match(link)),
-        cgroups=frozenset(_cgroups()),
-        **database,
+        machines=frozenset(os.listdir(engine.machines_dir)),
+        qemus=frozenset(qemu_processes(fleet)),
+        namespaces=_tagged(_namespaces(), "sf-" + engine.tag),
+        links=_tagged(os.listdir("/sys/class/net"), "sf" + engine.tag),
+        cgroups=_tagged([path.name for path in _CGROUP_ROOT.glob("**/sandfleet/*/")], engine.tag),
+        **{name: _rows(fleet, query) for name, query in _QUERIES.items()},
     )
 
 
 def leaks(before: Census, after: Census, fleet: LiveFleet) -> dict[str, list[str]]:
-    """Return what stands in `after`, did not stand in `before`, and belongs to nothing that lives."""
-    owners = " ".join(" ".join(_command(process)) for process in _all_qemus())
+    """Return what stands in `after` and should not: new rows, machines beyond the warm pool."""
     found = {
-        "namespaces": _unowned(after.namespaces - before.namespaces, owners),
-        "links": _unowned(after.links - before.links, owners),
-        "cgroups": _unowned(after.cgroups - before.cgroups, owners),
-        "reservations": sorted(after.reservations - before.reservations),
-        "operations": sorted(after.open_operations - before.open_operations),
-        "sandboxes": sorted(after.living - before.living),
-        "machines": _surplus(fleet, after, before),
+        "reservations": after.reservations - before.reservations,
+        "operations": after.open_operations - before.open_operations,
+        "sandboxes": after.living - before.living,
+        "machine directories": _surplus(after.machines, before.machines, fleet),
+        "machines without QEMU": after.machines - after.qemus,
+        "QEMUs without machine": after.qemus - after.machines,
+        "namespaces": {name.removeprefix("sf-") for name in after.namespaces} - after.machines,
+        "links": {name.removeprefix("sf") for name in after.links} - after.machines,
+        "cgroups": after.cgroups - after.machines,
     }
-    return {kind: names for kind, names in found.items() if names}
+    return {kind: sorted(names) for kind, names in found.items() if names}
 
 
 def wait_for_no_leak(before: Census, fleet: LiveFleet, *, timeout_s: float = 45.0) -> None:
@@ -75,15 +79,23 @@ def wait_for_no_leak(before: Census, fleet: LiveFleet, *, timeout_s: float = 45.
         time.sleep(0.5)
 
 
-def qemu_processes(fleet: LiveFleet) -> list[psutil.Process]:
-    """Return the QEMU processes of this fleet."""
-    mine = str(fleet.data_dir)
-    return [p for p in _all_qemus() if mine in " ".join(_command(p)) or mine in _cwd(p)]
+def qemu_processes(fleet: LiveFleet) -> dict[str, psutil.Process]:
+    """Return the QEMU processes of this fleet by the machine they are named after."""
+    named = re.compile(rf"\b{_engine(fleet).tag}[a-z0-9]{{8}}\b")
+    found: dict[str, psutil.Process] = {}
+    for process in psutil.process_iter(["name"]):
+        if (process.info["name"] or "").startswith("qemu-system"):
+            for machine_id in named.findall(" ".join(_command(process)))[:1]:
+                found[machine_id] = process
+    return found
 
 
-def machine_directories(fleet: LiveFleet) -> list[Path]:
-    """Return the directories of machines below the fleet's directory: those that hold a manifest."""
-    return sorted(path.parent for path in fleet.data_dir.rglob("machine.json"))
+def _engine(fleet: LiveFleet) -> HypervisorConfig:
+    return HypervisorConfig(data_dir=Path(fleet.setting("data_dir")), templates_dir=Path("/nowhere"))
+
+
+def _tagged(names: Iterable[str], prefix: str) -> frozenset[str]:
+    return frozenset(name for name in names if name.startswith(prefix))
 
 
 def in_own_loop(work: Coroutine[Any, Any, Any]) -> Any:
@@ -123,30 +135,14 @@ _QUERIES = {
 }
 
 
-def _surplus(fleet: LiveFleet, after: Census, before: Census) -> list[str]:
-    """Name the machines beyond those that were there before: the warm pool may refill, never exceed it."""
-    allowed = max(len(before.qemus), int(_status_number(fleet, "warm_pool_size", default=4)))
-    return [f"qemu {pid}" for pid in sorted(after.qemus)[allowed:]]
-
-
-def _status_number(fleet: LiveFleet, name: str, *, default: int) -> int:
+def _surplus(after: frozenset[str], before: frozenset[str], fleet: LiveFleet) -> set[str]:
+    """Name machines beyond those that there were: the warm pool may refill, never exceed its size."""
     try:
-        return int(fleet.setting(name))
+        pool = int(fleet.setting("warm_pool_size"))
     except LookupError:
-        return default
-
-
-def _unowned(names: frozenset[str], owners: str) -> list[str]:
-    return sorted(name for name in names if _machine_id(name) not in owners)
-
-
-def _machine_id(name: str) -> str:
-    found = _MACHINE_NAME.match(name)
-    return found["id"] if found else name
-
-
-def _all_qemus() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["name"]) if (p.info["name"] or "").startswith("qemu-system")]
+        pool = _WARM_POOL_DEFAULT
+    allowed = max(len(before), pool)
+    return set(sorted(after, key=lambda name: name in before)[: max(0, len(after) - allowed)])
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -156,21 +152,6 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def _cwd(process: psutil.Process) -> str:
-    try:
-        return str(process.cwd())
-    except psutil.Error:
-        return ""
-
-
 def _namespaces() -> list[str]:
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     return [line.split()[0] for line in listed.splitlines() if line.strip()]
-
-
-def _cgroups() -> set[str]:
-    """Return the names of cgroups that are called after a machine, in whatever hierarchy they stand."""
-    found: set[str] = set()
-    for folder in _CGROUP_ROOT.glob("**/sandfleet*/"):
-        found |= {child.name for child in folder.rglob("*") if child.is_dir()}
-    return found

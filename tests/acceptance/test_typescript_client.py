@@ -5,25 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.acceptance.live_fleet import LiveFleet
 
 FOLDER = Path(__file__).parent / "typescript"
+SEARCH_PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+"""Node.js from its wheel in the virtual environment, else the machine's own."""
 FILES = ("package.json", "package-lock.json", "tour.test.mjs")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The client installed from the lock file into a directory outside the source tree."""
-    if shutil.which("npm") is None:
-        pytest.fail("npm is missing: `make setup` installs Node.js for this test")
+    npm = shutil.which("npm", path=SEARCH_PATH)
+    assert npm, "npm is missing: `uv sync --group typescript` installs it"
     folder = tmp_path_factory.mktemp("typescript")
     for name in FILES:
         shutil.copy(FOLDER / name, folder / name)
-    command = ["npm", "ci", "--no-audit", "--no-fund", "--prefer-offline", "--ignore-scripts"]
-    installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    command = [npm, "ci", "--no-audit", "--no-fund", "--prefer-offline", "--ignore-scripts"]
+    environment = os.environ | {"PATH": SEARCH_PATH}
+    installed = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert installed.returncode == 0, installed.stderr
     return folder
 
@@ -34,8 +40,11 @@ def test_the_tour(fleet: LiveFleet, project: Path) -> None:
         "OPENCOMPUTER_API_URL": fleet.url,
         "OPENCOMPUTER_API_KEY": fleet.api_key,
         "NO_COLOR": "1",
+        "PATH": SEARCH_PATH,
     }
-    command = ["node", "--test", "--test-reporter=tap", "tour.test.mjs"]
+    node = shutil.which("node", path=SEARCH_PATH)
+    assert node
+    command = [node, "--test", "--test-reporter=tap", "tour.test.mjs"]
     tour = subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, timeout=200, check=False
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-import click
 import typer.main
+
 from sandfleet.cli.main import app
 
 _INTRODUCTION = """\
@@ -13,8 +14,7 @@ _INTRODUCTION = """\
 
 # Command line
 
-`sandfleet COMMAND --help` says the same. Commands on sandboxes, files and keys talk HTTP to the fleet that
-`OPENCOMPUTER_API_URL` and `OPENCOMPUTER_API_KEY` name, else to the one that `sandfleet up` started here.
+`sandfleet COMMAND --help` says the same.
 """
 
 
@@ -25,23 +25,21 @@ def cli_page() -> str:
     return _INTRODUCTION + "\n" + "\n".join(sections)
 
 
-def _commands(
-    command: click.Command, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    if not isinstance(command, click.Group):
+# Typer carries its own copy of click, so commands and parameters are taken as what they offer.
+def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    children = getattr(command, "commands", None)
+    if children is None:
         yield path, command
         return
-    context = click.Context(command, info_name=path[-1])
-    for name in command.list_commands(context):
-        child = command.get_command(context, name)
-        if child is not None and not child.hidden:
+    for name, child in children.items():
+        if not child.hidden:
             yield from _commands(child, (*path, name))
 
 
-def _section(path: tuple[str, ...], command: click.Command) -> str:
+def _section(path: tuple[str, ...], command: Any) -> str:
     visible = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
-    arguments = [p for p in visible if isinstance(p, click.Argument)]
-    options = [p for p in visible if isinstance(p, click.Option)]
+    arguments = [p for p in visible if p.param_type_name == "argument"]
+    options = [p for p in visible if p.param_type_name == "option"]
     usage = " ".join([*path, *(_usage(argument) for argument in arguments)])
     lines = [f"## `{usage}`", "", _sentence(command), ""]
     if options:
@@ -49,17 +47,17 @@ def _section(path: tuple[str, ...], command: click.Command) -> str:
     return "\n".join(lines)
 
 
-def _sentence(command: click.Command) -> str:
+def _sentence(command: Any) -> str:
     return " ".join((command.help or "").split("\f")[0].split())
 
 
-def _usage(argument: click.Argument) -> str:
-    name = (argument.metavar or argument.name or "").upper()
+def _usage(argument: Any) -> str:
+    name = str(argument.metavar or argument.name).upper()
     name += "..." if argument.nargs == -1 else ""
     return name if argument.required else f"[{name}]"
 
 
-def _option(option: click.Option) -> str:
+def _option(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
     text = " ".join((option.help or "").split()).replace("|", "\\|")
     return f"| {names} | {text} |"
