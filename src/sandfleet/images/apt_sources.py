@@ -48,12 +48,15 @@ def parse_sources(files: Mapping[str, str]) -> Sequence[AptSource]:
 
 
 def debian_mirrors(
-    sources: Sequence[AptSource], *, codename: str, mirror_lists: Mapping[str, str] | None = None
+    sources: Sequence[AptSource], *, codename: str | None, mirror_lists: Mapping[str, str] | None = None
 ) -> Mirrors:
     """Return the mirrors that the machine itself uses for Debian `codename`, else the public ones.
 
+    A machine that is not Debian has no codename here; its mirrors have no Debian.
     `mirror_lists` holds the text of the local files that `mirror+file:` URIs name.
     """
+    if codename is None:
+        return Mirrors()
     own = [source for source in sources if _is_debian(source)]
     lists = mirror_lists or {}
     main = _first_uri(own, (codename, *ALIASES), lists)
@@ -61,6 +64,14 @@ def debian_mirrors(
     if main is None:
         return Mirrors()
     return Mirrors(main, security or PUBLIC_SECURITY)
+
+
+def debian_codename(os_release: str) -> str | None:
+    """Return the release that `/etc/os-release` names, or None when the system is not Debian itself."""
+    if re.search(r"^ID=\"?debian\"?\s*$", os_release, re.MULTILINE) is None:
+        return None
+    codename = re.search(r"^VERSION_CODENAME=\"?([\w.-]+)", os_release, re.MULTILINE)
+    return codename[1] if codename else "stable"
 
 
 def mirror_list_paths(sources: Sequence[AptSource]) -> Sequence[str]:

@@ -5,11 +5,16 @@ Standard library only: the set-up runs it before there is a virtual environment.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
-from sandfleet.images.apt_sources import Mirrors, debian_mirrors, mirror_list_paths, parse_sources
+from sandfleet.images.apt_sources import (
+    Mirrors,
+    debian_codename,
+    debian_mirrors,
+    mirror_list_paths,
+    parse_sources,
+)
 
 
 def machine_mirrors(etc: Path = Path("/etc")) -> Mirrors:
@@ -19,8 +24,7 @@ def machine_mirrors(etc: Path = Path("/etc")) -> Mirrors:
     sources = parse_sources({str(path): path.read_text(errors="replace") for path in readable})
     lists = {path: Path(path).read_text() for path in mirror_list_paths(sources) if Path(path).is_file()}
     release = (etc / "os-release").read_text() if (etc / "os-release").is_file() else ""
-    codename = re.search(r"^VERSION_CODENAME=\"?([\w.-]+)", release, re.MULTILINE)
-    return debian_mirrors(sources, codename=codename[1] if codename else "stable", mirror_lists=lists)
+    return debian_mirrors(sources, codename=debian_codename(release), mirror_lists=lists)
 
 
 if __name__ == "__main__":
