@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 COMMAND = str(Path(sys.executable).parent / "sandfleet")
 
@@ -51,18 +50,12 @@ class LiveFleet:
                 return found.group(1)
         raise LookupError(f"no file below {self.data_dir} sets {name}")
 
-    def processes(self, role: str) -> list[psutil.Process]:
-        """Return the fleet's living processes of a role: server, worker, postgres or valkey."""
-        mine = str(self.data_dir)
-        return [process for process in psutil.process_iter() if _plays(process, role, mine)]
-
     def kill_9(self, role: str) -> int:
-        """Kill the main process of a role as a crash would; return its pid."""
-        candidates = self.processes(role)
-        assert candidates, f"the fleet has no process of role {role}"
-        first = min(candidates, key=lambda process: process.create_time())
-        first.send_signal(signal.SIGKILL)
-        return int(first.pid)
+        """Kill the process of a role (server, worker, postgres, valkey) as a crash would; return its pid."""
+        state = json.loads((self.data_dir / "state.json").read_text())
+        (pid,) = [service["process"]["pid"] for service in state["services"] if service["kind"] == role]
+        os.kill(pid, signal.SIGKILL)
+        return int(pid)
 
     def wait_healthy(self, *, timeout_s: float = 60.0) -> None:
         """Return when the server is ready and a worker takes sandboxes again."""
@@ -101,7 +94,7 @@ def wait_until(condition: Callable[[], object], *, timeout_s: float, what: str, 
         try:
             if condition():
                 return
-        except (httpx.HTTPError, psutil.Error) as error:
+        except httpx.HTTPError as error:
             problem = repr(error)
         time.sleep(every_s)
     raise AssertionError(f"waited {timeout_s:.0f} s for {what}: {problem}")
@@ -118,20 +111,3 @@ def _run(*arguments: str, timeout_s: float = 60, environment: dict[str, str] | N
     )
     assert completed.returncode == 0, f"{arguments}: {completed.stdout[-3000:]}{completed.stderr[-3000:]}"
     return completed.stdout
-
-
-def _plays(process: psutil.Process, role: str, data_dir: str) -> bool:
-    try:
-        command = process.cmdline()
-    except psutil.Error:
-        return False
-    if not any(data_dir in word for word in command):
-        return False
-    return _is_role(command, role)
-
-
-def _is_role(command: Sequence[str], role: str) -> bool:
-    programs = {"postgres": "postgres", "valkey": "valkey-server"}
-    if role in programs:
-        return Path(command[0].split()[0]).name == programs[role]
-    return "sandfleet" in " ".join(command[:3]) and role in command
