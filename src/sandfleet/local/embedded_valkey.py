@@ -93,6 +93,8 @@ class EmbeddedValkey:
             "appendonly no",
             "daemonize no",
             "dir /",
+            # The command line stays as it was started: the supervisor knows its services by it.
+            "set-proc-title no",
             f"maxmemory {_MEMORY_MIB_MAX}mb",
             "maxmemory-policy allkeys-lru",
         ]

@@ -1,0 +1,6 @@
+"""`python -m sandfleet`."""
+
+from sandfleet.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The services of a one-machine fleet: how each is started and when it is ready."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from sandfleet.local import ports
+from sandfleet.local.atomic_file import write_atomically
+from sandfleet.local.configuration import API_PORT_PREFERRED, FleetConfiguration, FleetSecrets, WorkerChoice
+from sandfleet.local.embedded_postgres import EmbeddedPostgres
+from sandfleet.local.embedded_valkey import EmbeddedValkey
+from sandfleet.local.layout import Layout
+from sandfleet.local.service_process import ServiceCommand
+from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
+from sandfleet.local.state import FleetState, ServiceKind
+
+_ASK_TIMEOUT_S = 2.0
+_SERVER_PATIENCE_S = 40.0
+_WORKER_PATIENCE_S = 30.0
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE")
+SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One service. `after`: names of those that must have been ready once before it starts."""
+
+    name: str
+    kind: ServiceKind
+    port: int
+    command: ServiceCommand
+    own_path: Path
+    """The one argument of the command that belongs to this fleet alone."""
+    is_ready: Callable[[int], bool]
+    after: tuple[str, ...] = ()
+    settings: str = ""
+    ready_within_s: float = 60.0
+
+    @property
+    def signature(self) -> list[str]:
+        """Return the beginning of the command line by which a process of it is known."""
+        argv = list(self.command.argv)
+        return argv[: argv.index(str(self.own_path)) + 1]
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of command and settings; an equal one may be adopted.
+
+        The environment is left out: it differs from shell to shell and decides nothing.
+        """
+        parts = (list(self.command.argv), self.settings)
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def with_ports(configuration: FleetConfiguration, before: FleetState | None) -> FleetConfiguration:
+    """Return the configuration with a usable port for everything that does not run already."""
+
+    def port_of(name: str, wanted: int, *, host: str = ports.LOOPBACK) -> int:
+        state = before.service(name) if before else None
+        if state is not None and state.is_alive and state.port == wanted:
+            return wanted
+        return ports.choose_port(wanted, host=host)
+
+    host = configuration.api_host
+    return msgspec.structs.replace(
+        configuration,
+        api_port=port_of(SERVER, configuration.api_port or API_PORT_PREFERRED, host=host),
+        postgres_port=port_of("postgres", configuration.postgres_port),
+        valkey_port=port_of("valkey", configuration.valkey_port),
+        workers=tuple(
+            msgspec.structs.replace(worker, port=port_of(worker.id, worker.port))
+            for worker in configuration.workers
+        ),
+    )
+
+
+def services_of(
+    layout: Layout, configuration: FleetConfiguration, secrets: FleetSecrets
+) -> tuple[Service, ...]:
+    """Prepare everything (directories, database, settings files) and return the services in order."""
+    postgres = EmbeddedPostgres(layout.postgres, log_path=layout.log("postgres"))
+    valkey = EmbeddedValkey(layout.valkey, log_path=layout.log("valkey"))
+    postgres.prepare()
+    valkey.prepare(configuration.valkey_port)
+    stores = Stores(
+        postgres_url=postgres.url(configuration.postgres_port),
+        redis_url=valkey.url(configuration.valkey_port),
+    )
+    return (
+        Service(
+            name="postgres",
+            kind=ServiceKind.POSTGRES,
+            port=configuration.postgres_port,
+            command=postgres.command(configuration.postgres_port),
+            own_path=postgres.cluster,
+            is_ready=postgres.is_ready,
+        ),
+        Service(
+            name="valkey",
+            kind=ServiceKind.VALKEY,
+            port=configuration.valkey_port,
+            command=valkey.command(),
+            own_path=valkey.config_file,
+            is_ready=lambda _pid: valkey.is_ready(configuration.valkey_port),
+            settings=valkey.config_file.read_text(),
+        ),
+        _server(layout, configuration, as_toml(server_settings(configuration, secrets, stores))),
+        *(
+            _worker(layout, worker, as_toml(worker_settings(configuration, worker, secrets, layout=layout)))
+            for worker in configuration.workers
+        ),
+    )
+
+
+def _server(layout: Layout, configuration: FleetConfiguration, settings: str) -> Service:
+    path = layout.settings(SERVER)
+    write_atomically(path, settings.encode(), mode=0o600)
+    host, port = configuration.api_host, configuration.api_port
+    asked = ports.LOOPBACK if host in ("0.0.0.0", "::") else host
+    return Service(
+        name=SERVER,
+        kind=ServiceKind.SERVER,
+        port=port,
+        command=_command(SERVER, SERVER, path, layout=layout, patience_s=_SERVER_PATIENCE_S),
+        own_path=path,
+        is_ready=lambda _pid: _answers(asked, port, "/readyz"),
+        after=("postgres", "valkey"),
+        settings=settings,
+    )
+
+
+def _worker(layout: Layout, choice: WorkerChoice, settings: str) -> Service:
+    path = layout.settings(choice.id)
+    write_atomically(path, settings.encode(), mode=0o600)
+    layout.worker_data(choice.id).mkdir(parents=True, exist_ok=True)
+    return Service(
+        name=choice.id,
+        kind=ServiceKind.WORKER,
+        port=choice.port,
+        command=_command("worker", choice.id, path, layout=layout, patience_s=_WORKER_PATIENCE_S),
+        own_path=path,
+        is_ready=lambda _pid: _answers(ports.LOOPBACK, choice.port, "/health"),
+        after=(SERVER,),
+        settings=settings,
+        ready_within_s=300.0,  # the first start of a worker may build the template before it listens
+    )
+
+
+def _command(verb: str, name: str, settings: Path, *, layout: Layout, patience_s: float) -> ServiceCommand:
+    return ServiceCommand(
+        name=name,
+        argv=[sys.executable, "-m", "sandfleet", verb, "--settings", str(settings)],
+        log_path=layout.log(name),
+        # Variables of the caller's shell must not override the settings file.
+        environment={key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ},
+        patience_s=patience_s,
+    )
+
+
+def _answers(host: str, port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=_ASK_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,95 @@
+"""The settings files that `up` writes: the same that an operator writes for production."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandfleet.local import machine
+from sandfleet.local.configuration import FleetConfiguration, FleetSecrets, WorkerChoice
+from sandfleet.local.layout import Layout
+
+SettingValue = str | int | float | bool
+_FIRST_RANGE = 210
+_FIRST_UID = 200_000
+_UIDS_PER_RANGE = 10_000
+_MEMORY_MIB_MAX = 65536
+_DIRECTORY_VARIABLES = {"images_dir": "SANDFLEET_IMAGES_DIR", "templates_dir": "SANDFLEET_TEMPLATES_DIR"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """Where the stores are."""
+
+    postgres_url: str
+    redis_url: str
+
+
+def as_toml(settings: Mapping[str, SettingValue]) -> str:
+    """Return flat settings as TOML (a JSON string is a valid TOML basic string)."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+
+
+def server_settings(
+    configuration: FleetConfiguration, secrets: FleetSecrets, stores: Stores
+) -> dict[str, SettingValue]:
+    """Return the settings of the fleet's server."""
+    return {
+        "listen_host": configuration.api_host,
+        "listen_port": configuration.api_port,
+        "postgres_url": stores.postgres_url,
+        "redis_url": stores.redis_url,
+        "master_secret": secrets.master_secret,
+        "bootstrap_key": secrets.bootstrap_key,
+        "join_token": secrets.join_token,
+        "sandbox_domain": f"localhost:{configuration.api_port}",
+        "replica_id": "server-1",
+        "memory_max_mb": min(_MEMORY_MIB_MAX, configuration.memory_budget_mib),
+    }
+
+
+def worker_settings(
+    configuration: FleetConfiguration, choice: WorkerChoice, secrets: FleetSecrets, *, layout: Layout
+) -> dict[str, SettingValue]:
+    """Return the settings of one worker; several share the machine's memory equally."""
+    number = configuration.workers.index(choice)
+    share_mib = configuration.memory_budget_mib // len(configuration.workers)
+    return {
+        "worker_id": choice.id,
+        "machine_id": choice.id,
+        "listen_port": choice.port,
+        "control_url": f"http://127.0.0.1:{configuration.api_port}",
+        "join_token": secrets.join_token,
+        "data_dir": str(layout.worker_data(choice.id)),
+        "memory_budget_mib": share_mib,
+        "memory_max_mib": min(_MEMORY_MIB_MAX, share_mib),
+        "warm_pool_size": machine.warm_pool_size(share_mib),
+        "network_range": _network_range(configuration, number),
+        "uid_first": _FIRST_UID
+        + configuration.range_number * _UIDS_PER_RANGE
+        + number * (_UIDS_PER_RANGE // len(configuration.workers)),
+        **_cache_directories(),
+    }
+
+
+def _network_range(configuration: FleetConfiguration, number: int) -> str:
+    # One /16 per fleet, halved until each worker has a part of its own.
+    bits = (len(configuration.workers) - 1).bit_length()
+    start = number << (16 - bits) if bits else 0
+    return f"10.{_FIRST_RANGE + configuration.range_number}.{start >> 8}.0/{16 + bits}"
+
+
+def _cache_directories() -> dict[str, SettingValue]:
+    found: dict[str, SettingValue] = {
+        setting: os.environ[variable]
+        for setting, variable in _DIRECTORY_VARIABLES.items()
+        if os.environ.get(variable)
+    }
+    if os.geteuid() != 0:
+        cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        found.setdefault("images_dir", f"{cache}/sandfleet/images")
+        found.setdefault("templates_dir", f"{cache}/sandfleet/templates")
+    return found

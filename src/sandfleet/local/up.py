@@ -1,0 +1,141 @@
+"""`up`: have the fleet of a data directory running, and wait until it serves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from sandfleet.local.configuration import load_configuration, load_secrets, save_configuration
+from sandfleet.local.layout import Layout
+from sandfleet.local.lock import is_locked
+from sandfleet.local.service_process import log_tail
+from sandfleet.local.state import FleetState, ServiceCondition, ServiceKind, ServiceState, read_state
+from sandfleet_sdk import NO_RETRIES, Client, SandfleetError, Worker
+
+_POLL_S = 0.1
+_STARTS_WITHIN_S = 15.0
+Report = Callable[[str], object]
+
+
+class FleetFailed(Exception):
+    """The fleet did not come up; the message says which part, why, and where its log is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOrder:
+    """What the caller wants different from what is recorded; None leaves a choice as it is."""
+
+    api_host: str | None = None
+    api_port: int | None = None
+    memory_mib: int | None = None
+
+
+def configure(layout: Layout, order: UpOrder) -> None:
+    """Record the choices of an order and make what is missing of directories and secrets."""
+    layout.make()
+    load_secrets(layout)
+    configuration = load_configuration(layout)
+    changes = {name: value for name in _fields() if (value := getattr(order, name)) is not None}
+    if changes:
+        save_configuration(layout, msgspec.structs.replace(configuration, **changes))
+
+
+def start(layout: Layout) -> bool:
+    """Start the supervisor in the background; return False when one runs already."""
+    if is_locked(layout):
+        return False
+    with layout.log("supervisor").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sandfleet.local.supervise", "--data-dir", str(layout.data_dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _STARTS_WITHIN_S
+    while not _is_supervised_by(layout, process.pid):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            log_path = layout.log("supervisor")
+            raise FleetFailed(f"the supervisor did not start. Its log {log_path} ends:\n{log_tail(log_path)}")
+        time.sleep(_POLL_S)
+    return True
+
+
+def await_ready(layout: Layout, *, timeout_s: float, report: Report) -> FleetState:
+    """Wait until the API is ready and every worker has sandboxes standing by; return the state."""
+    deadline = time.monotonic() + timeout_s
+    said = ""
+    while True:
+        state = read_state(layout)
+        missing = "the supervisor starts" if state is None else _missing(layout, state)
+        if state is not None and not missing:
+            return state
+        if time.monotonic() > deadline:
+            raise FleetFailed(f"after {timeout_s:.0f} s still: {missing}. Logs: {layout.log('*')}")
+        if missing != said:
+            report(missing)
+            said = missing
+        time.sleep(_POLL_S)
+
+
+def _is_supervised_by(layout: Layout, pid: int) -> bool:
+    state = read_state(layout)
+    return state is not None and state.supervisor.pid == pid and state.is_supervised
+
+
+def _missing(layout: Layout, state: FleetState) -> str:
+    """Say in a few words what is not yet there; empty when all is. Raise for what will not come."""
+    if not state.is_supervised:
+        raise FleetFailed(f"the supervisor ended; see {layout.log('supervisor')}")
+    for service in state.services:
+        if service.condition is ServiceCondition.FAILED or _is_hopeless(service):
+            raise FleetFailed(
+                f"{service.name} does not start: {service.last_error}. Log: {layout.log(service.name)}"
+            )
+    for service in state.services:
+        if service.condition is not ServiceCondition.RUNNING:
+            return _starting(service)
+    with Client(state.url, load_secrets(layout).bootstrap_key, retries=NO_RETRIES) as client:
+        return _missing_of_api(client, state)
+
+
+def _missing_of_api(client: Client, state: FleetState) -> str:
+    try:
+        client.fleet.readiness()
+        known = {worker.id: worker for worker in client.fleet.workers()}
+    except SandfleetError as error:
+        return f"the server answers: {error}"
+    for service in state.of_kind(ServiceKind.WORKER):
+        worker = known.get(service.name)
+        if worker is None or worker.state != "ready":
+            return f"worker {service.name} registers"
+        if not _has_template(worker):
+            return "the template is built (the first time: about 20 s)"
+    return ""
+
+
+def _has_template(worker: Worker) -> bool:
+    has_version = bool(worker.raw.get("golden_version"))
+    return has_version and worker.raw.get("warm", 1) != 0
+
+
+def _starting(service: ServiceState) -> str:
+    if service.kind is ServiceKind.WORKER:
+        return f"worker {service.name} starts (the first time it builds its template: about 20 s)"
+    return f"{service.name} starts"
+
+
+def _is_hopeless(service: ServiceState) -> bool:
+    # A service that crashes each time at once need not be waited for to the end.
+    return service.condition is ServiceCondition.RESTARTING and service.restarts >= 4
+
+
+def _fields() -> tuple[str, ...]:
+    return ("api_host", "api_port", "memory_mib")
