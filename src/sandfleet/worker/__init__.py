@@ -1,0 +1,1 @@
+"""The worker service: owns the reality of the VMs on its host."""

@@ -1,0 +1,82 @@
+"""Adoption: learn what the host holds from before this process, and take it over.
+
+A machine with an owner becomes its resident under the manifest's epoch, dead ones
+included: they are reported until the control plane's stop removes them. A machine
+without an owner is re-keyed into the pool, or destroyed. Until this is done the
+worker proves nothing about absence (`Host.is_adopted`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from sandfleet.model.errors import SandfleetError
+from sandfleet.ports.hypervisor import Machine
+from sandfleet.worker.host import Host
+from sandfleet.worker.operations.fill_pool import keep, rekey
+from sandfleet.worker.operations.follow_exec import follow_running
+from sandfleet.worker.operations.watch import watch
+from sandfleet.worker.residents import Resident
+
+log = structlog.get_logger("sandfleet.worker")
+_BACK_OFF_S_MAX = 30.0
+
+
+async def adopt(host: Host) -> None:
+    """Take over every machine of the host, trying until the host can be read."""
+    failures = 0
+    while True:
+        try:
+            machines = await host.hypervisor.adopt()
+            break
+        except SandfleetError as error:
+            failures += 1
+            log.error("adoption_failed", reason=error.message, failures=failures)
+            await host.clock.sleep(min(_BACK_OFF_S_MAX, 2.0**failures))
+    unowned = [machine for machine in machines if machine.facts.owner is None]
+    for machine in _newest_first(machines):
+        await _adopt_owned(host, machine)
+    for name in await host.hypervisor.sweep():
+        log.warning("leftover_removed", name=name)
+    host.is_adopted = True
+    host.changed.set()
+    log.info("adopted", residents=len(host.residents), unowned=len(unowned))
+    for machine in unowned:
+        await _adopt_unowned(host, machine)
+
+
+async def _adopt_owned(host: Host, machine: Machine) -> None:
+    facts = machine.facts
+    owner = facts.owner or ""
+    if host.residents.find(owner) is not None:
+        log.warning("older_machine_removed", sandbox=owner, epoch=facts.epoch)
+        await machine.destroy()
+        return
+    resident = Resident(owner, epoch=facts.epoch, order=facts.order, clock=host.clock)
+    host.residents.add(resident)
+    if not await machine.is_alive():
+        resident.keep_dead(machine, await machine.wait_dead())
+        return
+    resident.open(machine)
+    host.background.start(watch(host, resident, machine), name=f"watch {owner}")
+    host.background.start(follow_running(host, resident), name=f"follow execs of {owner}")
+
+
+async def _adopt_unowned(host: Host, machine: Machine) -> None:
+    """Re-key a ready machine into the pool; one that does not fit or answer is removed."""
+    try:
+        if host.pool.size > 0 and machine.facts.order == host.pool.order and await machine.is_alive():
+            await rekey(host, machine)
+            keep(host, machine)
+            return
+    except SandfleetError as error:
+        log.warning("warm_machine_failed", machine=machine.facts.machine_id, reason=error.message)
+    await machine.destroy()
+
+
+def _newest_first(machines: Sequence[Machine]) -> list[Machine]:
+    """Return the owned ones so that of two for one sandbox the newer epoch comes first."""
+    owned = [machine for machine in machines if machine.facts.owner is not None]
+    return sorted(owned, key=lambda machine: machine.facts.epoch, reverse=True)

@@ -1,0 +1,184 @@
+"""Heartbeat: tell the control plane what this host holds, and hear what it wants.
+
+Beats come at an interval, and at once after a change. When the control plane is
+away the VMs run on and the worker keeps trying.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+import msgspec
+import psutil
+import structlog
+
+from sandfleet import __version__
+from sandfleet.model.errors import SandfleetError
+from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
+from sandfleet.worker.authentication import FleetTokens
+from sandfleet.worker.host import Host
+from sandfleet.worker.operations.stop import end
+from sandfleet.worker.residents import Resident, VmState
+
+log = structlog.get_logger("sandfleet.worker")
+_TIMEOUT_S = 5.0
+_BACK_OFF_S_MAX = 10.0
+_AT_LEAST_BETWEEN_S = 0.05
+_MEASURED_PER_BEAT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What does not change while the process runs."""
+
+    worker_id: str
+    machine_id: str
+    region: str
+    cpu_model: str
+    http_url: str
+    total_memory_mib: int
+    total_cpu: int
+    total_disk_mib: int
+    data_dir: str
+    control_url: str
+    join_token: str = field(repr=False)
+    interval_s: float = 2.0
+
+
+class HeartbeatSender:
+    """Composes and sends the beats of one process."""
+
+    def __init__(
+        self, host: Host, facts: WorkerFacts, tokens: FleetTokens, *, session: aiohttp.ClientSession
+    ) -> None:
+        self._host = host
+        self._facts = facts
+        self._tokens = tokens
+        self._session = session
+        self._instance_id = os.urandom(8).hex()
+        self._sequence = 0
+        self._interval_s = facts.interval_s
+        self._named_before: frozenset[str] = frozenset()
+        self._measure_from = 0
+
+    async def run(self) -> None:
+        """Beat for as long as the worker runs."""
+        failures = 0
+        while True:
+            self._host.changed.clear()
+            failures = 0 if await self.beat() else failures + 1
+            if failures:
+                await self._host.clock.sleep(
+                    min(_BACK_OFF_S_MAX, self._interval_s * 2 ** min(failures - 1, 4))
+                )
+                continue
+            await self._host.clock.sleep(_AT_LEAST_BETWEEN_S)
+            await _wait_set(self._host.changed, timeout_s=self._interval_s)
+
+    async def beat(self) -> bool:
+        """Send one beat and take the answer in; say whether it arrived."""
+        try:
+            await self._measure()
+            answer = await self._post(self._compose())
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            log.warning("heartbeat_failed", reason=f"{type(error).__name__}: {error}")
+            return False
+        try:
+            self._tokens.learn(public_keys=answer.public_keys, term=answer.term)
+        except ValueError as error:
+            log.error("public_keys_refused", reason=str(error))
+        self._interval_s = min(60.0, max(0.1, answer.heartbeat_interval_s))
+        if self._host.is_cordoned != answer.cordoned:
+            self._host.is_cordoned = answer.cordoned
+            self._host.pool.poke()
+        self._end_quarantined(answer.quarantined)
+        return True
+
+    def _compose(self) -> Heartbeat:
+        host, facts = self._host, self._facts
+        self._sequence += 1
+        memory = psutil.virtual_memory()
+        return Heartbeat(
+            worker_id=facts.worker_id,
+            instance_id=self._instance_id,
+            sequence=self._sequence,
+            machine_id=facts.machine_id,
+            region=facts.region,
+            http_url=facts.http_url,
+            worker_version=__version__,
+            accelerator=host.accelerator,
+            cpu_model=facts.cpu_model,
+            templates={name: info.version for name, info in host.templates.items()},
+            total_memory_mib=facts.total_memory_mib,
+            total_cpu=facts.total_cpu,
+            total_disk_mib=facts.total_disk_mib,
+            memory_used_mib=int((memory.total - memory.available) // 2**20),
+            cpu_percent=psutil.cpu_percent(interval=None),
+            disk_used_mib=int(psutil.disk_usage(facts.data_dir).used // 2**20),
+            warm=len(host.pool),
+            stopping=host.is_stopping,
+            vms=[resident.status() for resident in host.residents] if host.is_adopted else None,
+        )
+
+    async def _post(self, beat: Heartbeat) -> HeartbeatAnswer:
+        url = f"{self._facts.control_url.rstrip('/')}/internal/workers/{beat.worker_id}/heartbeat"
+        async with self._session.post(
+            url,
+            data=msgspec.json.encode(beat),
+            headers={"Authorization": f"Bearer {self._facts.join_token}", "Content-Type": "application/json"},
+            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
+        ) as response:
+            response.raise_for_status()
+            return msgspec.json.decode(await response.read(), type=HeartbeatAnswer)
+
+    async def _measure(self) -> None:
+        """Measure the memory of some VMs, in turns: reading a VM's page table costs milliseconds."""
+        running = [resident for resident in self._host.residents if resident.state is VmState.RUNNING]
+        for resident in _in_turns(running, self._measure_from, _MEASURED_PER_BEAT):
+            if resident.machine is None:
+                continue
+            try:
+                resident.memory_used_mib = await resident.machine.memory_used_mib()
+            except (SandfleetError, OSError) as error:
+                log.info("not_measured", sandbox=resident.sandbox_id, reason=str(error))
+        self._measure_from += _MEASURED_PER_BEAT
+
+    def _end_quarantined(self, named: Sequence[str]) -> None:
+        """Stop VMs that no row owns, once two answers in a row have named them."""
+        names = frozenset(named)
+        for sandbox_id in names & self._named_before:
+            resident = self._host.residents.find(sandbox_id)
+            if resident is None or resident.state in (VmState.STARTING, VmState.STOPPING):
+                continue
+            log.warning("quarantined_vm_removed", sandbox=sandbox_id, epoch=resident.epoch)
+            self._host.background.start(end(self._host, resident), name=f"quarantine {sandbox_id}")
+        self._named_before = names
+
+
+def _in_turns(residents: Sequence[Resident], first: int, count: int) -> list[Resident]:
+    """Return `count` of them from `first` on, round and round."""
+    if len(residents) <= count:
+        return list(residents)
+    return [residents[(first + place) % len(residents)] for place in range(count)]
+
+
+async def _wait_set(event: asyncio.Event, *, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def cpu_model() -> str:
+    """Return the host's CPU by name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as facts:
+            names = (line.partition(":")[2].strip() for line in facts if line.startswith("model name"))
+            return next(names, "unknown")
+    except OSError:
+        return "unknown"

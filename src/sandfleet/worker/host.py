@@ -1,0 +1,57 @@
+"""What every operation of a worker shares. No behaviour of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sandfleet.model.errors import BadRequest, NotReady
+from sandfleet.ports.clock import Clock
+from sandfleet.ports.hypervisor import Hypervisor, TemplateInfo
+from sandfleet.worker.background import Background
+from sandfleet.worker.residents import Residents
+from sandfleet.worker.settings import HostLimits
+from sandfleet.worker.warm_pool import WarmPool
+
+
+@dataclass(slots=True)
+class Host:
+    """One host's parts, wired by `main` (or by a test around fakes)."""
+
+    worker_id: str
+    hypervisor: Hypervisor
+    clock: Clock
+    background: Background
+    limits: HostLimits
+    pool: WarmPool
+    residents: Residents = field(default_factory=Residents)
+    templates: dict[str, TemplateInfo] = field(default_factory=dict)
+    accelerator: str = ""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the heartbeat has something new to say."""
+    is_adopted: bool = False
+    """Whether the VMs of before are known: until then nothing is proof of absence."""
+    is_stopping: bool = False
+    is_cordoned: bool = False
+    entropy: Callable[[int], bytes] = os.urandom
+    clone_slots: asyncio.Semaphore = field(init=False)
+    """Bounds how many cold starts clone at once: more would only slow each other down."""
+
+    def __post_init__(self) -> None:
+        self.clone_slots = asyncio.Semaphore(self.limits.clone_concurrency)
+
+    def require_adopted(self) -> None:
+        """Raise NotReady until this process knows what the host holds."""
+        if not self.is_adopted:
+            raise NotReady("the worker is still looking for the VMs of its host")
+
+    def require_template(self, name: str) -> TemplateInfo:
+        """Return the template, or say whether it is unknown or not ready yet."""
+        info = self.templates.get(name)
+        if info is not None:
+            return info
+        if not self.templates:
+            raise NotReady("the worker is still preparing its templates", retry_after_s=5)
+        raise BadRequest(f'template "{name}" is not on this worker', code="unknown_template")

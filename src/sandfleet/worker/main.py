@@ -1,0 +1,133 @@
+"""Wiring of `sandfleet worker`: settings in, parts together, run until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+
+import aiohttp
+import structlog
+import uvloop
+
+from sandfleet import __version__
+from sandfleet.adapters.clock import SystemClock
+from sandfleet.model.errors import SandfleetError
+from sandfleet.ports.hypervisor import Hypervisor, MachineOrder
+from sandfleet.worker import logs
+from sandfleet.worker.adoption import adopt
+from sandfleet.worker.app import create_app
+from sandfleet.worker.authentication import FleetTokens
+from sandfleet.worker.background import Background
+from sandfleet.worker.heartbeat import HeartbeatSender, WorkerFacts, cpu_model
+from sandfleet.worker.host import Host
+from sandfleet.worker.http_server import http_server, listen
+from sandfleet.worker.operations.fill_pool import keep_filled
+from sandfleet.worker.settings import WorkerSettings
+from sandfleet.worker.warm_pool import WarmPool
+
+log = structlog.get_logger("sandfleet.worker")
+_PREPARE_AGAIN_S = 15.0
+_GOODBYE_S = 2.0
+
+
+def run_worker(settings: WorkerSettings) -> None:
+    """Run the worker until SIGTERM or SIGINT; VMs run on after it."""
+    logs.configure(settings.log_file)
+    log.info("worker_begins", version=__version__, settings=settings.redacted())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings))
+    log.info("worker_ended")
+
+
+async def _run(settings: WorkerSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, _hypervisor(settings), stop=stop)
+
+
+async def serve(settings: WorkerSettings, hypervisor: Hypervisor, *, stop: asyncio.Event) -> None:
+    """Serve around `hypervisor` until `stop`; then finish what is in flight and say goodbye."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    clock = SystemClock()
+    tokens = FleetTokens(
+        worker_id=settings.worker_id, clock=clock, file=settings.data_dir / "public_keys.json"
+    )
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(listen(settings.listen_host, settings.listen_port))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        background = await stack.enter_async_context(Background())
+        host = Host(
+            worker_id=settings.worker_id,
+            hypervisor=hypervisor,
+            clock=clock,
+            background=background,
+            limits=settings.limits(),
+            pool=WarmPool(order=_pool_order(settings), size=settings.warm_pool_size),
+        )
+        server = http_server(create_app(host, tokens), stop_grace_s=settings.stop_grace_s)
+        serving = background.start(server.serve(sockets=[listener]), name="http")
+        facts = worker_facts(settings, port=listener.getsockname()[1])
+        sender = HeartbeatSender(host, facts, tokens, session=session)
+        beating = background.start(sender.run(), name="heartbeat")
+        background.start(_begin(host, settings), name="begin")
+        log.info("worker_listens", url=facts.http_url)
+        await stop.wait()
+        host.is_stopping = True
+        log.info("worker_stops", residents=len(host.residents))
+        beating.cancel()
+        await background.start(sender.beat(), name="goodbye").settled(timeout_s=_GOODBYE_S)
+        server.should_exit = True
+        await serving.settled()
+
+
+async def _begin(host: Host, settings: WorkerSettings) -> None:
+    """Learn what the host holds, then make ready what new sandboxes need."""
+    await adopt(host)
+    while True:
+        try:
+            host.accelerator = (await host.hypervisor.accelerator()).name
+            host.templates = {info.name: info for info in await host.hypervisor.prepare()}
+            break
+        except SandfleetError as error:
+            log.error("templates_not_ready", reason=error.message)
+            await host.clock.sleep(_PREPARE_AGAIN_S)
+    log.info("templates_ready", templates={name: info.version for name, info in host.templates.items()})
+    host.changed.set()
+    for number in range(settings.warm_pool_concurrency):
+        host.background.start(keep_filled(host), name=f"warm pool {number}")
+
+
+def worker_facts(settings: WorkerSettings, *, port: int) -> WorkerFacts:
+    """Return what the heartbeat says of this process all its life."""
+    name = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
+    return WorkerFacts(
+        worker_id=settings.worker_id,
+        machine_id=settings.machine_id,
+        region=settings.region,
+        cpu_model=cpu_model(),
+        http_url=settings.advertise_url or f"http://{name}:{port}",
+        total_memory_mib=settings.memory_budget_mib,
+        total_cpu=settings.cpu_budget,
+        total_disk_mib=settings.disk_budget_mib,
+        data_dir=str(settings.data_dir),
+        control_url=settings.control_url,
+        join_token=settings.join_token.get_secret_value(),
+        interval_s=settings.heartbeat_interval_s,
+    )
+
+
+def _pool_order(settings: WorkerSettings) -> MachineOrder:
+    """Return the shape that a create without sizes asks for."""
+    return MachineOrder(
+        template=settings.warm_pool_template,
+        memory_mib=settings.memory_default_mib,
+        cpu_count=max(1, -(-settings.memory_default_mib // 4096)),
+        disk_mib=settings.disk_default_mib,
+    )
+
+
+def _hypervisor(settings: WorkerSettings) -> Hypervisor:
+    raise SandfleetError("no VM engine is installed")

@@ -1,0 +1,50 @@
+"""Follow an exec: read along until it ends, and hold the sandbox's activity meanwhile."""
+
+from __future__ import annotations
+
+import structlog
+
+from sandfleet.ports.guest import ExecOrder, ExecStatus, Guest
+from sandfleet.worker.background import Background
+from sandfleet.worker.executions import Execution
+from sandfleet.worker.host import Host
+from sandfleet.worker.residents import Resident
+
+log = structlog.get_logger("sandfleet.worker")
+
+
+async def start_followed(
+    background: Background, resident: Resident, guest: Guest, order: ExecOrder
+) -> Execution:
+    """Start the exec, or join the one that has its id already: nothing runs twice."""
+    known = resident.executions.find(order.exec_id)
+    if known is not None:
+        return known
+    return follow(background, resident, guest, await guest.start_exec(order))
+
+
+def follow(background: Background, resident: Resident, guest: Guest, status: ExecStatus) -> Execution:
+    """Follow the exec from the worker's own context, once."""
+    known = resident.executions.find(status.exec_id)
+    if known is not None:
+        return known
+    execution = Execution(guest, status)
+    resident.executions.hold(status.exec_id, execution)
+    execution.following = background.start(_follow(resident, execution), name=f"exec {status.exec_id}")
+    return execution
+
+
+async def follow_running(host: Host, resident: Resident) -> None:
+    """Follow what an earlier worker process left running, so that it counts as activity."""
+    async with resident.activity() as machine:
+        for status in await machine.guest.list_execs():
+            if status.running:
+                follow(host.background, resident, machine.guest, status)
+
+
+async def _follow(resident: Resident, execution: Execution) -> None:
+    try:
+        async with resident.activity():
+            await execution.follow()
+    finally:
+        resident.executions.release(execution.status.exec_id)

@@ -1,0 +1,228 @@
+"""Which sandboxes live on this host, and who may touch them now.
+
+Rule 1: a resident is served under exactly one epoch; every other one is `moved`.
+Rule 2: the gate. Work enters by `activity()` while the state is `running`. Leaving
+`running` and shutting out (and ending) all work is one step without a wait in it,
+so nothing slips in between the look at the counter and the closing.
+Rule 3: an epoch that was stopped here is never started again (`bury`), so a start
+that was under way in the network cannot bring a killed sandbox back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import Any
+
+from sandfleet.model.errors import Conflict, Gone, GuestUnresponsive, NotReady, SandfleetError, StaleEpoch
+from sandfleet.ports.clock import Clock
+from sandfleet.ports.hypervisor import Machine, MachineOrder
+from sandfleet.wire.worker_messages import VmStatus
+from sandfleet.worker.background import OwnedTask
+from sandfleet.worker.executions import Executions
+
+_BURIED_MAX = 20_000
+
+
+class VmState(StrEnum):
+    """How a VM stands, as the heartbeat says it."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    DEAD = "dead"
+
+
+class Resident:
+    """One sandbox on this host."""
+
+    def __init__(self, sandbox_id: str, *, epoch: int, order: MachineOrder, clock: Clock) -> None:
+        self.sandbox_id = sandbox_id
+        self.epoch = epoch
+        self.order = order
+        self.state = VmState.STARTING
+        self.reason: str | None = None
+        self.in_flight = 0
+        self.memory_used_mib = 0
+        self.is_identity_certain = False
+        """Whether this process saw the guest take its identity (see `operations.start`)."""
+        self.starting: OwnedTask[Any] | None = None
+        self.stopping: OwnedTask[Any] | None = None
+        self.executions = Executions()
+        self._machine: Machine | None = None
+        self._clock = clock
+        self._idle_since = clock.monotonic()
+        self._scopes: set[asyncio.Timeout] = set()
+
+    @property
+    def machine(self) -> Machine | None:
+        """The machine, once there is one."""
+        return self._machine
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last activity ended; 0 while one is in flight."""
+        return 0.0 if self.in_flight else max(0.0, self._clock.monotonic() - self._idle_since)
+
+    def open(self, machine: Machine) -> None:
+        """Begin to serve, unless the gate was closed meanwhile: then the stop finds the machine here."""
+        self._machine = machine
+        if self.state is VmState.STARTING:
+            self.state = VmState.RUNNING
+        self._idle_since = self._clock.monotonic()
+
+    def keep_dead(self, machine: Machine, reason: str) -> None:
+        """Hold what is left of a dead VM until the control plane has it removed."""
+        self._machine = machine
+        self.die(reason)
+
+    def die(self, reason: str) -> None:
+        """Note that the VM ended by itself, and end all work on it."""
+        if self.state is VmState.STOPPING:
+            return
+        self.state = VmState.DEAD
+        self.reason = reason
+        self._end_work()
+
+    def close(self) -> None:
+        """Close the gate for good and end all work, in one step."""
+        self.state = VmState.STOPPING
+        self._end_work()
+
+    def close_if_idle(self, idle_s_min: float) -> None:
+        """Close the gate, or raise `busy` if anything is in flight or was, more recently than that."""
+        if self.state is VmState.STARTING or (self.state is VmState.RUNNING and self.idle_s < idle_s_min):
+            raise Conflict(f"sandbox {self.sandbox_id} is in use", code="busy")
+        if self.in_flight and self.state is VmState.RUNNING:
+            raise Conflict(f"sandbox {self.sandbox_id} is in use", code="busy")
+        self.close()
+
+    @asynccontextmanager
+    async def activity(self) -> AsyncIterator[Machine]:
+        """Hold the gate open for one piece of work; raises what `ended` says when the VM ends under it."""
+        machine = self._require_open()
+        scope = asyncio.timeout(None)
+        self.in_flight += 1
+        try:
+            async with scope:
+                self._scopes.add(scope)
+                yield machine
+        except TimeoutError:
+            if scope.expired():
+                raise self.ended() from None
+            raise
+        except GuestUnresponsive:
+            if self.state is not VmState.RUNNING:
+                raise self.ended() from None
+            if not await machine.is_alive():
+                raise Gone(f"sandbox {self.sandbox_id} is gone: its VM has died") from None
+            raise
+        finally:
+            self._scopes.discard(scope)
+            self.in_flight -= 1
+            self._idle_since = self._clock.monotonic()
+
+    def ended(self) -> SandfleetError:
+        """Return the error for work that met the end of the VM."""
+        if self.state is VmState.DEAD:
+            return Gone(f"sandbox {self.sandbox_id} is gone: {self.reason}")
+        return Gone(f"sandbox {self.sandbox_id} has been stopped")
+
+    def status(self) -> VmStatus:
+        """Return what the control plane is told."""
+        version = self._machine.facts.template_version if self._machine else ""
+        return VmStatus(
+            sandbox_id=self.sandbox_id,
+            epoch=self.epoch,
+            state=self.state.value,
+            memory_mib=self.order.memory_mib,
+            cpu_count=self.order.cpu_count,
+            disk_mib=self.order.disk_mib,
+            memory_used_mib=self.memory_used_mib,
+            in_flight=self.in_flight,
+            idle_s=self.idle_s,
+            template=self.order.template,
+            template_version=version,
+            reason=self.reason,
+        )
+
+    def _require_open(self) -> Machine:
+        if self.state is VmState.RUNNING and self._machine is not None:
+            return self._machine
+        if self.state is VmState.STARTING:
+            raise NotReady(f"sandbox {self.sandbox_id} is starting")
+        if self.state is VmState.DEAD:
+            raise self.ended()
+        raise StaleEpoch(f"sandbox {self.sandbox_id} is leaving this worker")
+
+    def _end_work(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for scope in self._scopes:
+            if not scope.expired():
+                scope.reschedule(now)
+
+
+class Residents:
+    """All residents of the host."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Resident] = {}
+        self._buried: OrderedDict[str, int] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Resident]:
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    @property
+    def committed_mib(self) -> int:
+        """Memory promised to all residents, those that start included."""
+        return sum(resident.order.memory_mib for resident in self._by_id.values())
+
+    @property
+    def starting(self) -> int:
+        """How many are being started."""
+        return sum(resident.state is VmState.STARTING for resident in self._by_id.values())
+
+    def find(self, sandbox_id: str) -> Resident | None:
+        """Return the resident, in whatever state."""
+        return self._by_id.get(sandbox_id)
+
+    def serving(self, sandbox_id: str, *, epoch: int) -> Resident:
+        """Return the resident that serves under exactly `epoch`, else raise StaleEpoch.
+
+        What is not here at all is `moved` too: on the data plane "not found" is what
+        a guest says of a file, and must not be taken for it.
+        """
+        resident = self._by_id.get(sandbox_id)
+        if resident is None:
+            raise StaleEpoch(f"sandbox {sandbox_id} is not on this worker")
+        if resident.epoch != epoch:
+            raise StaleEpoch(f"sandbox {sandbox_id} is here under epoch {resident.epoch}, not {epoch}")
+        return resident
+
+    def refuse_buried(self, sandbox_id: str, *, epoch: int) -> None:
+        """Raise StaleEpoch if this epoch, or a later one, has been stopped here."""
+        if epoch <= self._buried.get(sandbox_id, -1):
+            raise StaleEpoch(f"sandbox {sandbox_id} was stopped under epoch {self._buried[sandbox_id]}")
+
+    def bury(self, sandbox_id: str, *, epoch: int) -> None:
+        """Remember that `epoch` is over. Bounded: repair by quarantine covers what falls out."""
+        self._buried[sandbox_id] = max(epoch, self._buried.pop(sandbox_id, -1))
+        while len(self._buried) > _BURIED_MAX:
+            self._buried.popitem(last=False)
+
+    def add(self, resident: Resident) -> None:
+        """Take a resident in; its memory counts as committed from here on."""
+        if resident.sandbox_id in self._by_id:
+            raise ValueError(f"{resident.sandbox_id} is already here")
+        self._by_id[resident.sandbox_id] = resident
+
+    def remove(self, resident: Resident) -> None:
+        """Forget it, if it is still the one that is known."""
+        if self._by_id.get(resident.sandbox_id) is resident:
+            del self._by_id[resident.sandbox_id]

@@ -1,0 +1,111 @@
+"""Settings of a worker: one typed schema; an unknown or missing key refuses the start."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+_HOST_RESERVE_MIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HostLimits:
+    """The bounds that operations keep, taken out of the settings."""
+
+    memory_budget_mib: int
+    disk_default_mib: int = 20480
+    clone_concurrency: int = 4
+    pids_max: int = 1024
+    guest_reserve_mib: int = 96
+    """Memory of a guest that its kernel and agent keep from the user's processes."""
+    exec_timeout_default_s: int = 60
+    file_bytes_max: int = 2 * 1024**3
+    body_bytes_max: int = 64 * 1024**2
+
+
+def _memory_budget_default() -> int:
+    return max(512, int(psutil.virtual_memory().total // 2**20) - _HOST_RESERVE_MIB)
+
+
+class WorkerSettings(BaseSettings):
+    """What one worker process is told. Environment (prefix `SANDFLEET_`) overrides the file."""
+
+    model_config = SettingsConfigDict(env_prefix="SANDFLEET_", extra="forbid", frozen=True)
+
+    worker_id: str = Field(pattern=r"^wk-[a-z0-9-]{1,64}$")
+    machine_id: str
+    control_url: str
+    join_token: SecretStr
+    data_dir: Path
+    region: str = "local"
+    listen_host: str = "127.0.0.1"
+    listen_port: int = Field(default=7070, ge=0, le=65535)
+    advertise_url: str = ""
+    """Where the control plane reaches this worker; empty means the listening address."""
+    images_dir: Path = Path("/var/cache/sandfleet/images")
+    templates_dir: Path = Path("/var/cache/sandfleet/templates")
+    memory_budget_mib: int = Field(default_factory=_memory_budget_default, ge=512)
+    cpu_budget: int = Field(default_factory=lambda: (os.cpu_count() or 1) * 4, ge=1)
+    disk_budget_mib: int = Field(default=1024 * 1024, ge=20480)
+    network_range: str = "10.210.0.0/16"
+    warm_pool_size: int = Field(default=4, ge=0, le=256)
+    warm_pool_concurrency: int = Field(default=1, ge=1, le=8)
+    warm_pool_template: str = "base"
+    clone_concurrency: int = Field(default_factory=lambda: max(2, os.cpu_count() or 1), ge=1)
+    memory_default_mib: int = Field(default=1024, ge=128)
+    memory_base_mib: int = Field(default=512, ge=128)
+    memory_max_mib: int = Field(default=65536, ge=128)
+    disk_default_mib: int = Field(default=20480, ge=1024)
+    pids_max: int = Field(default=1024, ge=16)
+    exec_timeout_default_s: int = Field(default=60, ge=1, le=86400)
+    uid_first: int = Field(default=200_000, ge=1000)
+    heartbeat_interval_s: float = Field(default=2.0, gt=0, le=60)
+    stop_grace_s: float = Field(default=10.0, ge=0, le=300)
+    log_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_reachable(self) -> WorkerSettings:
+        if self.listen_host in ("0.0.0.0", "::") and not self.advertise_url:
+            raise ValueError("advertise_url is needed when listen_host is every address")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then what was passed in (the file's content), then defaults."""
+        return env_settings, init_settings
+
+    def limits(self) -> HostLimits:
+        """Return the bounds that operations keep."""
+        return HostLimits(
+            memory_budget_mib=self.memory_budget_mib,
+            disk_default_mib=self.disk_default_mib,
+            clone_concurrency=self.clone_concurrency,
+            pids_max=self.pids_max,
+            exec_timeout_default_s=self.exec_timeout_default_s,
+        )
+
+    def redacted(self) -> dict[str, Any]:
+        """Return the effective settings as they may be logged."""
+        return self.model_dump(mode="json")
+
+
+def load_settings(path: Path | None) -> WorkerSettings:
+    """Read the TOML file, if one is named, under the environment's overrides."""
+    given: dict[str, Any] = {}
+    if path is not None:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    return WorkerSettings(**given)
