@@ -1,0 +1,1 @@
+"""What runs inside the guest as its first process: standard library and `sandfleet.wire` only."""

@@ -1,0 +1,5 @@
+"""`python -m sandfleet.agent`."""
+
+from sandfleet.agent.main import main
+
+main()

@@ -1,0 +1,99 @@
+"""The cgroup that holds all user processes, and one in it per exec (cgroup v2).
+
+The agent stays outside, so neither a fork bomb nor exhausted memory silences it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+MIB = 1024 * 1024
+RESERVE_MIB = 96
+"""Memory that the agent and the kernel keep from user processes."""
+PIDS_MAX_DEFAULT = 1024
+
+
+class Cgroup:
+    """The cgroup of one exec."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def open_door(self) -> int:
+        """Return a descriptor; who writes "0" to it has joined."""
+        return os.open(self._path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+    def kill(self) -> None:
+        """Kill everything in it, at once and without a race against forks."""
+        with contextlib.suppress(FileNotFoundError):
+            (self._path / "cgroup.kill").write_text("1")
+
+    def remove(self) -> bool:
+        """Remove it if it is empty; return whether it is gone."""
+        try:
+            self._path.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
+class Cgroups:
+    """The tree below one directory of a mounted cgroup v2 hierarchy."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lingering: list[Cgroup] = []
+
+    def prepare(self) -> None:
+        """Make the tree, with what controllers there are."""
+        with contextlib.suppress(OSError):
+            (self.root.parent / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+        self.root.mkdir(exist_ok=True)
+        self._set("pids.max", str(PIDS_MAX_DEFAULT))
+
+    def create(self, exec_id: str) -> Cgroup:
+        """Make the cgroup of an exec."""
+        path = self.root / f"exec-{exec_id}"
+        path.mkdir(exist_ok=True)
+        return Cgroup(path)
+
+    def retire(self, cgroup: Cgroup) -> None:
+        """Remove the cgroup as soon as nothing lives in it."""
+        self._lingering.append(cgroup)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove retired cgroups that have become empty."""
+        self._lingering = [cgroup for cgroup in self._lingering if not cgroup.remove()]
+
+    @property
+    def has_lingering(self) -> bool:
+        """Whether retired cgroups still hold processes."""
+        return bool(self._lingering)
+
+    def kill_all(self) -> None:
+        """Kill all user processes."""
+        Cgroup(self.root).kill()
+
+    def set_limits(self, *, memory_mib: int, cpu_percent: int, pids_max: int) -> None:
+        """Bound what all user processes together may use of a guest of `memory_mib`."""
+        memory = max(64, memory_mib - RESERVE_MIB - memory_mib // 32)
+        self._set("memory.max", str(memory * MIB))
+        self._set("cpu.max", f"{cpu_percent * 1000} 100000")
+        self._set("pids.max", str(pids_max))
+
+    def read(self, name: str) -> str:
+        """Return the content of a control file, empty where the controller is missing."""
+        try:
+            return (self.root / name).read_text()
+        except OSError:
+            return ""
+
+    def _set(self, name: str, value: str) -> None:
+        path = self.root / name
+        if path.exists():  # a host without this controller is no reason to fail
+            path.write_text(value)

@@ -1,0 +1,122 @@
+"""Who reads the output of one exec, and how far each has come.
+
+What a reader may not have received yet must stay in the log: it is the last
+window of what was sent to him. When his session breaks, his place is held for
+`HOLD_S`, so that he finds everything when he comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sandfleet.agent.loop import EventLoop, Timer
+from sandfleet.agent.output_log import OutputLog
+from sandfleet.agent.streams import Stream
+from sandfleet.wire.agent_messages import OUTPUT_HEAD_BYTES, Code, OperationFailed, encode_output
+from sandfleet.wire.channel import WINDOW_BYTES
+
+HOLD_S = 15.0
+FIRST_HOLD_S = 2.0
+READERS_MAX = 64
+
+
+@dataclass(slots=True, eq=False)
+class _Reader:
+    stream: Stream
+    start: int
+    position: int
+
+    @property
+    def needed_from(self) -> int:
+        return max(self.start, self.position - WINDOW_BYTES)
+
+
+@dataclass(slots=True, eq=False)
+class _Hold:
+    offset: int
+    timer: Timer
+
+
+class Readers:
+    """The readers of one exec."""
+
+    def __init__(self, loop: EventLoop, *, on_progress: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_progress = on_progress
+        self._readers: list[_Reader] = []
+        self._holds: list[_Hold] = []
+
+    @property
+    def any(self) -> bool:
+        """Whether somebody reads or is expected back."""
+        return bool(self._readers or self._holds)
+
+    def needed_from(self) -> int | None:
+        """Return the first offset that somebody still needs."""
+        offsets = [reader.needed_from for reader in self._readers] + [hold.offset for hold in self._holds]
+        return min(offsets, default=None)
+
+    def wake_all(self) -> None:
+        """Tell readers that there is more, or that the end has come."""
+        for reader in list(self._readers):
+            reader.stream.wake()
+
+    def hold(self, offset: int, seconds: float) -> None:
+        """Keep everything from `offset` for a while."""
+        hold = _Hold(offset, self._loop.call_later(seconds, lambda: self._drop(hold)))
+        self._holds.append(hold)
+
+    def attach(
+        self, stream: Stream, log: OutputLog, *, offset: int, at_end: Callable[[], dict[str, object] | None]
+    ) -> None:
+        """Send the output from `offset` on; `at_end` returns the final status once there is one."""
+        if not log.oldest <= offset <= log.end:
+            details = {"oldest": log.oldest, "newest": log.end}
+            raise OperationFailed(Code.OFFSET_OUT_OF_RANGE, "that output is not kept", details=details)
+        if len(self._readers) >= READERS_MAX:
+            raise OperationFailed(Code.BUSY, "too many readers of one exec")
+        self._release_hold(offset)
+        reader = _Reader(stream, offset, offset)
+        self._readers.append(reader)
+
+        def produce(count: int) -> bytes | None:
+            room = count - OUTPUT_HEAD_BYTES
+            if room <= 0:
+                return None
+            piece = log.piece(reader.position, room)
+            if piece is None:
+                status = at_end()
+                if status is not None:
+                    self._detach(reader)
+                    stream.finish(status)
+                return None
+            payload = encode_output(piece[0], reader.position, piece[1])
+            reader.position += len(piece[1])
+            self._on_progress()
+            return payload
+
+        def on_abort() -> None:
+            self.hold(reader.needed_from, HOLD_S)
+            self._detach(reader)
+
+        stream.produce = produce
+        stream.on_abort = on_abort
+        stream.wake()
+
+    def _detach(self, reader: _Reader) -> None:
+        if reader in self._readers:
+            self._readers.remove(reader)
+        self._on_progress()
+
+    def _release_hold(self, offset: int) -> None:
+        """Take away the nearest hold that this reader may have left behind."""
+        held = [hold for hold in self._holds if hold.offset <= offset]
+        if held:
+            hold = max(held, key=lambda hold: hold.offset)
+            hold.timer.cancel()
+            self._holds.remove(hold)
+
+    def _drop(self, hold: _Hold) -> None:
+        self._holds.remove(hold)
+        self._on_progress()

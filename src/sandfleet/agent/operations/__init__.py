@@ -1,0 +1,1 @@
+"""One file per operation; `table` knows them by name."""

@@ -1,0 +1,39 @@
+"""Which operation answers to which name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from sandfleet.agent.context import Agent
+from sandfleet.agent.operations import (
+    exec_kill,
+    exec_list,
+    exec_read,
+    exec_start,
+    exec_status,
+    exec_stdin,
+    exec_wait,
+)
+from sandfleet.agent.streams import Stream
+from sandfleet.wire.agent_messages import Code, Fields, Op, OperationFailed
+
+OPERATIONS: Mapping[str, Callable[[Agent, Stream, Fields], None]] = MappingProxyType(
+    {
+        Op.EXEC_START: exec_start.start,
+        Op.EXEC_READ: exec_read.start,
+        Op.EXEC_WAIT: exec_wait.start,
+        Op.EXEC_STATUS: exec_status.start,
+        Op.EXEC_LIST: exec_list.start,
+        Op.EXEC_STDIN: exec_stdin.start,
+        Op.EXEC_KILL: exec_kill.start,
+    }
+)
+
+
+def start(agent: Agent, stream: Stream, fields: Fields) -> None:
+    """Begin the operation that the request names."""
+    operation = OPERATIONS.get(fields.text("op"))
+    if operation is None:
+        raise OperationFailed(Code.BAD_REQUEST, f"no operation {fields.text('op')[:40]}")
+    operation(agent, stream, fields)

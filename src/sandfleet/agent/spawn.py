@@ -1,0 +1,164 @@
+"""Start one process: own session and cgroup, user, directory, pipes.
+
+`fork_exec` is what the standard library's subprocess module uses. That module
+itself would wait for children and block until the program has been executed;
+here the reaper waits, and a descriptor tells asynchronously what went wrong.
+"""
+
+from __future__ import annotations
+
+import _posixsubprocess
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sandfleet.agent.users import User
+
+PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OOM_SCORE_AGENT = b"-1000"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to start. `user` None keeps the agent's own; `cgroup_door` None joins none."""
+
+    argv: Sequence[str]
+    envs: Mapping[str, str]
+    cwd: str
+    user: User | None
+    cgroup_door: int | None
+    stdin: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A child on its way: our ends of its pipes, nonblocking, and the pipe that tells of failure."""
+
+    pid: int
+    stdin: int | None
+    stdout: int
+    stderr: int
+    failure: int
+
+
+class Pipes:
+    """The descriptors of one start; closes all that were not handed on."""
+
+    def __init__(self) -> None:
+        self._fds: set[int] = set()
+
+    def __enter__(self) -> Pipes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+    def pipe(self) -> tuple[int, int]:
+        """Return the reading and the writing end of a new pipe."""
+        ends = os.pipe()
+        self._fds.update(ends)
+        return ends
+
+    def null(self) -> int:
+        """Return /dev/null for reading."""
+        fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._fds.add(fd)
+        return fd
+
+    def keep(self, fd: int) -> int:
+        """Hand a descriptor on, made nonblocking."""
+        os.set_blocking(fd, False)
+        self._fds.discard(fd)
+        return fd
+
+
+def spawn(command: Command) -> Spawned:
+    """Start `command`; whether its program could be executed comes through `failure` (`explain`)."""
+    with Pipes() as pipes:
+        stdin_end, stdin = pipes.pipe() if command.stdin else (pipes.null(), None)
+        stdout, stdout_end = pipes.pipe()
+        stderr, stderr_end = pipes.pipe()
+        failure, failure_end = pipes.pipe()
+        pid = _fork(command, [stdin_end, stdout_end, stderr_end], failure=(failure, failure_end))
+        return Spawned(
+            pid,
+            stdin=None if stdin is None else pipes.keep(stdin),
+            stdout=pipes.keep(stdout),
+            stderr=pipes.keep(stderr),
+            failure=pipes.keep(failure),
+        )
+
+
+def _fork(command: Command, ends: Sequence[int], *, failure: tuple[int, int]) -> int:
+    user = command.user
+    door = command.cgroup_door
+
+    def join() -> None:
+        os.write(door, b"0")  # type: ignore[arg-type]  # only called with a door
+
+    arguments: tuple[Any, ...] = (
+        [os.fsencode(part) for part in command.argv],
+        tuple(os.fsencode(path) for path in _candidates(command)),
+        True,  # close descriptors
+        (failure[1],),
+        os.fsencode(command.cwd),
+        [os.fsencode(f"{name}={value}") for name, value in command.envs.items()],
+        *(ends[0], -1, -1, ends[1], -1, ends[2]),
+        *failure,
+        True,  # restore signals
+        True,  # new session
+        -1,  # the session's own process group
+        None if user is None else user.gid,
+        None if user is None else list(user.groups),
+        None if user is None else user.uid,
+        0o022,
+        None if door is None else join,
+        True,  # vfork where it is safe
+    )
+    with _ordinary_victim():
+        return _posixsubprocess.fork_exec(*arguments)
+
+
+class _ordinary_victim:
+    """Children are born with the agent's protection from the out-of-memory killer: lift it meanwhile."""
+
+    fd: int | None = None
+
+    def __enter__(self) -> None:
+        if self.fd is not None:
+            os.pwrite(self.fd, b"0", 0)
+
+    def __exit__(self, *_: object) -> None:
+        if self.fd is not None:
+            os.pwrite(self.fd, OOM_SCORE_AGENT, 0)
+
+
+def protect_agent() -> None:
+    """Exempt this process from the out-of-memory killer."""
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    os.pwrite(fd, OOM_SCORE_AGENT, 0)
+    _ordinary_victim.fd = fd
+
+
+def _candidates(command: Command) -> Sequence[str]:
+    program = command.argv[0]
+    if "/" in program:
+        return (program,)
+    path = command.envs.get("PATH", PATH_DEFAULT)
+    return tuple(os.path.join(directory or ".", program) for directory in path.split(":"))
+
+
+def explain(report: bytes, command: Command) -> str:
+    """Return in words what the failure pipe said."""
+    kind, _, rest = report.partition(b":")
+    digits, _, detail = rest.partition(b":")
+    if kind != b"OSError" or not digits:
+        return f"cannot start: {report.decode(errors='replace')}"
+    number = int(digits, 16)
+    reason = os.strerror(number)
+    if detail.startswith(b"noexec") and number in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+        return f"cannot enter the directory {command.cwd}: {reason}"
+    return f"cannot run {command.argv[0]}: {reason}"
