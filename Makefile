@@ -43,6 +43,16 @@ check: ## Check format, style, types, imports and shape of the code
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tools.check_shape
 
+.PHONY: docs
+docs: ## Write the pages that are made from the code (states, settings, commands, errors)
+	@$(BIN)/python -m tools.draw_states
+	@$(BIN)/python -m tools.write_reference
+
+.PHONY: chaos
+chaos: ## Run the long fault tests: kill -9 at random moments, files of 2 GiB
+	@tools/setup.sh --with-node
+	@$(BIN)/python -m pytest -q -m chaos tests/acceptance
+
 .PHONY: bench
 bench: ## Measure against each figure's floor and write bench/RESULTS.md
 	@tools/setup.sh
