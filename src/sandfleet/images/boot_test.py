@@ -12,7 +12,7 @@ from sandfleet.images.commands import run
 from sandfleet.images.errors import ImageBuildFailed
 from sandfleet.images.installed import InstalledImage
 
-READY_LINE = "osb-agent: ready"
+READY_LINE = "osb-agent: serving"
 DEADLINE_S = 120.0
 POLL_S = 0.05
 MEMORY_MIB = 512

@@ -16,7 +16,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +30,21 @@ from sandfleet.images.initrd import build_initrd
 from sandfleet.images.installed import InstalledImage, file_digest, find_image, load_image, verify_image
 from sandfleet.images.machine_mirrors import machine_mirrors
 from sandfleet.images.manifest import FILE_NAMES, FORMAT, Manifest, digest_of, encode
-from sandfleet.images.npm import VERSION as NPM_VERSION
-from sandfleet.images.root import ARCHITECTURE, SUITE, build_root
+from sandfleet.images.root import SUITE, build_root
 
-GUEST_DIR = Path(__file__).parent / "guest"
-SOURCE_DIR = Path(__file__).parents[2]
-# What the root file system is made from; the other files in `guest/` belong to the initrd.
-ROOT_INPUTS = ("packages.txt", "customise.sh", "mke2fs.conf")
-ROOT_VERSION = 1
+PACKAGE_DIR = Path(__file__).parent
+GUEST_DIR = PACKAGE_DIR / "guest"
+SOURCE_DIR = PACKAGE_DIR.parents[1]
+# What each part is made from, ourselves included: the files whose change makes it anew.
+ROOT_INPUTS = (
+    "root.py",
+    "disks.py",
+    "npm.py",
+    "guest/packages.txt",
+    "guest/customise.sh",
+    "guest/mke2fs.conf",
+)
+INITRD_INPUTS = ("initrd.py", "cpio.py", "agent_archive.py", "guest/init", "guest/modules.txt")
 FREE_MIB_NEEDED = 4096
 
 
@@ -81,16 +88,18 @@ def build_image(name: str, *, images_dir: Path, progress: Progress, refresh: boo
 
 def root_inputs_digest(mirrors: Mirrors) -> str:
     """Return the digest of all that decides what the root file system becomes."""
-    facts = [str(ROOT_VERSION), SUITE, ARCHITECTURE, NPM_VERSION, mirrors.main, mirrors.security]
-    facts += [(GUEST_DIR / name).read_text() for name in ROOT_INPUTS]
-    return hashlib.sha256("\0".join(facts).encode()).hexdigest()
+    return _inputs_digest(ROOT_INPUTS, f"{mirrors.main} {mirrors.security}".encode())
 
 
 def initrd_inputs_digest(agent: bytes) -> str:
     """Return the digest of all that decides what the initrd becomes, given a root file system."""
-    digest = hashlib.sha256(agent)
-    for name in ("init", "modules.txt"):
-        digest.update((GUEST_DIR / name).read_bytes())
+    return _inputs_digest(INITRD_INPUTS, agent)
+
+
+def _inputs_digest(names: Sequence[str], other: bytes) -> str:
+    digest = hashlib.sha256()
+    for content in (*((PACKAGE_DIR / name).read_bytes() for name in names), other):
+        digest.update(len(content).to_bytes(8, "big") + content)
     return digest.hexdigest()
 
 

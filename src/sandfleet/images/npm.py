@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import os
-import tarfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from sandfleet.images.commands import run
 from sandfleet.images.errors import ImageBuildFailed
 
 VERSION = "10.9.8"
@@ -43,8 +42,7 @@ def install_npm(archive: bytes, *, root: Path) -> None:
     """Unpack npm into a guest's root tree and link its commands."""
     modules = root / "usr/lib/node_modules"
     modules.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as package:
-        package.extractall(modules, filter="data")
+    run(["tar", "--no-same-owner", "-xz", "-C", modules], timeout_s=TIMEOUT_S, stdin=archive)
     (modules / "package").rename(modules / "npm")
     for name in ("npm", "npx"):
         script = modules / "npm/bin" / f"{name}-cli.js"
