@@ -1,0 +1,138 @@
+"""What all rows share: a fleet started for the benchmark, and bare clones beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.bare_clones import BareClones
+
+COMMAND = str(Path(sys.executable).parent / "sandfleet")
+MEMORY_BUDGET_MIB = 160 * 1024
+"""More than the machine has: idle sandboxes share the template's pages, and a burst needs room for 100."""
+COLD_MEMORY_MB = 1152
+"""One block more than the default: no machine of the warm pool fits, so each create makes its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """The product's side (`http`) and the floor's (`bare`)."""
+
+    data_dir: Path
+    url: str
+    api_key: str
+    http: httpx.AsyncClient
+    bare: BareClones
+
+    async def create(self, **body: Any) -> str:
+        """Create a sandbox and return its id when it runs."""
+        answer = await self.http.post("/api/sandboxes", json=body)
+        if answer.status_code != 201:
+            raise RuntimeError(f"create: {answer.status_code} {answer.text}")
+        record = answer.json()
+        while record["status"] == "creating":
+            await asyncio.sleep(0.05)
+            record = (await self.http.get(f"/api/sandboxes/{record['sandboxID']}")).json()
+        if record["status"] != "running":
+            raise RuntimeError(f"create: {record['status']} {record['errorMsg']}")
+        return str(record["sandboxID"])
+
+    async def execute(self, sandbox_id: str, command: str, *args: str) -> None:
+        """Run a command to its end and insist that it succeeds."""
+        path = f"/api/sandboxes/{sandbox_id}/exec/run"
+        answer = await self.http.post(path, json={"cmd": command, "args": list(args)})
+        if answer.status_code != 200 or answer.json()["exitCode"] != 0:
+            raise RuntimeError(f"exec: {answer.status_code} {answer.text}")
+
+    async def delete(self, sandbox_id: str) -> None:
+        """End a sandbox."""
+        (await self.http.delete(f"/api/sandboxes/{sandbox_id}")).raise_for_status()
+
+    async def wait_pool_filled(self, *, timeout_s: float = 60.0) -> None:
+        """Return when the warm pool is complete and nobody's machine is being removed."""
+        size = int(self.setting("warm_pool_size"))
+        deadline = time.monotonic() + timeout_s
+        while self._ready_machines() < size:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the warm pool did not fill")
+            await asyncio.sleep(0.05)
+
+    async def wait_machines(self, count: int, *, timeout_s: float = 120.0) -> None:
+        """Return when the worker has at most that many machines."""
+        deadline = time.monotonic() + timeout_s
+        while len(self._manifests()) > count:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the machines were not removed")
+            await asyncio.sleep(0.2)
+
+    def pid_of(self, sandbox_id: str) -> int:
+        """Return the process id of a sandbox's QEMU."""
+        (pid,) = [m["process"]["pid"] for m in self._manifests() if m["owner"] == sandbox_id]
+        return int(pid)
+
+    def setting(self, name: str) -> str:
+        """Return a setting from the files that `up` wrote."""
+        for path in sorted(self.data_dir.glob("settings/*.toml")):
+            found = re.search(rf'^{name}\s*=\s*"?([^"\n]*)"?$', path.read_text(), re.MULTILINE)
+            if found:
+                return found.group(1)
+        raise LookupError(name)
+
+    def _ready_machines(self) -> int:
+        return sum(m["owner"] is None and m["state"] == "ready" for m in self._manifests())
+
+    def _manifests(self) -> list[dict[str, Any]]:
+        found = []
+        for path in self.data_dir.glob("workers/*/machines/*/manifest.json"):
+            try:
+                found.append(json.loads(path.read_text()))
+            except (FileNotFoundError, json.JSONDecodeError):
+                continue
+        return found
+
+
+@asynccontextmanager
+async def bed() -> AsyncIterator[Bed]:
+    """Start everything and take it down again."""
+    with _fleet() as (data_dir, status), tempfile.TemporaryDirectory(dir="/var/tmp") as floor_dir:
+        headers = {"X-API-Key": status["apiKey"]}
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=120)
+        async with (
+            httpx.AsyncClient(base_url=status["url"], headers=headers, timeout=120, limits=limits) as http,
+            BareClones.opened(Path(floor_dir)) as bare,
+        ):
+            yield Bed(data_dir, status["url"], status["apiKey"], http, bare)
+
+
+@contextmanager
+def _fleet() -> Iterator[tuple[Path, dict[str, Any]]]:
+    data_dir = Path(tempfile.mkdtemp(prefix="sandfleet-bench-", dir="/var/tmp"))
+    try:
+        _run("up", "--data-dir", str(data_dir), "--memory", str(MEMORY_BUDGET_MIB))
+        yield data_dir, json.loads(_run("status", "--json", "--data-dir", str(data_dir)))
+    finally:
+        _run("down", "--data-dir", str(data_dir))
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _run(*arguments: str) -> str:
+    done = subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, timeout=300, env=os.environ, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"sandfleet {' '.join(arguments)}: {done.stdout}{done.stderr}")
+    return done.stdout
