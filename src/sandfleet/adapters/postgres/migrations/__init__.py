@@ -1,0 +1,1 @@
+"""Schema migrations. One that has landed is never edited."""

@@ -1,0 +1,217 @@
+"""The tables, as the queries see them. `migrations/` is what creates them.
+
+Rule 1: every row that a tenant can own names its organisation.
+Rule 2: times are written by whoever decides, deadlines by the database's clock.
+Rule 3: what people must not read at rest (`envs`, stored answers, key material) is `sealed` bytes.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+_TIME = DateTime(timezone=True)
+
+organisations = Table(
+    "organisations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("quota_sandboxes", BigInteger),
+    Column("quota_vcpu", BigInteger),
+    Column("quota_memory_mib", BigInteger),
+    Column("quota_disk_mib", BigInteger),
+    Column("cap_memory_mib", BigInteger),
+    Column("cap_disk_mib", BigInteger),
+    Column("created_at", _TIME, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("organisation_id", Text, ForeignKey("organisations.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("scopes", JSONB, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("revoked_at", _TIME),
+    Index("api_keys_prefix", "prefix", postgresql_where=text("revoked_at IS NULL")),
+    Index("api_keys_organisation", "organisation_id", "created_at"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("machine_id", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("http_url", Text, nullable=False),
+    Column("total_memory_mib", BigInteger, nullable=False),
+    Column("total_cpu", Integer, nullable=False),
+    Column("total_disk_mib", BigInteger, nullable=False),
+    Column("cordoned", Boolean, nullable=False, server_default=text("false")),
+    Column("draining", Boolean, nullable=False, server_default=text("false")),
+    Column("drain_reason", Text),
+    Column("templates", JSONB, nullable=False),
+    Column("worker_version", Text, nullable=False),
+    Column("accelerator", Text, nullable=False),
+    Column("cpu_model", Text, nullable=False),
+    Column("memory_used_mib", BigInteger, nullable=False),
+    Column("cpu_percent", Double, nullable=False),
+    Column("disk_used_mib", BigInteger, nullable=False),
+    Column("last_seen_at", _TIME),
+    Column("instance_id", Text, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("quarantined", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+)
+
+sandboxes = Table(
+    "sandboxes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("organisation_id", Text, ForeignKey("organisations.id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("worker_id", Text, ForeignKey("workers.id")),
+    Column("template", Text, nullable=False),
+    Column("memory_mib", BigInteger, nullable=False),
+    Column("cpu_count", Integer, nullable=False),
+    Column("disk_mib", BigInteger, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("changed_at", _TIME, nullable=False),
+    Column("timeout_s", BigInteger, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("network_enabled", Boolean, nullable=False),
+    Column("envs_sealed", LargeBinary),
+    Column("metadata", JSONB, nullable=False),
+    Column("alias", Text),
+    Column("template_version", Text),
+    Column("active_at", _TIME),
+    Column("started_at", _TIME),
+    Column("stopped_at", _TIME),
+    Column("deadline_at", _TIME),
+    Column("stop_reason", Text),
+    Column("error_message", Text),
+    Index("sandboxes_list", "organisation_id", "created_at", "id"),
+    Index("sandboxes_worker", "worker_id", postgresql_where=text("worker_id IS NOT NULL")),
+    Index("sandboxes_state", "state"),
+    Index(
+        "sandboxes_idle",
+        "active_at",
+        postgresql_where=text("state = 'running' AND timeout_s > 0"),
+    ),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("sandbox_id", Text, ForeignKey("sandboxes.id"), primary_key=True),
+    Column("organisation_id", Text, nullable=False),
+    Column("worker_id", Text, ForeignKey("workers.id"), nullable=False),
+    Column("memory_mib", BigInteger, nullable=False),
+    Column("cpu_count", Integer, nullable=False),
+    Column("disk_mib", BigInteger, nullable=False),
+    Index("reservations_worker", "worker_id"),
+    Index("reservations_organisation", "organisation_id"),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("organisation_id", Text, nullable=False),
+    Column("sandbox_id", Text, ForeignKey("sandboxes.id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("deadline_at", _TIME, nullable=False),
+    Column("lease_holder", Text),
+    Column("lease_token", BigInteger, nullable=False),
+    Column("lease_deadline_at", _TIME, nullable=False),
+    Column("lease_s", Double, nullable=False),
+    Column("arguments", JSONB, nullable=False),
+    Column("progress", JSONB, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("finished_at", _TIME),
+    Index("operations_sandbox", "sandbox_id"),
+    Index("operations_open", "lease_deadline_at", postgresql_where=text("state = 'running'")),
+    Index("operations_queue", "created_at", postgresql_where=text("state = 'running' AND step = 'queue'")),
+)
+
+transitions = Table(
+    "transitions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("event", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("from_state", Text),
+    Column("to_state", Text),
+    Column("organisation_id", Text),
+    Column("sandbox_id", Text),
+    Column("worker_id", Text),
+    Column("epoch", BigInteger, nullable=False),
+    Column("operation_id", Text),
+    Column("detail", JSONB, nullable=False),
+    Index("transitions_sandbox", "organisation_id", "sandbox_id", "id"),
+    Index("transitions_at", "at"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("organisation_id", Text, primary_key=True),
+    Column("method", Text, primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("body_digest", LargeBinary, nullable=False),
+    Column("resource", JSONB, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("lease_deadline_at", _TIME, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("answer_sealed", LargeBinary),
+    Index("idempotency_keys_created", "created_at"),
+)
+
+fleet_secrets = Table(
+    "fleet_secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+)
+
+terms = Table(
+    "terms",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("raised_at", _TIME, nullable=False),
+)

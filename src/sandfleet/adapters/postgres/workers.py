@@ -1,0 +1,212 @@
+"""Workers in PostgreSQL (port: `ports.stores.WorkerStore`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Interval, Text, bindparam, case, exists, func, literal, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from sandfleet.adapters.postgres import rows, statements
+from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.placement import WORKERS
+from sandfleet.adapters.postgres.tables import terms, transitions, workers
+from sandfleet.adapters.postgres.terms import require_term
+from sandfleet.model.errors import NotFound
+from sandfleet.model.ids import SandboxId, WorkerId
+from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.ports.stores import Registration
+
+_SAID = (
+    "machine_id",
+    "region",
+    "http_url",
+    "total_memory_mib",
+    "total_cpu",
+    "total_disk_mib",
+    "templates",
+    "worker_version",
+    "accelerator",
+    "cpu_model",
+    "memory_used_mib",
+    "cpu_percent",
+    "disk_used_mib",
+    "instance_id",
+    "sequence",
+)
+_READY, _UNREACHABLE, _GONE = (
+    WorkerState.READY.value,
+    WorkerState.UNREACHABLE.value,
+    WorkerState.GONE.value,
+)
+_TERM = select(terms.c.number).where(terms.c.name == statements.LEADER).scalar_subquery()
+_BEFORE = select(workers.c.id, workers.c.state).where(workers.c.id == bindparam("id")).cte("before")
+
+
+def _register_statement() -> Any:
+    new = insert(workers).values(
+        {name: bindparam(name, type_=workers.c[name].type) for name in ("id", "version", "state", *_SAID)}
+        | {"last_seen_at": func.now()}
+    )
+    state = case((workers.c.state == _GONE, _GONE), else_=new.excluded.state)
+    written = (
+        new.on_conflict_do_update(
+            index_elements=[workers.c.id],
+            set_={name: new.excluded[name] for name in _SAID}
+            | {
+                "state": state,
+                "version": workers.c.version + case((workers.c.state != state, 1), else_=0),
+                "last_seen_at": func.now(),
+            },
+            where=(workers.c.instance_id != new.excluded.instance_id)
+            | (workers.c.sequence < new.excluded.sequence),
+        )
+        .returning(workers.c.id, workers.c.state)
+        .cte("written")
+    )
+    return select(written.c.state, _BEFORE.c.state.label("state_before"), _TERM.label("term")).select_from(
+        written.outerjoin(_BEFORE, _BEFORE.c.id == written.c.id)
+    )
+
+
+def _log_change(changed: Any, *, event: str, actor: str, reason: Any) -> Any:
+    """Return the insert of one log row for each worker in `changed` (id, state_before, state)."""
+    columns = ["event", "actor", "reason", "at", "from_state", "to_state", "worker_id", "epoch", "detail"]
+    return transitions.insert().from_select(
+        columns,
+        select(
+            literal(event, Text()),
+            literal(actor, Text()),
+            reason,
+            func.now(),
+            changed.c.state_before,
+            changed.c.state,
+            changed.c.id,
+            literal_column("0"),
+            literal_column("'{}'::jsonb"),
+        ).select_from(changed),
+        include_defaults=False,
+    )
+
+
+def _unreachable_statement() -> Any:
+    held = statements.guard(term=True)
+    silent = (
+        select(workers.c.id, workers.c.state.label("state_before"))
+        .where(
+            workers.c.state == _READY,
+            workers.c.last_seen_at < func.now() - bindparam("silent", type_=Interval()),
+            exists(select(held)),
+        )
+        .with_for_update(key_share=True)
+        .cte("silent_workers")
+    )
+    changed = (
+        update(workers)
+        .where(workers.c.id == silent.c.id)
+        .values(state=_UNREACHABLE, version=workers.c.version + 1)
+        .returning(*workers.c, silent.c.state_before)
+        .cte("changed")
+    )
+    log = _log_change(
+        changed,
+        event="silent",
+        actor="liveness",
+        reason=literal("no heartbeat; nothing follows about its sandboxes", Text()),
+    )
+    return select(changed).add_cte(log.returning(transitions.c.id).cte("log"))
+
+
+_REGISTER = _register_statement()
+_MARK_UNREACHABLE = _unreachable_statement()
+_READ = select(workers, _TERM.label("term")).where(workers.c.id == bindparam("id"))
+_LOG = transitions.insert()
+_HELD_TERM = statements.guard(term=True)
+_QUARANTINE = (
+    update(workers)
+    .where(workers.c.id == bindparam("worker"), exists(select(_HELD_TERM)))
+    .values(quarantined=bindparam("ids", type_=workers.c.quarantined.type))
+    .returning(workers.c.id)
+)
+
+
+class PostgresWorkerStore:
+    """What is known of each host."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def register(self, worker: Worker) -> Registration:
+        """Write what the worker says; a late heartbeat changes nothing."""
+        parameters = rows.worker_values(worker)
+
+        async def work(connection: AsyncConnection) -> Registration:
+            written = (await connection.execute(_REGISTER, parameters)).first()
+            row = (await connection.execute(_READ, {"id": worker.id})).one()
+            if written is not None and written.state_before != written.state:
+                await connection.execute(_LOG, _seen_again(worker, written, row))
+            return Registration(
+                worker=rows.worker_from(row),
+                term=row.term,
+                quarantined=[SandboxId(sandbox) for sandbox in row.quarantined],
+            )
+
+        return await self._database.transact(work, repeatable=True)
+
+    async def get(self, worker_id: WorkerId) -> Worker:
+        """Return it."""
+        found = await self._database.statement(
+            lambda connection: connection.execute(WORKERS.where(workers.c.id == worker_id)), repeatable=True
+        )
+        row = found.first()
+        if row is None:
+            raise NotFound(f"worker {worker_id} not found")
+        return rows.worker_from(row)
+
+    async def list(self) -> Sequence[Worker]:
+        """Return all."""
+        found = await self._database.statement(
+            lambda connection: connection.execute(WORKERS.order_by(workers.c.id)), repeatable=True
+        )
+        return [rows.worker_from(row) for row in found]
+
+    async def mark_unreachable(self, *, silent_for: timedelta, term: int) -> Sequence[Worker]:
+        """Move the silent ones."""
+
+        async def work(connection: AsyncConnection) -> Sequence[Worker]:
+            parameters = {"silent": silent_for, "term": term}
+            found = (await connection.execute(_MARK_UNREACHABLE, parameters)).all()
+            if not found:
+                await require_term(connection, term)
+            return [rows.worker_from(row) for row in found]
+
+        return await self._database.statement(work, repeatable=True)
+
+    async def set_quarantined(
+        self, worker_id: WorkerId, sandbox_ids: Sequence[SandboxId], *, term: int
+    ) -> None:
+        """Replace the list."""
+
+        async def work(connection: AsyncConnection) -> None:
+            parameters = {"worker": worker_id, "ids": list(sandbox_ids), "term": term}
+            if (await connection.execute(_QUARANTINE, parameters)).first() is None:
+                await require_term(connection, term)
+
+        await self._database.statement(work, repeatable=True)
+
+
+def _seen_again(worker: Worker, written: Any, row: Any) -> dict[str, Any]:
+    return {
+        "event": "registered" if written.state_before is None else "seen",
+        "actor": worker.id,
+        "reason": "heartbeat",
+        "at": row.last_seen_at,
+        "from_state": written.state_before,
+        "to_state": written.state,
+        "worker_id": worker.id,
+        "epoch": 0,
+        "detail": {},
+    }
