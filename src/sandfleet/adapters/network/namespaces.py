@@ -1,0 +1,131 @@
+"""The `Network` port on Linux: one network namespace per machine, nftables on both sides."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from sandfleet.adapters.network import plan, rules
+from sandfleet.adapters.network.namespace_thread import (
+    NAMESPACE_DIRECTORY,
+    inside,
+    open_tap,
+    write_sysctls,
+)
+from sandfleet.adapters.network.resolvers import host_resolvers
+from sandfleet.adapters.processes import run_program
+from sandfleet.model.errors import HypervisorFailed
+from sandfleet.ports.network import NetworkSeat
+
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+LINKS_DIRECTORY = Path("/sys/class/net")
+
+
+class NamespaceNetwork:
+    """Namespaces of the machines whose id begins with `tag`, addressed out of `address_range`."""
+
+    def __init__(
+        self, *, tag: str, address_range: IPv4Network, resolvers: Sequence[str] | None = None
+    ) -> None:
+        self._tag = tag
+        self._range = address_range
+        self._resolvers = tuple(host_resolvers() if resolvers is None else resolvers)
+
+    @property
+    def resolvers(self) -> Sequence[str]:
+        """The name servers that guests are led to."""
+        return self._resolvers
+
+    async def prepare(self) -> None:
+        """Put the host's side in order: forwarding, masquerade, protection. Idempotent."""
+        if IP_FORWARD.read_text().strip() != "1":
+            IP_FORWARD.write_text("1")
+        local = await _local_addresses()
+        text = rules.host_rules(
+            table=self._host_table,
+            tag=self._tag,
+            address_range=self._range,
+            local_resolvers=[address for address in self._resolvers if address in local],
+        )
+        await run_program(["nft", "-f", "-"], given=text)
+
+    async def withdraw(self) -> None:
+        """Remove our table from the host. Forwarding stays on: others may use it by now."""
+        text = f"add table inet {self._host_table}\ndelete table inet {self._host_table}\n"
+        await run_program(["nft", "-f", "-"], given=text)
+
+    async def attach(self, seat: NetworkSeat, *, enabled: bool) -> None:
+        """Create the namespace with its links and rules; nothing is left behind when it fails."""
+        names = self._links(seat)
+        ruleset = rules.namespace_rules(resolvers=self._resolvers, address_range=self._range, enabled=enabled)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.detach, seat.machine_id)
+            await run_program(["ip", "-batch", "-"], given=plan.host_batch(names))
+            async with asyncio.TaskGroup() as together:
+                together.create_task(self._fill(names))
+                together.create_task(_in_namespace_nft(names.namespace, ruleset))
+            undo.pop_all()
+
+    async def open_tap(self, seat: NetworkSeat) -> int:
+        """Return an open descriptor of the machine's tap; the caller closes it."""
+        return await inside(self._links(seat).namespace, lambda: open_tap(plan.TAP))
+
+    async def set_egress(self, seat: NetworkSeat, *, enabled: bool) -> None:
+        """Open or close the way out."""
+        await _in_namespace_nft(self._links(seat).namespace, rules.egress_change(enabled=enabled))
+
+    async def detach(self, machine_id: str) -> None:
+        """Remove the namespace and its links. Idempotent."""
+        link = plan.LINK_PREFIX + machine_id
+        if (LINKS_DIRECTORY / link).exists():
+            await _tolerating_absence(["ip", "link", "delete", link], LINKS_DIRECTORY / link)
+        namespace = NAMESPACE_DIRECTORY / (plan.NAMESPACE_PREFIX + machine_id)
+        if namespace.exists():
+            await _tolerating_absence(["ip", "netns", "delete", namespace.name], namespace)
+
+    async def attached(self) -> Sequence[str]:
+        """Return the ids of the machines that have a namespace or a link here, ours only."""
+        found: set[str] = set()
+        places = ((NAMESPACE_DIRECTORY, plan.NAMESPACE_PREFIX), (LINKS_DIRECTORY, plan.LINK_PREFIX))
+        for directory, prefix in places:
+            names = os.listdir(directory) if directory.is_dir() else []
+            found.update(name.removeprefix(prefix) for name in names if name.startswith(prefix + self._tag))
+        return sorted(found)
+
+    def address_of(self, seat: NetworkSeat) -> str:
+        """Return the machine's own address towards the host."""
+        return self._links(seat).address
+
+    @property
+    def _host_table(self) -> str:
+        return f"sandfleet_{self._tag}"
+
+    def _links(self, seat: NetworkSeat) -> plan.Links:
+        return plan.links(seat.machine_id, seat.slot, self._range)
+
+    async def _fill(self, names: plan.Links) -> None:
+        await run_program(["ip", "-n", names.namespace, "-batch", "-"], given=plan.namespace_batch(names))
+        await inside(names.namespace, lambda: write_sysctls(plan.NAMESPACE_SYSCTLS))
+
+
+async def _in_namespace_nft(namespace: str, text: str) -> None:
+    entry = f"--net={NAMESPACE_DIRECTORY / namespace}"
+    await run_program(["nsenter", entry, "nft", "-f", "-"], given=text)
+
+
+async def _local_addresses() -> set[str]:
+    listed = await run_program(["ip", "-4", "-o", "addr", "show"])
+    return {line.split()[3].split("/")[0] for line in listed.splitlines() if len(line.split()) > 3}
+
+
+async def _tolerating_absence(argv: Sequence[str], thing: Path) -> None:
+    """Run a deletion; somebody else having done it first is no failure."""
+    try:
+        await run_program(argv)
+    except HypervisorFailed:
+        if thing.exists():
+            raise

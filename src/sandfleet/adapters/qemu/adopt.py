@@ -1,0 +1,50 @@
+"""Taking over the machines that an earlier worker process left running."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sandfleet.adapters.qemu import memory
+from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET
+from sandfleet.adapters.qemu.host import Host
+from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
+from sandfleet.adapters.qemu.manifest import Manifest
+from sandfleet.adapters.qemu.process import ProcessHandle, is_running
+from sandfleet.adapters.qemu.qmp import Qmp
+from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
+from sandfleet.ports.guest import Guest
+
+PAUSED_STATES = frozenset({"paused", "postmigrate"})
+
+
+async def adopt_machine(host: Host, manifest: Manifest) -> QemuMachine:
+    """Return the machine of `manifest`, with sessions if its QEMU runs.
+
+    Sizes are read back from QEMU. A guest whose agent does not answer is returned
+    as well: that it runs is one fact, that it answers is another.
+    """
+    if manifest.process is None or not is_running(manifest.process):
+        return QemuMachine(host, manifest, None)
+    directory = host.directory(manifest.machine_id)
+    try:
+        handle = ProcessHandle(manifest.process)
+    except HypervisorFailed:
+        return QemuMachine(host, manifest, None)
+    try:
+        qmp = await Qmp.connect(directory / QMP_SOCKET)
+    except HypervisorFailed:
+        handle.close()
+        raise
+    status = await qmp.execute("query-status")
+    if status["status"] in PAUSED_STATES:
+        await qmp.execute_when_ready("cont")
+    measured = msgspec.structs.replace(manifest, memory_mib=await memory.current(qmp, manifest.shape))
+    guest = await _session(host, manifest)
+    return QemuMachine(host, measured, Sessions(handle, qmp, guest))
+
+
+async def _session(host: Host, manifest: Manifest) -> Guest | None:
+    try:
+        return await host.guests(host.directory(manifest.machine_id) / AGENT_SOCKET)
+    except GuestUnresponsive:
+        return None

@@ -1,0 +1,140 @@
+"""Starting a copy-on-write clone of a template.
+
+Its memory is the template's file, mapped privately; its disks are empty overlays;
+its device state is loaded while QEMU waits. It gets a generation id of its own, by
+which the guest's kernel knows that its random generator must be seeded anew; the
+rest of its identity is given by the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import msgspec
+
+from sandfleet.adapters.qemu import disks, memory
+from sandfleet.adapters.qemu.config import AGENT_SOCKET, DATA_OVERLAY, QMP_SOCKET, ROOT_OVERLAY
+from sandfleet.adapters.qemu.erase import erase
+from sandfleet.adapters.qemu.host import Host, limits
+from sandfleet.adapters.qemu.launch import log_tail
+from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
+from sandfleet.adapters.qemu.manifest import READY, Manifest, write_manifest
+from sandfleet.adapters.qemu.process import ProcessHandle
+from sandfleet.adapters.qemu.qmp import Qmp, next_event, set_capabilities
+from sandfleet.adapters.qemu.slots import new_machine_id
+from sandfleet.adapters.qemu.spawn import Spawned, SpawnRecipe, spawn
+from sandfleet.adapters.qemu.template import (
+    DATA_EMPTY_FILE,
+    MEMORY_FILE,
+    ROOT_EMPTY_FILE,
+    ROOT_FILE,
+    STATE_FILE,
+    Template,
+)
+from sandfleet.model.errors import HypervisorFailed
+from sandfleet.ports.hypervisor import MachineOrder
+from sandfleet.ports.network import NetworkSeat
+from sandfleet.wire.qemu_command import MachineShape
+
+IGNORE_SHARED = "x-ignore-shared"
+RESUME_TIMEOUT_S = 20.0
+
+
+async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMachine:
+    """Return a running clone with its agent answering; a failure leaves nothing behind."""
+    async with AsyncExitStack() as undo, asyncio.timeout(host.config.clone_timeout_s):
+        manifest = await seat(host, undo, order, template_version=template.version, shape=template.shape)
+        machine_id = manifest.machine_id
+        directory = host.directory(machine_id)
+        overlays = (directory / ROOT_OVERLAY, directory / DATA_OVERLAY)
+        await asyncio.to_thread(disks.copy_overlay, template.file(ROOT_EMPTY_FILE), overlays[0])
+        await asyncio.to_thread(disks.copy_overlay, template.file(DATA_EMPTY_FILE), overlays[1])
+        recipe = SpawnRecipe(
+            shape=template.shape,
+            memory=template.file(MEMORY_FILE),
+            state=template.file(STATE_FILE),
+            root=[overlays[0], template.file(ROOT_FILE), template.backing("root")],
+            data=[overlays[1], template.backing("data")],
+            limits=limits(memory_mib=template.shape.memory_base_mib, cpu_count=order.cpu_count),
+        )
+        spawned = await spawn(host, manifest, recipe)
+        manifest = msgspec.structs.replace(
+            manifest,
+            process=spawned.process,
+            memory_mib=template.shape.memory_base_mib,
+            cpu_count=1,
+            disk_mib=template.data_disk_mib,
+        )
+        machine = await _open_sessions(host, undo, manifest, spawned)
+        await _fit(machine, order)
+        machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
+        write_manifest(directory, machine.manifest, durable=False)
+        undo.pop_all()
+        host.busy.discard(machine_id)
+        return machine
+
+
+async def seat(
+    host: Host, undo: AsyncExitStack, order: MachineOrder, *, template_version: str, shape: MachineShape
+) -> Manifest:
+    """Reserve slot, directory and namespace of a new machine; `undo` removes all of the machine."""
+    machine_id = new_machine_id(host.config.tag, existing=host.busy)
+    slot = host.slots.take()
+    host.busy.add(machine_id)
+    undo.callback(host.busy.discard, machine_id)
+    undo.push_async_callback(erase, host, machine_id, process=None, slot=slot)
+    manifest = Manifest(
+        machine_id=machine_id,
+        slot=slot,
+        uid=host.uid(slot),
+        template=order.template,
+        template_version=template_version,
+        memory_mib=order.memory_mib,
+        cpu_count=order.cpu_count,
+        disk_mib=order.disk_mib,
+        network_enabled=order.network_enabled,
+        shape=shape,
+    )
+    directory = host.directory(machine_id)
+    directory.mkdir(mode=0o700, parents=True)
+    write_manifest(directory, manifest, durable=False)
+    await host.network.attach(NetworkSeat(machine_id, slot), enabled=order.network_enabled)
+    return manifest
+
+
+async def _open_sessions(
+    host: Host, undo: AsyncExitStack, manifest: Manifest, spawned: Spawned
+) -> QemuMachine:
+    handle = ProcessHandle(spawned.process)
+    undo.callback(handle.close)
+    directory = host.directory(manifest.machine_id)
+    try:
+        qmp = await Qmp.connect(directory / QMP_SOCKET)
+        undo.push_async_callback(qmp.close)
+        await load(qmp, spawned.state_path)
+    except HypervisorFailed as error:
+        raise HypervisorFailed(f"{error.message} {log_tail(directory)}".strip()) from error
+    guest = await host.guests(directory / AGENT_SOCKET)
+    undo.push_async_callback(guest.close)
+    return QemuMachine(host, manifest, Sessions(handle, qmp, guest))
+
+
+async def load(qmp: Qmp, state_path: str) -> None:
+    """Load the device state and return when the guest runs."""
+    with qmp.listen("RESUME") as resumed:
+        await set_capabilities(qmp, [IGNORE_SHARED])
+        await qmp.execute("migrate-incoming", {"uri": f"file:{state_path}"})
+        await next_event(resumed, timeout_s=RESUME_TIMEOUT_S, awaited="that the guest runs")
+
+
+async def _fit(machine: QemuMachine, order: MachineOrder) -> None:
+    """Give the clone of a template the size that was ordered."""
+    if order.disk_mib > machine.manifest.disk_mib:
+        await machine.grow_disk(order.disk_mib)
+    if order.cpu_count > 1:
+        await machine.set_cpu_count(order.cpu_count)
+    wanted = memory.reachable(order.memory_mib, machine.manifest.shape)
+    reached = await machine.resize_memory(wanted)
+    if reached < wanted:
+        raise HypervisorFailed(f"the guest took {reached} of {wanted} MiB")

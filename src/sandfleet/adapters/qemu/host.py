@@ -1,0 +1,45 @@
+"""What all operations on one host's machines share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandfleet.adapters.qemu.cgroups import CgroupLimits, Cgroups
+from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig
+from sandfleet.adapters.qemu.slots import Slots
+from sandfleet.ports.network import Network
+
+OVERHEAD_MIB = 256
+"""What QEMU itself may need beside its guest: code, devices, translated code, page tables, page cache."""
+CPU_OVERHEAD_PERCENT = 25
+"""QEMU's main loop and disk threads work beside the vCPUs."""
+
+
+@dataclass(slots=True)
+class Host:
+    """Settings and the host's resources; `busy` are the machines that an operation of this process holds."""
+
+    config: HypervisorConfig
+    network: Network
+    guests: GuestFactory
+    cgroups: Cgroups
+    slots: Slots
+    busy: set[str] = field(default_factory=set)
+    spawning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
+
+    def directory(self, machine_id: str) -> Path:
+        """Return where the machine's files are."""
+        return self.config.machines_dir / machine_id
+
+    def uid(self, slot: int) -> int:
+        """Return the user that the QEMU in `slot` runs as."""
+        return self.config.uid_first + slot
+
+
+def limits(*, memory_mib: int, cpu_count: int) -> CgroupLimits:
+    """Return what a machine with this much guest memory and CPU may take."""
+    return CgroupLimits(
+        memory_mib=memory_mib + OVERHEAD_MIB, cpu_percent=100 * cpu_count + CPU_OVERHEAD_PERCENT
+    )

@@ -1,0 +1,154 @@
+"""The `Hypervisor` port on QEMU: what is installed, the templates made from it, the machines of this host."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from sandfleet.adapters.qemu import adopt as adopting
+from sandfleet.adapters.qemu import sweep as sweeping
+from sandfleet.adapters.qemu.cgroups import Cgroups
+from sandfleet.adapters.qemu.clone import clone
+from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig, ImageSource
+from sandfleet.adapters.qemu.host import Host
+from sandfleet.adapters.qemu.machine import QemuMachine
+from sandfleet.adapters.qemu.manifest import READY, Manifest, read_manifest
+from sandfleet.adapters.qemu.probe import host_cpu_model, probe
+from sandfleet.adapters.qemu.qemu_version import machine_type, qemu_version
+from sandfleet.adapters.qemu.slots import Slots
+from sandfleet.adapters.qemu.template import Template, inputs_of
+from sandfleet.adapters.qemu.template_store import find_or_build
+from sandfleet.model.errors import HypervisorFailed, NotFound
+from sandfleet.ports.hypervisor import Accelerator, Machine, MachineOrder, TemplateInfo
+from sandfleet.ports.network import Network
+from sandfleet.wire.qemu_command import MachineShape
+
+CPU_MODELS = {"kvm": "host", "tcg": "Nehalem"}
+"""Without acceleration every instruction is emulated: programs are offered the cheaper ones only."""
+
+
+class QemuHypervisor:
+    """The VMs of this host. `images` is asked at each `prepare`, so that a new image is noticed."""
+
+    def __init__(
+        self, config: HypervisorConfig, *, guests: GuestFactory, network: Network, images: ImageSource
+    ) -> None:
+        taken = [manifest.slot for manifest in _manifests(config)]
+        self._host = Host(
+            config=config,
+            network=network,
+            guests=guests,
+            cgroups=Cgroups.detect(),
+            slots=Slots(config.machines_max, taken=taken),
+        )
+        self._images = images
+        self._templates: dict[str, Template] = {}
+        self._accelerator: Accelerator | None = None
+        self._preparing = asyncio.Lock()
+
+    @property
+    def degraded(self) -> Sequence[str]:
+        """What this host cannot offer, as sentences for `doctor` and the log."""
+        return [
+            f"cgroup controller {name} is not available: machines have no limit on it from outside"
+            for name in self._host.cgroups.missing
+        ]
+
+    async def accelerator(self) -> Accelerator:
+        """Probe once by booting a guest; cached on disk by kernel, CPU and QEMU version."""
+        config = self._host.config
+        if self._accelerator is None:
+            if config.accelerator != "auto":
+                self._accelerator = Accelerator(config.accelerator, "set by the operator")
+            else:
+                self._accelerator = await self._probe()
+        return self._accelerator
+
+    async def prepare(self) -> Sequence[TemplateInfo]:
+        """Build (or find) the template of each installed image and return them."""
+        async with self._preparing:
+            await self._host.network.prepare()
+            version = await qemu_version(self._host.config.qemu_binary)
+            shape = self._shape(version, await self.accelerator())
+            templates: dict[str, Template] = {}
+            for image in self._images():
+                inputs = inputs_of(image, shape=shape, qemu_version=version, host_cpu=host_cpu_model())
+                templates[image.name] = await find_or_build(self._host, image, inputs)
+            self._templates = templates
+        return [_info(template) for template in templates.values()]
+
+    async def clone(self, order: MachineOrder) -> Machine:
+        """Start a copy-on-write clone of a template and return it with its agent answering."""
+        template = self._templates.get(order.template)
+        if template is None:
+            raise NotFound(f"this host has no template {order.template!r}", code="unknown_template")
+        async with self._host.spawning:
+            try:
+                return await clone(self._host, template, order)
+            except TimeoutError:
+                limit = self._host.config.clone_timeout_s
+                raise HypervisorFailed(f"a clone was not up within {limit:g} s") from None
+
+    async def adopt(self) -> Sequence[Machine]:
+        """Return the machines that run on this host from before, sessions re-established."""
+        ready = [manifest for manifest in _manifests(self._host.config) if manifest.state == READY]
+        machines: list[QemuMachine] = []
+        for manifest in ready:
+            self._host.busy.add(manifest.machine_id)
+            try:
+                machines.append(await adopting.adopt_machine(self._host, manifest))
+            finally:
+                self._host.busy.discard(manifest.machine_id)
+        return machines
+
+    async def sweep(self) -> Sequence[str]:
+        """Remove host resources (namespaces, cgroups, directories) that no manifest owns; name them."""
+        return await sweeping.sweep(self._host)
+
+    def _shape(self, version: str, accelerator: Accelerator) -> MachineShape:
+        config = self._host.config
+        return MachineShape(
+            machine_type=machine_type(version),
+            accelerator=accelerator.name,
+            cpu_model=config.cpu_model or CPU_MODELS[accelerator.name],
+            cpu_max=config.cpu_max,
+            memory_base_mib=config.memory_base_mib,
+            memory_max_mib=config.memory_max_mib,
+            memory_block_mib=config.memory_block_mib,
+        )
+
+    async def _probe(self) -> Accelerator:
+        config = self._host.config
+        images = self._images()
+        if not images:
+            return Accelerator("tcg", "no image is installed whose kernel could be tried")
+        version = await qemu_version(config.qemu_binary)
+        return await probe(
+            config.qemu_binary,
+            version,
+            kernel=images[0].kernel,
+            cache_dir=config.templates_dir,
+            uid=config.uid_first,
+        )
+
+
+def _info(template: Template) -> TemplateInfo:
+    return TemplateInfo(
+        name=template.name,
+        version=template.version,
+        memory_base_mib=template.shape.memory_base_mib,
+        memory_block_mib=template.shape.memory_block_mib,
+    )
+
+
+def _manifests(config: HypervisorConfig) -> list[Manifest]:
+    """Return the readable manifests of this host's machines, in a stable order."""
+    found: list[Manifest] = []
+    if not config.machines_dir.is_dir():
+        return found
+    for directory in sorted(config.machines_dir.iterdir()):
+        try:
+            found.append(read_manifest(directory))
+        except (OSError, HypervisorFailed):
+            continue
+    return found

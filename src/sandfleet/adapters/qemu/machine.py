@@ -1,0 +1,152 @@
+"""The `Machine` port: one QEMU of this host."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import msgspec
+
+from sandfleet.adapters.qemu import erase as erasing
+from sandfleet.adapters.qemu import memory, processors
+from sandfleet.adapters.qemu.host import Host, limits
+from sandfleet.adapters.qemu.launch import log_tail
+from sandfleet.adapters.qemu.manifest import Manifest, write_manifest
+from sandfleet.adapters.qemu.process import ProcessHandle, is_running, memory_used_mib
+from sandfleet.adapters.qemu.qmp import Qmp
+from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
+from sandfleet.ports.guest import Guest
+from sandfleet.ports.hypervisor import MachineFacts
+from sandfleet.ports.network import NetworkSeat
+from sandfleet.wire.qemu_command import DATA_DRIVE
+
+
+@dataclass(slots=True)
+class Sessions:
+    """The open ends towards a running machine."""
+
+    handle: ProcessHandle
+    qmp: Qmp
+    guest: Guest | None
+
+
+@dataclass(slots=True)
+class QemuMachine:
+    """One machine. `sessions` is None when its QEMU had ended before it was found."""
+
+    host: Host
+    manifest: Manifest
+    sessions: Sessions | None
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def facts(self) -> MachineFacts:
+        """What the manifest says."""
+        return self.manifest.facts()
+
+    @property
+    def guest(self) -> Guest:
+        """The session with the agent inside; `GuestUnresponsive` when there is none."""
+        if self.sessions is None or self.sessions.guest is None:
+            raise GuestUnresponsive(f"machine {self.manifest.machine_id} has no session with its agent")
+        return self.sessions.guest
+
+    async def assign(self, owner: str, *, epoch: int) -> None:
+        """Write durably to whom the machine belongs; from then on adoption reports it."""
+        fresh = msgspec.structs.replace(self.manifest, owner=owner, epoch=epoch)
+        directory = self.host.directory(self.manifest.machine_id)
+        await asyncio.to_thread(write_manifest, directory, fresh, durable=True)
+        self.manifest = fresh
+
+    async def is_alive(self) -> bool:
+        """Whether the QEMU process of the manifest still runs (pid and start time)."""
+        return self.manifest.process is not None and is_running(self.manifest.process)
+
+    async def wait_dead(self) -> str:
+        """Return the reason when QEMU has ended."""
+        if self.sessions is not None:
+            await self.sessions.handle.ended()
+            cause = self.sessions.qmp.shutdown_cause()
+            if cause is not None:
+                return f"the guest ended: {cause}"
+        said = log_tail(self.host.directory(self.manifest.machine_id))
+        return f"QEMU ended: {said.splitlines()[-1]}" if said else "QEMU ended without a word"
+
+    async def resize_memory(self, memory_mib: int) -> int:
+        """Ask for a size (base + plugged) and return what the guest reached."""
+        async with self._changing:
+            target = memory.reachable(memory_mib, self.manifest.shape)
+            before = await memory.current(self._qmp, self.manifest.shape)
+            if target > before:
+                self._limit(memory_mib=target)
+            reached = await memory.resize(self._qmp, self.manifest.shape, target)
+            if reached != target or target < before:
+                self._limit(memory_mib=reached)
+            self._record(msgspec.structs.replace(self.manifest, memory_mib=reached))
+            return reached
+
+    async def set_cpu_count(self, cpu_count: int) -> None:
+        """Give the guest more vCPUs, online when this returns; fewer is a matter of its limits."""
+        async with self._changing:
+            if cpu_count > self.manifest.cpu_count:
+                self._limit(cpu_count=cpu_count)
+                await processors.plug(self._qmp, self.guest, count=cpu_count)
+            self._record(msgspec.structs.replace(self.manifest, cpu_count=cpu_count))
+            self._limit()
+
+    async def memory_used_mib(self) -> int:
+        """Return what the host has lost to this machine (PSS)."""
+        process = self.manifest.process
+        if process is None:
+            return 0
+        return await asyncio.to_thread(memory_used_mib, process.pid)
+
+    async def set_network(self, *, enabled: bool) -> None:
+        """Open or close egress."""
+        seat = NetworkSeat(self.manifest.machine_id, self.manifest.slot)
+        await self.host.network.set_egress(seat, enabled=enabled)
+        self._record(msgspec.structs.replace(self.manifest, network_enabled=enabled))
+
+    async def grow_disk(self, disk_mib: int) -> None:
+        """Grow the data disk (host side); the guest grows the file system after it."""
+        if disk_mib < self.manifest.disk_mib:
+            raise HypervisorFailed(
+                f"a disk of {self.manifest.disk_mib} MiB does not shrink to {disk_mib} MiB"
+            )
+        if disk_mib == self.manifest.disk_mib:
+            return
+        await self._qmp.execute("block_resize", {"node-name": DATA_DRIVE, "size": disk_mib << 20})
+        self._record(msgspec.structs.replace(self.manifest, disk_mib=disk_mib))
+
+    async def destroy(self) -> None:
+        """End QEMU and remove everything of the machine from the host. Idempotent."""
+        await self.release()
+        manifest = self.manifest
+        await erasing.erase(self.host, manifest.machine_id, process=manifest.process, slot=manifest.slot)
+
+    async def release(self) -> None:
+        """Close our ends; the machine runs on. Idempotent."""
+        sessions, self.sessions = self.sessions, None
+        if sessions is None:
+            return
+        if sessions.guest is not None:
+            await sessions.guest.close()
+        await sessions.qmp.close()
+        sessions.handle.close()
+
+    @property
+    def _qmp(self) -> Qmp:
+        if self.sessions is None:
+            raise HypervisorFailed(f"machine {self.manifest.machine_id} does not run")
+        return self.sessions.qmp
+
+    def _limit(self, *, memory_mib: int | None = None, cpu_count: int | None = None) -> None:
+        allowed = limits(
+            memory_mib=memory_mib or self.manifest.memory_mib,
+            cpu_count=cpu_count or self.manifest.cpu_count,
+        )
+        self.host.cgroups.set_limits(self.manifest.machine_id, allowed)
+
+    def _record(self, manifest: Manifest) -> None:
+        write_manifest(self.host.directory(manifest.machine_id), manifest, durable=False)
+        self.manifest = manifest

@@ -1,0 +1,144 @@
+"""QEMU's machine protocol with a bound on every wait, and its errors as ours."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+
+from sandfleet.model.errors import HypervisorFailed
+
+COMMAND_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
+TRANSIENT = ("not finalized yet",)
+"""What QEMU says while the end of a migration is being put away: the same command works shortly after."""
+
+_RETRIES_MAX = 40
+_RETRY_PAUSE_S = 0.025
+
+# The library logs an error whenever QEMU ends before its monitor is closed; here that is how machines end.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+
+
+class Qmp:
+    """One session with one QEMU. QEMU serves one session at a time."""
+
+    def __init__(self, client: QMPClient) -> None:
+        self._client = client
+        self._shutdowns = EventListener(("SHUTDOWN",))
+        client.register_listener(self._shutdowns)
+
+    @classmethod
+    async def connect(cls, path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Qmp:
+        """Connect and negotiate."""
+        client = QMPClient(path.parent.name)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await client.connect(str(path))
+        except (QMPError, OSError, EOFError, TimeoutError) as error:
+            await _disconnect(client)
+            raise HypervisorFailed(f"QEMU's monitor {path} does not answer: {error!r}") from error
+        return cls(client)
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+    ) -> Any:
+        """Run one command and return its result. A late reply is dropped by its id."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._client.execute(command, dict(arguments) if arguments else None)
+        except ExecuteError as error:
+            raise QmpRefused(f"QEMU refused {command}: {error}") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise HypervisorFailed(f"QEMU ended during {command}: {error!r}") from error
+        except TimeoutError:
+            raise HypervisorFailed(f"QEMU did not answer {command} within {timeout_s:g} s") from None
+
+    async def execute_when_ready(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """Run one command, again and again while QEMU says that a migration is not put away yet."""
+        for _ in range(_RETRIES_MAX):
+            try:
+                return await self.execute(command, arguments)
+            except QmpRefused as error:
+                if not any(words in error.message for words in TRANSIENT):
+                    raise
+            await asyncio.sleep(_RETRY_PAUSE_S)
+        raise HypervisorFailed(f"QEMU is still not ready for {command}")
+
+    def listen(self, *names: str) -> AbstractContextManager[EventListener]:
+        """Return a scope in which the named events are collected; enter it before causing them."""
+        return self._client.listener(names)
+
+    def shutdown_cause(self) -> str | None:
+        """Return why QEMU ended its guest, when it has said so (`guest-reset`, `guest-shutdown`, …)."""
+        for event in self._shutdowns.history:
+            data = event.get("data")
+            if isinstance(data, dict):
+                return str(data.get("reason", "shutdown"))
+        return None
+
+    async def close(self) -> None:
+        """End the session; the machine runs on. Idempotent."""
+        await _disconnect(self._client)
+
+
+class QmpRefused(HypervisorFailed):
+    """QEMU answered a command with an error."""
+
+
+async def next_event(listener: EventListener, *, timeout_s: float, awaited: str) -> Message:
+    """Return the next event of `listener`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await listener.get()
+    except TimeoutError:
+        raise HypervisorFailed(f"QEMU did not report {awaited} within {timeout_s:g} s") from None
+    except QMPError as error:
+        raise HypervisorFailed(f"QEMU ended before it reported {awaited}") from error
+
+
+async def event_or_pause(listener: EventListener, pause_s: float) -> Message | None:
+    """Return the next event, or None when there was none within `pause_s`."""
+    try:
+        async with asyncio.timeout(pause_s):
+            return await listener.get()
+    except TimeoutError:
+        return None
+    except QMPError as error:
+        raise HypervisorFailed("QEMU ended while an event was awaited") from error
+
+
+async def set_capabilities(qmp: Qmp, enabled: Sequence[str]) -> None:
+    """Set every migration capability that we know of, so that nothing of an earlier migration is left."""
+    states = [{"capability": name, "state": name in enabled} for name in _CAPABILITIES]
+    await qmp.execute("migrate-set-capabilities", {"capabilities": states})
+
+
+_CAPABILITIES = (
+    "auto-converge",
+    "background-snapshot",
+    "events",
+    "mapped-ram",
+    "multifd",
+    "pause-before-switchover",
+    "postcopy-ram",
+    "return-path",
+    "x-ignore-shared",
+)
+
+
+async def _disconnect(client: QMPClient) -> None:
+    try:
+        async with asyncio.timeout(COMMAND_TIMEOUT_S):
+            await client.disconnect()
+    except (QMPError, OSError, EOFError, TimeoutError):
+        return  # QEMU had gone first: there is nothing left to end.

@@ -1,0 +1,239 @@
+"""Making a template: boot the image, warm it up, quiesce it, save it, prove it with one clone, publish it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+from collections.abc import Awaitable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from sandfleet.adapters.qemu import disks
+from sandfleet.adapters.qemu.clone import IGNORE_SHARED, clone, seat
+from sandfleet.adapters.qemu.config import AGENT_SOCKET, DATA_OVERLAY, QMP_SOCKET, ImageFiles
+from sandfleet.adapters.qemu.host import Host, limits
+from sandfleet.adapters.qemu.launch import log_tail
+from sandfleet.adapters.qemu.manifest import Manifest, sync_directory, write_atomically
+from sandfleet.adapters.qemu.process import ProcessHandle
+from sandfleet.adapters.qemu.qmp import Qmp, next_event, set_capabilities
+from sandfleet.adapters.qemu.spawn import KernelFiles, Spawned, SpawnRecipe, spawn
+from sandfleet.adapters.qemu.template import (
+    DATA_EMPTY_FILE,
+    DIGESTED_FILES,
+    MANIFEST_FILE,
+    MEMORY_FILE,
+    ROOT_EMPTY_FILE,
+    ROOT_FILE,
+    STATE_FILE,
+    Template,
+    TemplateInputs,
+    TemplateManifest,
+    file_digests,
+    load_template,
+    template_version,
+)
+from sandfleet.model.errors import ExecFailed, GuestUnresponsive, HypervisorFailed
+from sandfleet.ports.guest import ExecOrder, Guest
+from sandfleet.ports.hypervisor import MachineOrder
+from sandfleet.wire.qemu_command import CONSOLE_CHARDEV
+
+_T = TypeVar("_T")
+
+SAVE_TIMEOUT_S = 60.0
+WARM_UP_TIMEOUT_S = 30.0
+MEMORY_HEADROOM_MIB = 128
+BUILDING_PREFIX = ".building-"
+WARM_UPS: Sequence[Sequence[str]] = (
+    ("sh", "-c", "true"),
+    ("python3", "-c", "import json, subprocess, socket"),
+    ("node", "-e", "0"),
+    ("sh", "-c", "ls / >/dev/null; cat /etc/os-release >/dev/null"),
+)
+"""Run once before the save, so that their pages are in memory that all clones share."""
+
+
+async def build_template(host: Host, image: ImageFiles, inputs: TemplateInputs) -> Template:
+    """Return a new, proven and published template of `image`."""
+    staging = host.config.templates_dir / f"{BUILDING_PREFIX}{secrets.token_hex(6)}"
+    staging.mkdir(parents=True, mode=0o755)
+    try:
+        await _save_booted(host, image, inputs, staging)
+        template = await _describe(host, image, inputs, staging)
+        await _prove(host, template)
+        return await asyncio.to_thread(_publish, host.config.templates_dir, template)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+
+
+async def _save_booted(host: Host, image: ImageFiles, inputs: TemplateInputs, staging: Path) -> None:
+    order = MachineOrder(image.name, inputs.shape.memory_base_mib, 1, 0, network_enabled=False)
+    async with AsyncExitStack() as undo:
+        manifest = await seat(host, undo, order, template_version="", shape=inputs.shape)
+        overlay = host.directory(manifest.machine_id) / DATA_OVERLAY
+        tool = host.config.image_tool
+        await disks.create_overlay(tool, staging / ROOT_FILE, backing=image.root_disk)
+        await disks.create_overlay(tool, overlay, backing=image.data_disk)
+        _create_memory(staging / MEMORY_FILE, size=inputs.shape.memory_base_mib << 20, uid=manifest.uid)
+        recipe = SpawnRecipe(
+            shape=inputs.shape,
+            memory=staging / MEMORY_FILE,
+            state=staging / STATE_FILE,
+            root=[staging / ROOT_FILE, image.root_disk],
+            data=[overlay, image.data_disk],
+            limits=limits(memory_mib=inputs.shape.memory_base_mib + MEMORY_HEADROOM_MIB, cpu_count=2),
+            kernel=KernelFiles(image.kernel, image.initrd, inputs.kernel_arguments),
+        )
+        spawned = await spawn(host, manifest, recipe)
+        await _boot_and_save(host, undo, manifest, spawned)
+
+
+async def _boot_and_save(host: Host, undo: AsyncExitStack, manifest: Manifest, spawned: Spawned) -> None:
+    directory = host.directory(manifest.machine_id)
+    handle = ProcessHandle(spawned.process)
+    undo.callback(handle.close)
+    qmp = await _or_log(Qmp.connect(directory / QMP_SOCKET), directory)
+    undo.push_async_callback(qmp.close)
+    try:
+        async with asyncio.timeout(host.config.template_build_timeout_s):
+            guest = await _first_answer(host, directory / AGENT_SOCKET, handle)
+    except (TimeoutError, GuestUnresponsive) as error:
+        said = await _console(qmp)
+        raise HypervisorFailed(
+            f"the image {manifest.template} did not boot to an answering agent: {said} {log_tail(directory)}"
+        ) from error
+    try:
+        for argv in WARM_UPS:
+            await _run(guest, argv)
+        await guest.quiesce()
+    finally:
+        await guest.close()
+    await _or_log(save(qmp, spawned.state_path), directory)
+
+
+async def _first_answer(host: Host, socket: Path, handle: ProcessHandle) -> Guest:
+    """Return a session once the booting guest's agent answers; the caller bounds the wait."""
+    while True:
+        if handle.has_ended():
+            raise GuestUnresponsive("QEMU ended while its guest was booting")
+        try:
+            return await host.guests(socket)
+        except GuestUnresponsive:
+            await asyncio.sleep(0.1)
+
+
+async def save(qmp: Qmp, state_path: str) -> None:
+    """Save the device state of a running guest whose memory is a shared file, and leave it stopped."""
+    await set_capabilities(qmp, [IGNORE_SHARED, "events"])
+    with qmp.listen("MIGRATION") as moves:
+        await qmp.execute("migrate", {"uri": f"file:{state_path}"})
+        while True:
+            event = await next_event(moves, timeout_s=SAVE_TIMEOUT_S, awaited="that the state is saved")
+            status = str(dict(event["data"]).get("status"))  # type: ignore[call-overload]
+            if status == "completed":
+                return
+            if status in ("failed", "cancelled"):
+                described = await qmp.execute("query-migrate")
+                raise HypervisorFailed(
+                    f"QEMU could not save its guest: {described.get('error-desc', status)}"
+                )
+
+
+async def _describe(host: Host, image: ImageFiles, inputs: TemplateInputs, staging: Path) -> Template:
+    """Freeze the files in `staging` and write what they are."""
+    tool = host.config.image_tool
+    await asyncio.to_thread(_freeze, staging)
+    digests = await asyncio.to_thread(file_digests, staging)
+    version = template_version(inputs, digests)
+    final = host.config.templates_dir / version
+    root_size = await disks.virtual_size(tool, staging / ROOT_FILE)
+    data_size = await disks.virtual_size(tool, image.data_disk)
+    root_empty, data_empty = staging / ROOT_EMPTY_FILE, staging / DATA_EMPTY_FILE
+    await disks.create_overlay(tool, root_empty, backing=final / ROOT_FILE, size_bytes=root_size)
+    await disks.create_overlay(tool, data_empty, backing=image.data_disk, size_bytes=data_size)
+    manifest = TemplateManifest(
+        version=version,
+        inputs=inputs,
+        files=digests,
+        backing={"root": str(image.root_disk), "data": str(image.data_disk)},
+        data_disk_mib=data_size >> 20,
+    )
+    write_atomically(staging / MANIFEST_FILE, msgspec.json.encode(manifest), durable=True)
+    return Template(staging, manifest)
+
+
+async def _prove(host: Host, template: Template) -> None:
+    """Start one clone and run a command in it: what cannot do that is not published."""
+    shape = template.shape
+    order = MachineOrder(template.name, shape.memory_base_mib, 1, 0, network_enabled=False)
+    machine = await clone(host, template, order)
+    try:
+        status = await _run(machine.guest, ("sh", "-c", "exit 7"))
+        if status != 7:
+            raise HypervisorFailed(f"a clone of the new template answered {status} where 7 was right")
+    finally:
+        await machine.destroy()
+
+
+def _publish(templates_dir: Path, template: Template) -> Template:
+    final = templates_dir / template.version
+    if not final.exists():
+        sync_directory(template.directory)
+        template.directory.rename(final)
+    link = templates_dir / "by-inputs" / template.manifest.inputs.key()
+    link.parent.mkdir(exist_ok=True)
+    fresh = link.with_name(f".{link.name}-{secrets.token_hex(4)}")
+    fresh.symlink_to(Path("..") / template.version)
+    fresh.replace(link)
+    sync_directory(link.parent)
+    sync_directory(templates_dir)
+    return load_template(final)
+
+
+def _create_memory(path: Path, *, size: int, uid: int) -> None:
+    with open(path, "xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        os.fchown(file.fileno(), uid, uid)
+        os.ftruncate(file.fileno(), size)
+
+
+def _freeze(staging: Path) -> None:
+    for name in DIGESTED_FILES:
+        path = staging / name
+        os.chown(path, 0, 0)
+        path.chmod(0o444)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+async def _run(guest: Guest, argv: Sequence[str]) -> int | None:
+    """Run one command as root; a program that the image lacks is nobody's fault here."""
+    order = ExecOrder(
+        exec_id=f"tpl-{secrets.token_hex(8)}", argv=argv, user="root", timeout_s=WARM_UP_TIMEOUT_S
+    )
+    try:
+        await guest.start_exec(order)
+    except ExecFailed:
+        return None
+    status = await guest.wait_exec(order.exec_id, timeout_s=WARM_UP_TIMEOUT_S)
+    return status.exit_code
+
+
+async def _console(qmp: Qmp) -> str:
+    try:
+        text = await qmp.execute("ringbuf-read", {"device": CONSOLE_CHARDEV, "size": 2000})
+    except HypervisorFailed:
+        return ""
+    return str(text).strip()
+
+
+async def _or_log(step: Awaitable[_T], directory: Path) -> _T:
+    """Return what `step` does; when it fails, say what QEMU said as well."""
+    try:
+        return await step
+    except HypervisorFailed as error:
+        raise HypervisorFailed(f"{error.message} {log_tail(directory)}".strip()) from error

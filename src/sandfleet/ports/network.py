@@ -1,0 +1,47 @@
+"""The network of one machine, as the hypervisor uses it (adapter: `adapters/network`).
+
+Every machine has its own network namespace in which the guest has the same
+addresses as everywhere else; only the address towards the host differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSeat:
+    """Whose network it is: the machine's id, and its slot among the host's machines."""
+
+    machine_id: str
+    slot: int
+
+
+class Network(Protocol):
+    """Namespaces of one host. Every method raises `HypervisorFailed` within its own bound."""
+
+    async def prepare(self) -> None:
+        """Put the host's side in order: forwarding, masquerade, protection. Idempotent."""
+        ...
+
+    async def attach(self, seat: NetworkSeat, *, enabled: bool) -> None:
+        """Create the namespace with its links and rules; nothing is left behind when it fails."""
+        ...
+
+    async def open_tap(self, seat: NetworkSeat) -> int:
+        """Return an open descriptor of the machine's tap; the caller closes it."""
+        ...
+
+    async def set_egress(self, seat: NetworkSeat, *, enabled: bool) -> None:
+        """Open or close the way out."""
+        ...
+
+    async def detach(self, machine_id: str) -> None:
+        """Remove the namespace and its links. Idempotent."""
+        ...
+
+    async def attached(self) -> Sequence[str]:
+        """Return the ids of the machines that have a namespace here, ours only."""
+        ...
