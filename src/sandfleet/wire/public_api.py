@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -58,7 +58,7 @@ def _folded(data: Mapping[Any, Any], names: Mapping[str, str]) -> dict[str, Any]
 class AnswerBody(BaseModel):
     """Base of what clients get: every key is always present."""
 
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, alias_generator=AliasGenerator(serialization_alias=to_camel))
 
 
 class Empty(RequestBody):
@@ -165,20 +165,20 @@ class Problem(AnswerBody):
 class SandboxBody(AnswerBody):
     """The sandbox object; it never contains environment variables."""
 
-    sandbox_id: str = Field(alias="sandboxID")
+    sandbox_id: str = Field(serialization_alias="sandboxID")
     status: str
-    connect_url: str = Field(alias="connectURL")
+    connect_url: str = Field(serialization_alias="connectURL")
     token: str
     sandbox_domain: str
-    template_id: str = Field(alias="templateID")
+    template_id: str = Field(serialization_alias="templateID")
     template: str
     region: str | None
-    worker_id: str | None = Field(alias="workerID")
-    machine_id: str | None = Field(alias="machineID")
-    client_id: str = Field(alias="clientID")
+    worker_id: str | None = Field(serialization_alias="workerID")
+    machine_id: str | None = Field(serialization_alias="machineID")
+    client_id: str = Field(serialization_alias="clientID")
     cpu_count: int
-    memory_mb: int = Field(alias="memoryMB")
-    disk_mb: int = Field(alias="diskMB")
+    memory_mb: int = Field(serialization_alias="memoryMB")
+    disk_mb: int = Field(serialization_alias="diskMB")
     timeout: int
     idle_expires_at: Time | None
     started_at: Time
@@ -204,8 +204,8 @@ class TransitionBody(AnswerBody):
 
     id: int | None
     at: Time
-    from_state: str | None = Field(alias="from")
-    to_state: str | None = Field(alias="to")
+    from_state: str | None = Field(serialization_alias="from")
+    to_state: str | None = Field(serialization_alias="to")
     event: str
     actor: str
     reason: str
@@ -286,7 +286,7 @@ class WorkerBody(BaseModel):
     worker_version: str
     draining: bool
     last_seen_at: Time | None
-    sandboxes: dict[str, dict[str, float]]
+    sandboxes: dict[str, dict[str, float | None]]
 
 
 class QuotasAnswer(AnswerBody):
@@ -294,15 +294,15 @@ class QuotasAnswer(AnswerBody):
 
     sandboxes: int | None
     vcpu: int | None
-    memory_mb: int | None = Field(alias="memoryMB")
-    disk_mb: int | None = Field(alias="diskMB")
+    memory_mb: int | None = Field(serialization_alias="memoryMB")
+    disk_mb: int | None = Field(serialization_alias="diskMB")
 
 
 class CapsAnswer(AnswerBody):
     """Caps for one sandbox."""
 
-    memory_mb: int | None = Field(alias="memoryMB")
-    disk_mb: int | None = Field(alias="diskMB")
+    memory_mb: int | None = Field(serialization_alias="memoryMB")
+    disk_mb: int | None = Field(serialization_alias="diskMB")
 
 
 class OrganisationBody(AnswerBody):

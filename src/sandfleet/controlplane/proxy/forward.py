@@ -1,6 +1,7 @@
 """Passing a call on to the worker that has the sandbox, and looking again when it has moved.
 
-Rule 1: "unreachable", "moved" and "not here" are hints to look at the row, never a change of state.
+Rule 1: "unreachable" and "moved" (also: not here) are hints to look at the row, never a change of
+state. A plain "not found" is about a file or a command, and goes to the client.
 Rule 2: a call is repeated only if that is safe: its request says so through `may_repeat`.
 Rule 3: all attempts together take at most `sandbox_wait_s`.
 """
@@ -18,7 +19,6 @@ from sandfleet.controlplane.proxy.readiness import locate_by_row, wait_until_rea
 from sandfleet.model.errors import (
     Forbidden,
     Gone,
-    NotFound,
     NotReady,
     SandfleetError,
     StaleEpoch,
@@ -62,7 +62,7 @@ async def open_answer(
         outcome = await _attempt(call, located, forwarding, stack=stack)
         if not isinstance(outcome, SandfleetError):
             return outcome
-        fresh = await _look_again(call, located, outcome)
+        fresh = await _look_again(call, located)
         if not forwarding.may_repeat():
             raise _not_ready(outcome)
         if fresh == located:
@@ -95,7 +95,7 @@ async def _attempt(
     failure = forwarding.failure()
     if failure is not None:
         raise failure
-    if isinstance(problem, (StaleEpoch, Unavailable, NotFound, Unauthorised, Forbidden, Gone)):
+    if isinstance(problem, (StaleEpoch, Unavailable, Unauthorised, Forbidden, Gone)):
         return problem
     raise problem
 
@@ -109,13 +109,10 @@ async def _problem(answer: DataPlaneAnswer) -> SandfleetError:
     return error_from(answer.status, body)
 
 
-async def _look_again(call: Call, route: Route, problem: SandfleetError) -> Route | Sandbox:
-    """Return what the row says now; raise the worker's own "not found" if the route was right."""
+async def _look_again(call: Call, route: Route) -> Route | Sandbox:
+    """Return what the row says now."""
     await call.edge.plane.routes.forget(route.sandbox_id)
-    fresh = await locate_by_row(call.edge, route.organisation_id, route.sandbox_id)
-    if isinstance(problem, NotFound) and fresh == route:
-        raise problem
-    return fresh
+    return await locate_by_row(call.edge, route.organisation_id, route.sandbox_id)
 
 
 def _not_ready(problem: SandfleetError) -> NotReady:

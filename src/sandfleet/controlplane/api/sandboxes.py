@@ -1,0 +1,188 @@
+"""`/api/sandboxes`: get, list, kill, timeout, and the sandbox's own log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+from sandfleet.controlplane.api.create_sandbox import ENDPOINTS as CREATE
+from sandfleet.controlplane.api.field_values import check_text, checked_timeout, invalid
+from sandfleet.controlplane.api.paths import SANDBOX, data_plane
+from sandfleet.controlplane.api.sandbox_view import sandbox_body
+from sandfleet.controlplane.http.answers import Answer, list_answer, model_answer, no_content
+from sandfleet.controlplane.http.authentication import Access
+from sandfleet.controlplane.http.call import Call, Endpoint, Parameter
+from sandfleet.controlplane.http.paging import decode_cursor, encode_cursor, next_link, page_limit
+from sandfleet.controlplane.proxy.readiness import find_sandbox, gone
+from sandfleet.model.errors import BadRequest, NotReady, StaleVersion
+from sandfleet.model.ids import SandboxId
+from sandfleet.model.sandbox import LISTED_STATES, SandboxState
+from sandfleet.model.transition import Transition
+from sandfleet.ports.stores import SandboxFilter
+from sandfleet.wire.public_api import SandboxBody, SetTimeout, TransitionBody
+
+SAVE_ATTEMPTS_MAX = 20
+
+LIST_PARAMETERS = (
+    Parameter("limit", "1 to 1000", schema={"type": "integer", "minimum": 1, "default": 100}),
+    Parameter("cursor", "from the `Link` of the page before; opaque"),
+)
+
+
+async def get_sandbox(call: Call) -> Answer:
+    """Return the object, in every status."""
+    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
+    return model_answer(200, sandbox_body(call, sandbox))
+
+
+async def list_sandboxes(call: Call) -> Answer:
+    """Return a page, newest first."""
+    limit = page_limit(call.query)
+    cursor = decode_cursor(call.query.get("cursor"))
+    alias = call.query.get("alias")
+    if alias is not None:
+        check_text("alias", alias)
+    found = await call.edge.plane.stores.sandboxes.list(
+        call.principal.organisation_id,
+        SandboxFilter(
+            states=_states(call.query.get("status")),
+            alias=alias,
+            limit=limit + 1,
+            cursor=(cursor[0], SandboxId(cursor[1])) if cursor else None,
+        ),
+    )
+    page = found[:limit]
+    headers = {}
+    if len(found) > limit:
+        last = encode_cursor(page[-1].created_at, page[-1].id)
+        query = call.scope["query_string"].decode("latin-1")
+        headers = dict(next_link(call.origin, call.scope["path"], query, cursor=last))
+    return list_answer([sandbox_body(call, sandbox) for sandbox in page], headers=headers)
+
+
+def _states(text: str | None) -> frozenset[SandboxState] | None:
+    if text is None or not text.strip():
+        return LISTED_STATES
+    names = {name.strip() for name in text.split(",")}
+    if "all" in names:
+        return None
+    try:
+        return frozenset(SandboxState(name) for name in names)
+    except ValueError as error:
+        raise invalid("status must be `all` or a comma list of statuses") from error
+
+
+async def kill_sandbox(call: Call) -> Answer:
+    """End the sandbox; a dead one is 204 again."""
+    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
+    if not sandbox.is_terminal:
+        await call.edge.lifecycle.kill(sandbox, actor=call.principal.actor)
+    return no_content()
+
+
+async def set_timeout(call: Call) -> Answer:
+    """Store a new idle timeout; the idle timer starts again."""
+    body = cast(SetTimeout, call.model)
+    store = call.edge.plane.stores.sandboxes
+    for _ in range(SAVE_ATTEMPTS_MAX):
+        sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
+        if sandbox.is_terminal:
+            raise gone(sandbox)
+        if body.timeout is None:
+            raise BadRequest("timeout is required")
+        now = call.edge.plane.clock.now()
+        changed = replace(
+            sandbox, timeout_s=checked_timeout(body.timeout), changed_at=now, version=sandbox.version + 1
+        )
+        try:
+            await store.touch({sandbox.id: now})
+            await store.save(changed, None)
+        except StaleVersion:
+            continue
+        return no_content()
+    raise NotReady("the sandbox is changing too fast")
+
+
+async def list_events(call: Call) -> Answer:
+    """Return the sandbox's transition log, newest first."""
+    limit = page_limit(call.query)
+    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
+    rows = await call.edge.plane.stores.sandboxes.transitions(
+        sandbox.organisation_id, sandbox.id, limit=limit
+    )
+    return list_answer([_transition_body(row) for row in rows])
+
+
+def _transition_body(row: Transition) -> TransitionBody:
+    elapsed_ms = row.detail.get("elapsed_ms")
+    return TransitionBody(
+        id=row.id,
+        at=row.at,
+        from_state=row.from_state,
+        to_state=row.to_state,
+        event=row.event,
+        actor=row.actor,
+        reason=row.reason,
+        worker_id=row.worker_id,
+        epoch=row.epoch,
+        operation_id=row.operation_id,
+        elapsed_ms=elapsed_ms if isinstance(elapsed_ms, int) else None,
+    )
+
+
+ENDPOINTS = (
+    *CREATE,
+    Endpoint(
+        method="GET",
+        paths=("/api/sandboxes",),
+        handler=list_sandboxes,
+        summary="List sandboxes, newest first",
+        access=Access.ORGANISATION,
+        answers={200: list[SandboxBody]},
+        errors=("invalid_argument",),
+        parameters=(
+            Parameter("status", "comma list of statuses, or `all`"),
+            Parameter("alias", "only sandboxes with this alias"),
+            *LIST_PARAMETERS,
+        ),
+    ),
+    Endpoint(
+        method="GET",
+        paths=(SANDBOX,),
+        handler=get_sandbox,
+        summary="Get a sandbox, in every status",
+        access=Access.ORGANISATION,
+        answers={200: SandboxBody},
+        errors=("not_found",),
+    ),
+    Endpoint(
+        method="DELETE",
+        paths=(SANDBOX,),
+        handler=kill_sandbox,
+        summary="Kill a sandbox; works from every status and wins every race",
+        access=Access.ORGANISATION,
+        answers={204: None},
+        errors=("not_found",),
+    ),
+    Endpoint(
+        method="POST",
+        paths=data_plane("timeout"),
+        handler=set_timeout,
+        summary="Set the idle timeout",
+        access=Access.DATA_PLANE,
+        body=SetTimeout,
+        answers={204: None},
+        errors=("not_found", "gone", "invalid_argument", "not_ready"),
+        changes=True,
+    ),
+    Endpoint(
+        method="GET",
+        paths=(f"{SANDBOX}/events",),
+        handler=list_events,
+        summary="The sandbox's transition log, newest first",
+        access=Access.ORGANISATION,
+        answers={200: list[TransitionBody]},
+        errors=("not_found", "invalid_argument"),
+        parameters=LIST_PARAMETERS[:1],
+    ),
+)

@@ -1,0 +1,46 @@
+"""Every error code that the API documents, with its status and when it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
+    {
+        "bad_request": (400, "not JSON, a wrong type, a missing or malformed field"),
+        "invalid_argument": (400, "a value that is not allowed"),
+        "memory_out_of_range": (400, "memory outside the range in `details`"),
+        "disk_out_of_range": (400, "disk outside the range in `details`"),
+        "cpu_out_of_range": (400, "CPU count outside the range in `details`"),
+        "unknown_template": (400, "no such template"),
+        "unknown_snapshot": (400, "no such snapshot"),
+        "unknown_secret_store": (400, "no such secret store"),
+        "is_directory": (400, "a file was expected"),
+        "not_a_directory": (400, "a directory was expected"),
+        "exec_failed": (400, "the program or the working directory does not exist, or is not executable"),
+        "missing_api_key": (401, "no credential"),
+        "invalid_token": (401, "sandbox token expired or malformed"),
+        "plan_limit": (402, "above the organisation's own cap for one sandbox"),
+        "invalid_api_key": (403, "wrong key"),
+        "forbidden": (403, "the key lacks the scope"),
+        "token_scope": (403, "token of another sandbox, or on a route that it does not cover"),
+        "disk_limit": (403, "disk above the organisation's cap"),
+        "not_found": (404, "unknown object or path"),
+        "method_not_allowed": (405, "the path has no such method"),
+        "name_taken": (409, "the name is in use"),
+        "idempotency_key_reused": (409, "the key came with another body before"),
+        "idempotency_answer_too_large": (409, "the first answer was too large to be kept"),
+        "gone": (410, "the sandbox has ended"),
+        "too_large": (413, "a body above its limit"),
+        "quota_exceeded": (429, "an organisation quota, see `details`"),
+        "internal": (500, "a defect"),
+        "not_available": (501, "the feature is not configured on this server"),
+        "no_capacity": (503, "no worker had room within the queue's time; `Retry-After`"),
+        "not_ready": (503, "the waiting time is over; `Retry-After`"),
+        "waking": (503, "the sandbox is coming; ask again"),
+        "shutting_down": (503, "this replica is going away; `Retry-After`"),
+        "store_unavailable": (503, "PostgreSQL cannot be reached; `Retry-After`"),
+        "agent_unresponsive": (504, "the guest agent does not answer"),
+        "disk_full": (507, "no space in the guest"),
+    }
+)

@@ -1,0 +1,98 @@
+"""What every request gets before and after it is served: an id, CORS headers, a log line, a measurement."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+
+import structlog
+from starlette.types import Message, Scope, Send
+
+from sandfleet.controlplane.http.metrics import Metrics
+from sandfleet.controlplane.http.redaction import redact_query, redact_text
+from sandfleet.ports.clock import Clock
+
+log = structlog.get_logger("sandfleet.access")
+
+REQUEST_ID = b"x-request-id"
+UNROUTED = "unrouted"
+CLIENT_LEFT = 499
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+QUIET_ROUTES = frozenset({"/health", "/healthz", "/readyz", "/metrics", "/internal/workers/{id}/heartbeat"})
+_CORS: Sequence[tuple[bytes, bytes]] = (
+    (b"access-control-allow-origin", b"*"),
+    (
+        b"access-control-expose-headers",
+        b"Link, Retry-After, X-Request-Id, X-Exec-Offset, Idempotency-Replayed",
+    ),
+)
+_ID_FORM = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+def header_of(scope: Scope, name: bytes) -> bytes | None:
+    """Return the first header of that lower-case name."""
+    return next((value for header, value in scope["headers"] if header == name), None)
+
+
+class Observed:
+    """One request under observation; its `send` adds what belongs to every answer."""
+
+    def __init__(self, scope: Scope, send: Send, *, clock: Clock, metrics: Metrics) -> None:
+        given = header_of(scope, REQUEST_ID)
+        is_usable = given is not None and _ID_FORM.fullmatch(given) is not None
+        self.request_id = given.decode() if given is not None and is_usable else secrets.token_hex(16)
+        self.route = UNROUTED
+        self._scope = scope
+        self._send = send
+        self._clock = clock
+        self._metrics = metrics
+        self._began = clock.monotonic()
+        self._status = CLIENT_LEFT
+
+    async def send(self, message: Message) -> None:
+        """Send, with the request id and the CORS headers in the head."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (REQUEST_ID, self.request_id.encode()),
+                *_CORS,
+            ]
+        await self._send(message)
+
+    def end(self) -> None:
+        """Measure and log the request. Nothing secret is in the line: it is redacted before formatting."""
+        seconds = self._clock.monotonic() - self._began
+        method = self._scope["method"] if self._scope["method"] in METHODS else "other"
+        self._metrics.requests.labels(self.route, method, str(self._status)).inc()
+        self._metrics.request_seconds.labels(self.route).observe(seconds)
+        level = log.debug if self.route in QUIET_ROUTES else log.info
+        level(
+            "request",
+            method=method,
+            path=redact_text(self._scope["path"]),
+            query=redact_query(self._scope["query_string"].decode("latin-1")),
+            route=self.route,
+            status=self._status,
+            ms=round(seconds * 1000, 2),
+            request_id=self.request_id,
+        )
+
+
+def is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks what it may send."""
+    return scope["method"] == "OPTIONS" and header_of(scope, b"access-control-request-method") is not None
+
+
+async def answer_preflight(scope: Scope, send: Send) -> None:
+    """Allow every origin, method and header. A star would leave out `Authorization`."""
+    asked = header_of(scope, b"access-control-request-headers")
+    headers = [
+        (b"access-control-allow-methods", METHODS.encode()),
+        (b"access-control-allow-headers", asked if asked is not None else b"*"),
+        (b"access-control-max-age", b"86400"),
+        (b"vary", b"Access-Control-Request-Headers"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
