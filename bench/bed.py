@@ -20,12 +20,17 @@ from typing import Any
 import httpx
 
 from bench.bare_clones import BareClones
+from sandfleet.adapters.qemu.config import HypervisorConfig
+from sandfleet.worker.settings import load_settings
 
 COMMAND = str(Path(sys.executable).parent / "sandfleet")
 MEMORY_BUDGET_MIB = 160 * 1024
 """More than the machine has: idle sandboxes share the template's pages, and a burst needs room for 100."""
 COLD_MEMORY_MB = 1152
 """One block more than the default: no machine of the warm pool fits, so each create makes its own."""
+
+
+FLOOR_UID_FIRST = 900_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +116,25 @@ async def bed() -> AsyncIterator[Bed]:
     with _fleet() as (data_dir, status), tempfile.TemporaryDirectory(dir="/var/tmp") as floor_dir:
         headers = {"X-API-Key": status["apiKey"]}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=120)
+        config = _floor_config(data_dir, Path(floor_dir))
         async with (
             httpx.AsyncClient(base_url=status["url"], headers=headers, timeout=120, limits=limits) as http,
-            BareClones.opened(Path(floor_dir)) as bare,
+            BareClones.opened(config) as bare,
         ):
             yield Bed(data_dir, status["url"], status["apiKey"], http, bare)
+
+
+def _floor_config(data_dir: Path, floor_dir: Path) -> HypervisorConfig:
+    """Return the engine's settings for the floor: the same template, another place and other users."""
+    (path,) = data_dir.glob("settings/wk-*.toml")
+    worker = load_settings(path)
+    return HypervisorConfig(
+        data_dir=floor_dir,
+        templates_dir=worker.templates_dir,
+        memory_base_mib=worker.memory_base_mib,
+        memory_max_mib=worker.memory_max_mib,
+        uid_first=FLOOR_UID_FIRST,
+    )
 
 
 @contextmanager

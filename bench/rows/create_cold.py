@@ -25,10 +25,11 @@ async def measure(bed: Bed) -> list[Row]:
 
     async def clone() -> None:
         await bed.wait_pool_filled()
+        seat = await bed.bare.seat()
         whole = Samples()
         with whole.timed_ms():
             with hello.timed_ms():
-                bare = await bed.bare.clone()
+                bare = await seat.start()
             await bare.execute("true", "-")
         first.values += whole.values
         await bare.destroy()

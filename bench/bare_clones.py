@@ -1,0 +1,156 @@
+"""The floor of creating: QEMU clones of the same template and nothing else.
+
+A seat (directory, overlays, namespace, cgroup) is made before the clock runs. What is timed is what no
+system of this kind can leave out: start QEMU, load the device state, greet the agent.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import msgspec
+from sandfleet.adapters.guest.session import open_guest
+
+from sandfleet.adapters.network.namespaces import NamespaceNetwork
+from sandfleet.adapters.qemu import disks
+from sandfleet.adapters.qemu.clone import load, seat
+from sandfleet.adapters.qemu.config import (
+    AGENT_SOCKET,
+    DATA_OVERLAY,
+    QMP_SOCKET,
+    ROOT_OVERLAY,
+    HypervisorConfig,
+)
+from sandfleet.adapters.qemu.host import Host, limits
+from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
+from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
+from sandfleet.adapters.qemu.manifest import Manifest
+from sandfleet.adapters.qemu.process import ProcessHandle
+from sandfleet.adapters.qemu.qmp import Qmp
+from sandfleet.adapters.qemu.spawn import SpawnRecipe, spawn
+from sandfleet.adapters.qemu.template import (
+    DATA_EMPTY_FILE,
+    MEMORY_FILE,
+    ROOT_EMPTY_FILE,
+    ROOT_FILE,
+    STATE_FILE,
+    Template,
+)
+from sandfleet.images.installed import installed_images
+from sandfleet.ports.guest import ExecOrder, Guest
+from sandfleet.ports.hypervisor import MachineOrder
+
+ADDRESS_RANGE = IPv4Network("10.246.0.0/16")
+IMAGE = "base"
+COMMAND_TIMEOUT_S = 30.0
+
+
+@dataclass(slots=True)
+class BareClone:
+    """A running clone with nothing around it."""
+
+    machine: QemuMachine
+
+    @property
+    def guest(self) -> Guest:
+        """Return the session with its agent."""
+        return self.machine.guest
+
+    @property
+    def pid(self) -> int:
+        """Return its QEMU's process id."""
+        return self.machine.facts.pid
+
+    async def execute(self, *argv: str) -> None:
+        """Run a command by the agent alone and insist that it succeeds."""
+        order = ExecOrder(f"bench-{secrets.token_hex(8)}", argv, user="root", cwd="/")
+        await self.guest.start_exec(order)
+        status = await self.guest.wait_exec(order.exec_id, timeout_s=COMMAND_TIMEOUT_S)
+        if status.exit_code != 0:
+            raise RuntimeError(f"{argv} ended with {status.exit_code}")
+
+    async def destroy(self) -> None:
+        """Remove it."""
+        await self.machine.destroy()
+
+
+@dataclass(slots=True)
+class Seat:
+    """Everything on the host that a clone needs, except its QEMU."""
+
+    host: Host
+    template: Template
+    manifest: Manifest
+    undo: AsyncExitStack
+
+    async def start(self) -> BareClone:
+        """Start QEMU, load the state, greet the agent. A failure removes the seat."""
+        async with self.undo.pop_all() as undo:
+            directory = self.host.directory(self.manifest.machine_id)
+            spawned = await spawn(self.host, self.manifest, self._recipe(directory))
+            manifest = msgspec.structs.replace(self.manifest, process=spawned.process)
+            handle = ProcessHandle(spawned.process)
+            qmp = await Qmp.connect(directory / QMP_SOCKET)
+            await load(qmp, spawned.state_path)
+            guest = await self.host.guests(directory / AGENT_SOCKET)
+            undo.pop_all()
+        self.host.busy.discard(manifest.machine_id)
+        return BareClone(QemuMachine(self.host, manifest, self.template.shape, Sessions(handle, qmp, guest)))
+
+    def _recipe(self, directory: Path) -> SpawnRecipe:
+        template = self.template
+        return SpawnRecipe(
+            shape=template.shape,
+            memory=template.file(MEMORY_FILE),
+            state=template.file(STATE_FILE),
+            root=[directory / ROOT_OVERLAY, template.file(ROOT_FILE), template.backing("root")],
+            data=[directory / DATA_OVERLAY, template.backing("data")],
+            limits=limits(memory_mib=template.shape.memory_base_mib, cpu_count=1),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BareClones:
+    """Makes bare clones of the image that the fleet uses."""
+
+    hypervisor: QemuHypervisor
+    host: Host
+    template: Template
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, config: HypervisorConfig) -> AsyncIterator[BareClones]:
+        """Find the template and give back what the host was given."""
+        network = NamespaceNetwork(tag=config.tag, address_range=ADDRESS_RANGE)
+        hypervisor = QemuHypervisor(config, guests=open_guest, network=network, images=installed_images)
+        await hypervisor.prepare()
+        try:
+            # The floor stands on the engine's inner parts on purpose: its port does more than the least.
+            yield cls(hypervisor, hypervisor._host, hypervisor._templates[IMAGE])
+        finally:
+            await hypervisor.sweep()
+            await network.withdraw()
+
+    async def seat(self) -> Seat:
+        """Prepare one clone up to the start of its QEMU."""
+        order = MachineOrder(IMAGE, self.template.shape.memory_base_mib, 1, 0)
+        undo = AsyncExitStack()
+        manifest = await seat(self.host, undo, order, template_version=self.template.version)
+        directory = self.host.directory(manifest.machine_id)
+        disks.copy_overlay(self.template.file(ROOT_EMPTY_FILE), directory / ROOT_OVERLAY)
+        disks.copy_overlay(self.template.file(DATA_EMPTY_FILE), directory / DATA_OVERLAY)
+        return Seat(self.host, self.template, manifest, undo)
+
+    async def clone(self) -> BareClone:
+        """Prepare and start one, where time does not matter."""
+        return await (await self.seat()).start()
+
+    async def accelerator(self) -> str:
+        """Return what runs guest code here, and why."""
+        found = await self.hypervisor.accelerator()
+        return f"{found.name} ({found.reason})"
