@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
 from typing import cast
 
 from sandfleet.controlplane.api.field_values import (
@@ -55,10 +54,9 @@ async def create_sandbox(call: Call) -> Answer:
     body = cast(CreateSandbox, call.model)
     order = await _order(call, body)
     topic = sandbox_topic(order.sandbox_id)
-    hints = cast(AsyncGenerator[None, None], call.edge.plane.wake_ups.subscribe(topic))
-    async with aclosing(hints):
-        sandbox = await call.edge.lifecycle.create(order)
-        sandbox = await _outcome(call, sandbox, hints)
+    hints = call.edge.plane.wake_ups.subscribe(topic)
+    sandbox = await call.edge.lifecycle.create(order)
+    sandbox = await _outcome(call, sandbox, hints)
     if sandbox.state is SandboxState.FAILED:
         raise await _failure(call, order, sandbox)
     if sandbox.is_terminal:
@@ -143,7 +141,7 @@ async def _region(call: Call) -> str:
     return wanted if any(worker.region == wanted for worker in workers) else default
 
 
-async def _outcome(call: Call, sandbox: Sandbox, hints: AsyncGenerator[None, None]) -> Sandbox:
+async def _outcome(call: Call, sandbox: Sandbox, hints: AsyncIterator[None]) -> Sandbox:
     """Wait until the sandbox leaves `creating`, but not longer than the client may wait."""
     settings, clock = call.edge.plane.settings, call.edge.plane.clock
     preferred = preferred_wait_s(call.headers.get("prefer"))

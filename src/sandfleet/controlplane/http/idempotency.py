@@ -68,7 +68,8 @@ async def _claim(call: Call, scope: Scope, *, holder: str, digest: bytes) -> Ide
     store = call.edge.plane.stores.idempotency
     lease_s = RESUMING_LEASE_S if call.endpoint.resumes else LEASE_S
     resource = call.endpoint.fixes()
-    for wait in range(WAITS_MAX):
+    hints = call.edge.plane.wake_ups.subscribe(_topic(scope))
+    for _ in range(WAITS_MAX):
         record = await store.claim(
             scope, body_digest=digest, holder=holder, lease_s=lease_s, resource=resource
         )
@@ -78,16 +79,8 @@ async def _claim(call: Call, scope: Scope, *, holder: str, digest: bytes) -> Ide
             return record
         if call.edge.drain.is_hurried:
             raise shutting_down()
-        await _wait_for_answer(call, scope, is_first=wait == 0)
+        await anext(hints)
     raise NotReady("the first request with this Idempotency-Key is still running")
-
-
-async def _wait_for_answer(call: Call, scope: Scope, *, is_first: bool) -> None:
-    if is_first:
-        await call.edge.plane.clock.sleep(0.05)
-        return
-    async for _ in call.edge.plane.wake_ups.subscribe(_topic(scope)):
-        return
 
 
 def _replayed(stored: StoredAnswer) -> Answer:

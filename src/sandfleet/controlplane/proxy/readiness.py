@@ -8,9 +8,6 @@ Rule 2: waiting is woken by hints and always reads the row.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import cast
 
 from sandfleet.controlplane.dependencies import sandbox_topic
 from sandfleet.controlplane.edge import Edge
@@ -97,12 +94,11 @@ async def wait_until_ready(edge: Edge, sandbox: Sandbox, *, seconds: float) -> R
 
 
 async def _next_route(edge: Edge, sandbox: Sandbox) -> Route:
-    hints = cast(AsyncGenerator[None, None], edge.plane.wake_ups.subscribe(sandbox_topic(sandbox.id)))
-    async with aclosing(hints):
-        async for _ in hints:
-            located = await locate_by_row(edge, sandbox.organisation_id, sandbox.id)
-            if isinstance(located, Route):
-                return located
-            if edge.drain.is_hurried:
-                raise shutting_down()
-    raise NotReady("sandbox is not ready yet", retry_after_s=RETRY_AFTER_S)
+    hints = edge.plane.wake_ups.subscribe(sandbox_topic(sandbox.id))
+    located = await locate_by_row(edge, sandbox.organisation_id, sandbox.id)
+    while not isinstance(located, Route):
+        if edge.drain.is_hurried:
+            raise shutting_down()
+        await anext(hints)
+        located = await locate_by_row(edge, sandbox.organisation_id, sandbox.id)
+    return located
