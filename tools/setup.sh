@@ -12,7 +12,7 @@ set -euo pipefail
 shopt -s lastpipe
 cd "$(dirname "$0")/.."
 
-PACKAGES=(mmdebstrap debian-archive-keyring qemu-utils nftables iproute2 e2fsprogs ca-certificates)
+PACKAGES=(mmdebstrap debian-archive-keyring qemu-utils nftables iproute2 ca-certificates)
 PYTHON_PACKAGES=(python3 python3-venv)
 QEMU_VERSION_MIN=1:10.0
 UV_VERSION=0.13.9

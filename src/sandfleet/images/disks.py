@@ -1,7 +1,7 @@
 """The two disks of a guest as sparse qcow2 files made from directory trees.
 
-Sizes, identifiers and hash seeds are fixed, so equal trees give equal file systems
-as far as the host's mke2fs allows (its copies carry the tree's change times).
+Sizes, identifiers and hash seeds are fixed and the guest's own mke2fs does the work, so
+equal trees give equal file systems on every host.
 """
 
 from __future__ import annotations
@@ -35,23 +35,37 @@ ROOT_SHAPE = DiskShape("sandfleet-root", ROOT_SIZE_MIB, 32, "5a0df1ee-0000-4000-
 DATA_SHAPE = DiskShape(DATA_LABEL, DATA_SIZE_MIB, 64, "5a0df1ee-0000-4000-8000-00000000000b")
 
 
-def make_disk(tree: Path, target: Path, *, shape: DiskShape, epoch: int, mke2fs_conf: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class DiskTools:
+    """What file systems are made with: mke2fs out of a guest's `system` tree, its configuration, and a date.
+
+    Older mke2fs would put the host's present time into every inode.
+    """
+
+    system: Path
+    mke2fs_conf: Path
+    epoch: int
+
+    def mke2fs(self) -> list[Path | str]:
+        """Return the start of a command that runs the guest's mke2fs on the host."""
+        loader = self.system / "usr/lib64/ld-linux-x86-64.so.2"
+        libraries = self.system / "usr/lib/x86_64-linux-gnu"
+        return [loader, "--library-path", libraries, self.system / "usr/sbin/mke2fs"]
+
+
+def make_disk(tree: Path, target: Path, *, shape: DiskShape, tools: DiskTools) -> None:
     """Write an ext4 file system with the content of `tree` to the qcow2 file `target`."""
     raw = target.with_suffix(".raw")
     with raw.open("wb") as file:
         file.truncate(shape.size_mib * 1024 * 1024)
     env = {
-        "MKE2FS_CONFIG": str(mke2fs_conf),
-        "SOURCE_DATE_EPOCH": str(epoch),
-        "E2FSPROGS_FAKE_TIME": str(epoch),
+        "MKE2FS_CONFIG": str(tools.mke2fs_conf),
+        "SOURCE_DATE_EPOCH": str(tools.epoch),
+        "E2FSPROGS_FAKE_TIME": str(tools.epoch),
     }
-    make = ["mke2fs", "-q", "-F", "-t", "ext4", "-L", shape.label, "-U", shape.uuid, "-m", "1"]
-    extended = f"hash_seed={shape.uuid},root_owner=0:0"
-    run(
-        [*make, "-E", extended, "-J", f"size={shape.journal_mib}", "-d", tree, raw],
-        timeout_s=MKE2FS_TIMEOUT_S,
-        env=env,
-    )
+    options = ["-q", "-F", "-t", "ext4", "-m", "1", "-L", shape.label, "-U", shape.uuid]
+    options += ["-E", f"hash_seed={shape.uuid},root_owner=0:0", "-J", f"size={shape.journal_mib}"]
+    run([*tools.mke2fs(), *options, "-d", tree, raw], timeout_s=MKE2FS_TIMEOUT_S, env=env)
     convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", "lazy_refcounts=off"]
     run([*convert, raw, target], timeout_s=CONVERT_TIMEOUT_S)
     raw.unlink()

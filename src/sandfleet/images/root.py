@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sandfleet.images.apt_sources import Mirrors, without_credentials
 from sandfleet.images.commands import Progress, run
-from sandfleet.images.disks import DATA_SHAPE, ROOT_SHAPE, make_data_tree, make_disk
+from sandfleet.images.disks import DATA_SHAPE, ROOT_SHAPE, DiskTools, make_data_tree, make_disk
 from sandfleet.images.errors import ImageBuildFailed
 from sandfleet.images.initrd import listed_names
 from sandfleet.images.npm import fetch_npm, install_npm
@@ -52,13 +52,13 @@ def build_root(work: Path, *, guest_dir: Path, mirrors: Mirrors, progress: Progr
     kernel = _take_kernel(tree, work)
     _write_guest_sources(tree, mirrors)
     epoch = _settle_times(tree, began_s=began.stat().st_mtime)
-    conf = guest_dir / "mke2fs.conf"
+    tools = DiskTools(system=tree, mke2fs_conf=guest_dir / "mke2fs.conf", epoch=epoch)
     progress("making the root disk")
-    make_disk(tree, work / "root.qcow2", shape=ROOT_SHAPE, epoch=epoch, mke2fs_conf=conf)
+    make_disk(tree, work / "root.qcow2", shape=ROOT_SHAPE, tools=tools)
     progress("making the data disk")
     data_tree = work / "data-tree"
     make_data_tree(data_tree, skeleton=tree / "etc/skel", epoch=epoch)
-    make_disk(data_tree, work / "data.qcow2", shape=DATA_SHAPE, epoch=epoch, mke2fs_conf=conf)
+    make_disk(data_tree, work / "data.qcow2", shape=DATA_SHAPE, tools=tools)
     (work / "kernel").write_text(kernel)
     run(["rm", "-rf", "--one-file-system", tree, data_tree], timeout_s=120)
 
