@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +52,7 @@ _KERNEL_SETTINGS = (
 def prepare_system() -> None:
     """Make the machine what programs expect."""
     os.umask(0o022)
-    for step in (_mount_all, _link_devices, _set_kernel, _set_limits, protect_agent, network.bring_up):
+    for step in _STEPS:
         _try(step)
 
 
@@ -96,6 +97,23 @@ def _set_kernel() -> None:
             Path(path).write_text(value)
 
 
+def _set_host_name() -> None:
+    name = Path("/etc/hostname").read_text().strip()
+    if name:
+        socket.sethostname(name)
+
+
 def _set_limits() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (FILES_SOFT, FILES_MAX))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.RLIM_INFINITY))
+
+
+_STEPS = (
+    _mount_all,
+    _link_devices,
+    _set_kernel,
+    _set_host_name,
+    _set_limits,
+    protect_agent,
+    network.bring_up,
+)

@@ -49,3 +49,11 @@ def _look_up(name: str) -> User:
         raise OperationFailed(Code.BAD_REQUEST, f"no user {name}") from error
     groups = tuple(os.getgrouplist(name, entry.pw_gid))
     return User(name, entry.pw_uid, entry.pw_gid, groups, home=entry.pw_dir, shell=entry.pw_shell)
+
+
+def ids_of(users: Users, name: str, *, switches_user: bool) -> tuple[int, int] | None:
+    """Return who owns what is made for the user; None when the agent leaves owners alone."""
+    if not switches_user:
+        return None
+    user = users.find(name)
+    return user.uid, user.gid

@@ -69,13 +69,15 @@ class GuestIdentity:
     """What makes a clone somebody: applied before anyone may use the guest.
 
     `seed` is fresh host randomness for the guest's generator; `envs` become the
-    environment of every exec; the guest makes machine id and host keys anew.
+    environment of every exec; the guest makes machine id and host keys anew the
+    first time. `renew` does so again in a guest that already is somebody (a fork).
     """
 
     host_name: str
     seed: bytes
     wall_clock_s: float
     envs: Mapping[str, str] = field(default_factory=dict)
+    renew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

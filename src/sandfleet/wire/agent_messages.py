@@ -66,6 +66,7 @@ class Code:
     DISK_FULL = "disk_full"
     EXEC_FAILED = "exec_failed"
     OFFSET_OUT_OF_RANGE = "offset_out_of_range"
+    CHANGED = "changed"
     BUSY = "busy"
     CANCELLED = "cancelled"
     INTERNAL = "internal"

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from sandfleet.agent.context import Agent
 from sandfleet.agent.operations import (
+    clock,
     exec_kill,
     exec_list,
     exec_read,
@@ -14,19 +15,44 @@ from sandfleet.agent.operations import (
     exec_status,
     exec_stdin,
     exec_wait,
+    file_delete,
+    file_list,
+    file_mkdir,
+    file_read,
+    file_stat,
+    file_write,
+    grow_disk,
+    identity,
+    limits,
+    quiesce,
+    shut_down,
+    stats,
 )
 from sandfleet.agent.streams import Stream
 from sandfleet.wire.agent_messages import Code, Fields, Op, OperationFailed
 
 OPERATIONS: Mapping[str, Callable[[Agent, Stream, Fields], None]] = MappingProxyType(
     {
-        Op.EXEC_START: exec_start.start,
-        Op.EXEC_READ: exec_read.start,
-        Op.EXEC_WAIT: exec_wait.start,
-        Op.EXEC_STATUS: exec_status.start,
-        Op.EXEC_LIST: exec_list.start,
-        Op.EXEC_STDIN: exec_stdin.start,
+        Op.CLOCK: clock.start,
         Op.EXEC_KILL: exec_kill.start,
+        Op.EXEC_LIST: exec_list.start,
+        Op.EXEC_READ: exec_read.start,
+        Op.EXEC_START: exec_start.start,
+        Op.EXEC_STATUS: exec_status.start,
+        Op.EXEC_STDIN: exec_stdin.start,
+        Op.EXEC_WAIT: exec_wait.start,
+        Op.FILE_DELETE: file_delete.start,
+        Op.FILE_LIST: file_list.start,
+        Op.FILE_MKDIR: file_mkdir.start,
+        Op.FILE_READ: file_read.start,
+        Op.FILE_STAT: file_stat.start,
+        Op.FILE_WRITE: file_write.start,
+        Op.GROW_DISK: grow_disk.start,
+        Op.IDENTITY: identity.start,
+        Op.LIMITS: limits.start,
+        Op.QUIESCE: quiesce.start,
+        Op.SHUT_DOWN: shut_down.start,
+        Op.STATS: stats.start,
     }
 )
 

@@ -1,0 +1,203 @@
+"""The port `Guest` over the unix socket behind a VM's virtio serial port."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.guest.calls import ATTEMPTS_MAX, Calls, GuestBounds
+from sandfleet.adapters.guest.connection import ConnectionBroken
+from sandfleet.adapters.guest.decoding import checked, exec_status, file_entry, guest_stats
+from sandfleet.adapters.guest.file_reading import FileReading
+from sandfleet.model.errors import BadRequest, GuestUnresponsive
+from sandfleet.ports.clock import Clock
+from sandfleet.ports.guest import (
+    ExecOrder,
+    ExecOutput,
+    ExecStatus,
+    FileEntry,
+    GuestIdentity,
+    GuestStats,
+)
+from sandfleet.wire.agent_messages import EXEC_WAIT_S_MAX, Op, decode_output
+
+
+class VirtioGuest:
+    """A session that makes its connection when it is first used and again when it broke."""
+
+    def __init__(self, path: Path, *, bounds: GuestBounds | None = None, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._calls = Calls(path, bounds=bounds or GuestBounds(), clock=self._clock)
+
+    async def __aenter__(self) -> VirtioGuest:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def ping(self) -> None:
+        """Return when the agent has answered."""
+        await self._calls.ping()
+
+    async def assume_identity(self, identity: GuestIdentity) -> None:
+        """Make this guest a new one."""
+        await self._calls.call(
+            {
+                "op": Op.IDENTITY,
+                "host_name": identity.host_name,
+                "seed": base64.b64encode(identity.seed).decode(),
+                "wall_clock_s": identity.wall_clock_s,
+                "envs": dict(identity.envs),
+                "renew": identity.renew,
+            }
+        )
+
+    async def set_clock(self, wall_clock_s: float) -> None:
+        """Step the guest's clock."""
+        await self._calls.call({"op": Op.CLOCK, "wall_clock_s": wall_clock_s})
+
+    async def set_limits(self, *, memory_mib: int, cpu_percent: int, pids_max: int) -> None:
+        """Set the limits of the cgroup that holds all user processes."""
+        limits = {"memory_mib": memory_mib, "cpu_percent": cpu_percent, "pids_max": pids_max}
+        await self._calls.call({"op": Op.LIMITS, **limits})
+
+    async def grow_disk(self) -> None:
+        """Grow the data file system to its block device."""
+        await self._calls.call({"op": Op.GROW_DISK})
+
+    async def start_exec(self, order: ExecOrder) -> ExecStatus:
+        """Start `order`, or return the status of the exec that already has its id."""
+        fields = await self._calls.call(
+            {
+                "op": Op.EXEC_START,
+                "id": order.exec_id,
+                "argv": list(order.argv),
+                "envs": dict(order.envs),
+                "cwd": order.cwd,
+                "timeout_s": order.timeout_s,
+                "user": order.user,
+                "stdin": order.stdin,
+            }
+        )
+        return checked(exec_status, fields)
+
+    async def read_output(self, exec_id: str, *, offset: int = 0) -> AsyncIterator[ExecOutput]:
+        """Yield output from `offset` on; after a broken connection go on where it broke."""
+        failures = 0
+        while True:
+            try:
+                request = {"op": Op.EXEC_READ, "id": exec_id, "offset": offset}
+                async with self._calls.stream(request) as stream:
+                    while (data := await self._calls.receive(stream, stall_s=None)) is not None:
+                        kind, at, output = checked(decode_output, data)
+                        if at != offset:
+                            raise GuestUnresponsive("the guest sent output out of order")
+                        offset += len(output)
+                        failures = 0
+                        yield ExecOutput(kind, at, output)
+                    return
+            except ConnectionBroken as error:
+                failures += 1
+                if failures >= ATTEMPTS_MAX:
+                    raise GuestUnresponsive(str(error)) from error
+
+    async def wait_exec(self, exec_id: str, *, timeout_s: float | None = None) -> ExecStatus:
+        """Return the status when the exec has ended, or as it is after `timeout_s`."""
+        started = self._clock.monotonic()
+        slice_s_max = min(EXEC_WAIT_S_MAX, self._calls.bounds.operation_s / 2)
+        while True:
+            left = slice_s_max
+            if timeout_s is not None:
+                left = timeout_s - (self._clock.monotonic() - started)
+            wait_s = max(0.0, min(left, slice_s_max))
+            fields = await self._calls.call({"op": Op.EXEC_WAIT, "id": exec_id, "timeout_s": wait_s})
+            status = checked(exec_status, fields)
+            if not status.running or (left <= wait_s and timeout_s is not None):
+                return status
+
+    async def exec_status(self, exec_id: str) -> ExecStatus:
+        """Return how the exec stands; `NotFound` when the guest does not know it."""
+        return checked(exec_status, await self._calls.call({"op": Op.EXEC_STATUS, "id": exec_id}))
+
+    async def list_execs(self) -> Sequence[ExecStatus]:
+        """Return all execs the guest still knows."""
+        fields = await self._calls.call({"op": Op.EXEC_LIST})
+        return checked(lambda fields: [exec_status(one) for one in fields.objects("execs")], fields)
+
+    async def write_stdin(self, exec_id: str, data: bytes, *, end: bool = False) -> None:
+        """Give bytes to the exec's stdin; returns when the guest has room for more. Never repeated."""
+        try:
+            async with self._calls.stream({"op": Op.EXEC_STDIN, "id": exec_id, "end": end}) as stream:
+                await self._calls.send(stream, data)
+                stream.end_input()
+                while await self._calls.receive(stream, stall_s=None) is not None:
+                    pass
+        except ConnectionBroken as error:
+            raise GuestUnresponsive("the connection broke while stdin was sent") from error
+
+    async def kill_exec(self, exec_id: str, *, signal: int = 9) -> None:
+        """Signal the process group; signal 9 kills the exec's whole cgroup."""
+        await self._calls.call({"op": Op.EXEC_KILL, "id": exec_id, "signal": signal})
+
+    async def stat(self, path: str) -> FileEntry:
+        """Return what stands at `path`."""
+        return checked(file_entry, await self._calls.call(_on(Op.FILE_STAT, path)))
+
+    async def list_directory(self, path: str) -> Sequence[FileEntry]:
+        """Return the entries by name."""
+        fields = await self._calls.call(_on(Op.FILE_LIST, path))
+        return checked(lambda fields: [file_entry(one) for one in fields.objects("entries")], fields)
+
+    async def make_directory(self, path: str) -> None:
+        """Like `mkdir -p`."""
+        await self._calls.call(_on(Op.FILE_MKDIR, path))
+
+    async def delete(self, path: str) -> None:
+        """Remove `path` and all below it; a missing one is no error."""
+        await self._calls.call(_on(Op.FILE_DELETE, path))
+
+    async def read_file(self, path: str) -> AsyncIterator[bytes]:
+        """Yield the content. The first `anext` raises what is wrong with `path`."""
+        async with contextlib.aclosing(FileReading(self._calls, _on(Op.FILE_READ, path)).chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def write_file(self, path: str, chunks: AsyncIterable[bytes]) -> int:
+        """Replace the file by what `chunks` yields; it cannot be repeated, so a break fails it."""
+        try:
+            async with self._calls.stream(_on(Op.FILE_WRITE, path)) as stream:
+                async for chunk in chunks:
+                    await self._calls.send(stream, chunk)
+                stream.end_input()
+                return checked(lambda fields: fields.integer("size"), await self._calls.result_of(stream))
+        except ConnectionBroken as error:
+            raise GuestUnresponsive("the connection broke during an upload") from error
+
+    async def stats(self) -> GuestStats:
+        """Measure."""
+        return checked(guest_stats, await self._calls.call({"op": Op.STATS}))
+
+    async def quiesce(self) -> None:
+        """Sync and flush everything, then end the connection on both sides."""
+        await self._calls.call({"op": Op.QUIESCE})
+        self._calls.disconnect()
+
+    async def shut_down(self) -> None:
+        """Ask the guest to power off cleanly."""
+        await self._calls.call({"op": Op.SHUT_DOWN})
+
+    async def close(self) -> None:
+        """End the session; the guest runs on."""
+        self._calls.close()
+
+
+def _on(op: str, path: str) -> dict[str, str]:
+    if "\0" in path or not path:
+        raise BadRequest("a path is not empty and has no NUL byte")
+    return {"op": op, "path": path}

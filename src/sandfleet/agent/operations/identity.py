@@ -1,0 +1,70 @@
+"""Become somebody: randomness, machine id, host keys, host name, clock, data disk, environment."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import time
+
+from sandfleet.agent import host_keys, network
+from sandfleet.agent.console import say, say_exception
+from sandfleet.agent.context import Agent
+from sandfleet.agent.data_disk import mount_data_disk
+from sandfleet.agent.programs import run_program
+from sandfleet.agent.randomness import reseed
+from sandfleet.agent.streams import Stream
+from sandfleet.agent.users import ids_of
+from sandfleet.wire.agent_messages import Code, Fields, OperationFailed
+
+SEED_BYTES_MAX = 512
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+
+
+def start(agent: Agent, stream: Stream, fields: Fields) -> None:
+    """The first time, and with `renew`, everything is made anew; later only what a claim changes."""
+    host_name = fields.text("host_name")
+    if not _HOST_NAME.fullmatch(host_name):
+        raise OperationFailed(Code.BAD_REQUEST, "not a host name")
+    seed = _seed(fields)
+    agent.identity_envs = fields.text_map("envs")
+    if agent.is_init:
+        # The order matters: everything random comes after the new seed.
+        reseed(seed)
+        set_clock(fields.number("wall_clock_s"))
+        network.set_host_name(host_name)
+        if not agent.has_identity or fields.flag("renew", False):
+            _make_new(agent)
+    agent.has_identity = True
+    stream.finish({})
+
+
+def set_clock(wall_clock_s: float) -> None:
+    """Step the clock."""
+    time.clock_settime_ns(time.CLOCK_REALTIME, int(wall_clock_s * 1e9))
+
+
+def _seed(fields: Fields) -> bytes:
+    try:
+        seed = base64.b64decode(fields.text("seed"), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise OperationFailed(Code.BAD_REQUEST, "the seed is not base64") from error
+    if not 16 <= len(seed) <= SEED_BYTES_MAX:
+        raise OperationFailed(Code.BAD_REQUEST, f"a seed of {len(seed)} bytes")
+    return seed
+
+
+def _make_new(agent: Agent) -> None:
+    with open("/etc/machine-id", "w") as file:
+        file.write(f"{os.urandom(16).hex()}\n")
+    host_keys.remove_host_keys()
+    owner = ids_of(agent.users, agent.places.user, switches_user=True)
+    if owner is not None:
+        mount_data_disk(owner=owner)
+    keygen = host_keys.keygen_command()
+    if keygen is not None:  # seconds of work: nobody waits for it
+        try:
+            run_program(agent, keygen, lambda code, said: say(f"host keys: exit code {code} {said}"))
+        except OSError:
+            say_exception("host keys")
