@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -50,7 +51,9 @@ class ControlPlaneKey:
         payload = {"iss": "sandfleet", "aud": WORKER_ID, "exp": int(expires.timestamp()), **claims}
         with catch_warnings():
             simplefilter("ignore")
-            return jwt.encode({"alg": "EdDSA", "kid": self._key.kid}, payload, self._key, algorithms=["EdDSA"])
+            return jwt.encode(
+                {"alg": "EdDSA", "kid": self._key.kid}, payload, self._key, algorithms=["EdDSA"]
+            )
 
 
 @dataclass
@@ -141,6 +144,13 @@ async def a_worker_with(sandbox_id: str = "sb-one", **options: Any) -> AsyncIter
         status, body = await worker.start(sandbox_id)
         assert status == 200, body
         yield worker
+
+
+async def until(is_true: Callable[[], object]) -> None:
+    """Wait for something that gives no sign of its own."""
+    async with asyncio.timeout(10):
+        while not is_true():
+            await asyncio.sleep(0.005)
 
 
 def fake_host(worker: RunningWorker) -> FakeHypervisor:

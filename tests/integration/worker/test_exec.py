@@ -7,10 +7,10 @@ import socket
 
 import msgspec
 import pytest
+from tests.integration.worker.harness import RunningWorker, a_worker, a_worker_with, fake_host
 
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.testing.fake_programs import FakeProcess, Signalled
-from tests.integration.worker.harness import RunningWorker, a_worker, a_worker_with, fake_host
 
 ID = "sb-one"
 MIB = 1024 * 1024

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+from tests.integration.worker.harness import RunningWorker, a_worker_with, fake_host, small_limits, until
 
 from sandfleet.model.errors import GuestDiskFull
-from tests.integration.worker.harness import RunningWorker, a_worker_with, fake_host, small_limits
 
 ID = "sb-one"
 MIB = 1024 * 1024
@@ -113,11 +113,9 @@ async def test_an_interrupted_upload_leaves_the_old_content() -> None:
         writer.write(head.encode())
         resident = worker.host.residents.find(ID)
         assert resident is not None
-        while not resident.in_flight:
-            await asyncio.sleep(0.01)
+        await until(lambda: resident.in_flight)
         writer.close()
-        while resident.in_flight:
-            await asyncio.sleep(0.01)
+        await until(lambda: not resident.in_flight)
         assert await _get(worker, "/workspace/file") == (200, b"old")
 
 
@@ -143,8 +141,7 @@ async def test_a_download_whose_client_leaves_frees_the_sandbox() -> None:
         assert resident is not None
         assert resident.in_flight == 1
         answer.close()
-        while resident.in_flight:
-            await asyncio.sleep(0.01)
+        await until(lambda: not resident.in_flight)
 
 
 async def test_a_kill_cuts_a_download_short() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.integration.worker.harness import a_worker, a_worker_with, fake_host, small_limits
 
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
-from tests.integration.worker.harness import a_worker, a_worker_with, fake_host, small_limits
 
 ID = "sb-one"
 
@@ -95,9 +95,10 @@ async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(step: str) 
 
 
 async def test_a_host_promises_no_more_memory_than_it_has() -> None:
-    async with FakeHypervisor() as hypervisor, a_worker(
-        hypervisor, limits=small_limits(memory_budget_mib=2048)
-    ) as worker:
+    async with (
+        FakeHypervisor() as hypervisor,
+        a_worker(hypervisor, limits=small_limits(memory_budget_mib=2048)) as worker,
+    ):
         hypervisor.faults.hold("clone")
         async with asyncio.TaskGroup() as group:
             answers = [group.create_task(worker.start(f"sb-{number}")) for number in range(3)]

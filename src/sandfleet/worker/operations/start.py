@@ -35,11 +35,12 @@ async def start(host: Host, sandbox_id: str, order: StartVm) -> VmStatus:
     """Return the running VM's status; the same epoch twice is one start."""
     host.require_adopted()
     resident = await _admit(host, sandbox_id, order)
-    if resident.starting is not None:
-        await resident.starting.settled()
+    starting = resident.starting
+    if starting is not None:
+        await starting.settled()
         if resident.state is VmState.STOPPING:
             raise StaleEpoch(f"sandbox {sandbox_id} was stopped while it started")
-        await resident.starting.result()
+        await starting.result()
     if resident.state is VmState.DEAD:
         raise HypervisorFailed(f"the VM of {sandbox_id} has died: {resident.reason}")
     return resident.status()
