@@ -26,12 +26,15 @@ class Network(Protocol):
         """Put the host's side in order: forwarding, masquerade, protection. Idempotent."""
         ...
 
-    async def attach(self, seat: NetworkSeat, *, enabled: bool) -> None:
-        """Create the namespace with its links and rules; nothing is left behind when it fails."""
+    async def create(self, seat: NetworkSeat) -> int:
+        """Create the machine's namespace and return an open descriptor of its tap; the caller closes it.
+
+        Nothing is left behind when it fails.
+        """
         ...
 
-    async def open_tap(self, seat: NetworkSeat) -> int:
-        """Return an open descriptor of the machine's tap; the caller closes it."""
+    async def connect(self, seat: NetworkSeat, *, enabled: bool) -> None:
+        """Connect the namespace with the host, under its rules. The tap must be open."""
         ...
 
     async def set_egress(self, seat: NetworkSeat, *, enabled: bool) -> None:

@@ -1,13 +1,14 @@
-"""Work that must be done inside a network namespace: opening a tap, writing its sysctls.
+"""Making and entering network namespaces.
 
-A thread enters the namespace and ends afterwards, so that no pooled thread can
-ever be left in the wrong one.
+A namespace belongs to a thread. Each piece of work here has a thread of its own that
+ends afterwards, so that no pooled thread can ever be left in the wrong one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -21,38 +22,48 @@ from sandfleet.model.errors import HypervisorFailed
 T = TypeVar("T")
 
 NAMESPACE_DIRECTORY = Path("/run/netns")
+"""Where `ip netns` looks, so that an operator sees our namespaces with the usual tools."""
 
 _CLONE_NEWNET = 0x40000000
+_MS_BIND = 4096
+_MNT_DETACH = 2
 _TUNSETIFF = 0x400454CA
 _IFF_TAP_NO_PI = 0x0002 | 0x1000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-async def inside(namespace: str, work: Callable[[], T]) -> T:
-    """Run `work` on a thread of its own inside `namespace` and return its result."""
+async def create_namespace(name: str, work: Callable[[], T]) -> T:
+    """Make the namespace `name` and return what `work` does in it; nothing stays when that fails."""
 
-    def enter_and_work() -> T:
-        handle = os.open(NAMESPACE_DIRECTORY / namespace, os.O_RDONLY | os.O_CLOEXEC)
+    def create() -> T:
+        NAMESPACE_DIRECTORY.mkdir(exist_ok=True, mode=0o755)
+        path = NAMESPACE_DIRECTORY / name
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
         try:
-            if _libc.setns(handle, _CLONE_NEWNET) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), namespace)
-        finally:
-            os.close(handle)
-        return work()
+            _check(_libc.unshare(_CLONE_NEWNET), name)
+            source, target = b"/proc/thread-self/ns/net", os.fsencode(path)
+            _check(_libc.mount(source, target, b"none", ctypes.c_ulong(_MS_BIND), None), name)
+            return work()
+        except BaseException:
+            remove_namespace(name)
+            raise
 
-    loop = asyncio.get_running_loop()
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"in-{namespace}")
-    try:
-        return await loop.run_in_executor(pool, enter_and_work)
-    except OSError as error:
-        raise HypervisorFailed(f"network namespace {namespace}: {error}") from error
-    finally:
-        pool.shutdown(wait=False)
+    return await _on_own_thread(name, create)
 
 
-def open_tap(name: str) -> int:
-    """Return a descriptor attached to the tap `name` of this thread's namespace."""
+def remove_namespace(name: str) -> None:
+    """Remove the name; the kernel takes the namespace apart once nothing is in it. Idempotent."""
+    path = NAMESPACE_DIRECTORY / name
+    while _libc.umount2(os.fsencode(path), _MNT_DETACH) == 0:
+        continue
+    if ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):
+        number = ctypes.get_errno()
+        raise HypervisorFailed(f"namespace {name} cannot be removed: {os.strerror(number)}")
+    path.unlink(missing_ok=True)
+
+
+def create_tap(name: str) -> int:
+    """Make a tap in this thread's namespace and return its descriptor; the tap lives as long as that."""
     tap = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP_NO_PI))
@@ -68,3 +79,20 @@ def write_sysctls(values: Mapping[str, str]) -> None:
         path = Path("/proc/sys") / name
         if path.exists():
             path.write_text(value)
+
+
+async def _on_own_thread(name: str, work: Callable[[], T]) -> T:
+    loop = asyncio.get_running_loop()
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"in-{name}")
+    try:
+        return await loop.run_in_executor(pool, work)
+    except OSError as error:
+        raise HypervisorFailed(f"network namespace {name}: {error}") from error
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _check(result: int, name: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)

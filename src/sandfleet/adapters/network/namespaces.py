@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from sandfleet.adapters.network import plan, rules
 from sandfleet.adapters.network.namespace_thread import (
     NAMESPACE_DIRECTORY,
-    inside,
-    open_tap,
+    create_namespace,
+    create_tap,
+    remove_namespace,
     write_sysctls,
 )
 from sandfleet.adapters.network.resolvers import host_resolvers
@@ -23,6 +23,8 @@ from sandfleet.ports.network import NetworkSeat
 
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 LINKS_DIRECTORY = Path("/sys/class/net")
+LINK_REMOVAL_TRIES = 100
+LINK_REMOVAL_PAUSE_S = 0.005
 
 
 class NamespaceNetwork:
@@ -58,21 +60,20 @@ class NamespaceNetwork:
         text = f"add table inet {self._host_table}\ndelete table inet {self._host_table}\n"
         await run_program(["nft", "-f", "-"], given=text)
 
-    async def attach(self, seat: NetworkSeat, *, enabled: bool) -> None:
-        """Create the namespace with its links and rules; nothing is left behind when it fails."""
-        names = self._links(seat)
-        ruleset = rules.namespace_rules(resolvers=self._resolvers, address_range=self._range, enabled=enabled)
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(self.detach, seat.machine_id)
-            await run_program(["ip", "-batch", "-"], given=plan.host_batch(names))
-            async with asyncio.TaskGroup() as together:
-                together.create_task(self._fill(names))
-                together.create_task(_in_namespace_nft(names.namespace, ruleset))
-            undo.pop_all()
+    async def create(self, seat: NetworkSeat) -> int:
+        """Create the machine's namespace and return an open descriptor of its tap; the caller closes it."""
 
-    async def open_tap(self, seat: NetworkSeat) -> int:
-        """Return an open descriptor of the machine's tap; the caller closes it."""
-        return await inside(self._links(seat).namespace, lambda: open_tap(plan.TAP))
+        def fill() -> int:
+            write_sysctls(plan.NAMESPACE_SYSCTLS)
+            return create_tap(plan.TAP)
+
+        return await create_namespace(self._links(seat).namespace, fill)
+
+    async def connect(self, seat: NetworkSeat, *, enabled: bool) -> None:
+        """Connect the namespace with the host, under its rules. The tap must be open."""
+        ruleset = rules.namespace_rules(resolvers=self._resolvers, address_range=self._range, enabled=enabled)
+        script = plan.connection_script(self._links(seat), ruleset)
+        await run_program(["sh", "-s"], given=script)
 
     async def set_egress(self, seat: NetworkSeat, *, enabled: bool) -> None:
         """Open or close the way out."""
@@ -80,12 +81,14 @@ class NamespaceNetwork:
 
     async def detach(self, machine_id: str) -> None:
         """Remove the namespace and its links. Idempotent."""
+        remove_namespace(plan.NAMESPACE_PREFIX + machine_id)
         link = plan.LINK_PREFIX + machine_id
-        if (LINKS_DIRECTORY / link).exists():
-            await _tolerating_absence(["ip", "link", "delete", link], LINKS_DIRECTORY / link)
-        namespace = NAMESPACE_DIRECTORY / (plan.NAMESPACE_PREFIX + machine_id)
-        if namespace.exists():
-            await _tolerating_absence(["ip", "netns", "delete", namespace.name], namespace)
+        for _ in range(LINK_REMOVAL_TRIES):
+            # The kernel takes the pair down with the namespace, in its own time.
+            if not (LINKS_DIRECTORY / link).exists():
+                return
+            await asyncio.sleep(LINK_REMOVAL_PAUSE_S)
+        await _tolerating_absence(["ip", "link", "delete", link], LINKS_DIRECTORY / link)
 
     async def attached(self) -> Sequence[str]:
         """Return the ids of the machines that have a namespace or a link here, ours only."""
@@ -106,10 +109,6 @@ class NamespaceNetwork:
 
     def _links(self, seat: NetworkSeat) -> plan.Links:
         return plan.links(seat.machine_id, seat.slot, self._range)
-
-    async def _fill(self, names: plan.Links) -> None:
-        await run_program(["ip", "-n", names.namespace, "-batch", "-"], given=plan.namespace_batch(names))
-        await inside(names.namespace, lambda: write_sysctls(plan.NAMESPACE_SYSCTLS))
 
 
 async def _in_namespace_nft(namespace: str, text: str) -> None:

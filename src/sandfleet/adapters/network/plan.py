@@ -9,6 +9,7 @@ whose they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -70,22 +71,19 @@ def machine_count(address_range: IPv4Network) -> int:
     return max(0, address_range.num_addresses - _FIRST_MACHINE_OFFSET - 1)
 
 
-def host_batch(names: Links) -> str:
-    """Return the `ip -batch` lines that make the namespace and the pair, as seen from the host."""
-    return _lines(
-        f"netns add {names.namespace}",
+def connection_script(names: Links, rules_text: str) -> str:
+    """Return the shell script that connects a namespace, in which the tap is, with the host.
+
+    One script, because starting a program from a large process costs more than what the program does.
+    """
+    outside = [
         f"link add {names.host_link} type veth peer name {UPLINK} netns {names.namespace}",
         f"addr add {names.host_address}/32 dev {names.host_link}",
         f"link set {names.host_link} up",
         f"route add {names.address}/32 dev {names.host_link}",
-    )
-
-
-def namespace_batch(names: Links) -> str:
-    """Return the `ip -batch` lines to be run inside the namespace."""
-    return _lines(
+    ]
+    inside = [
         "link set lo up",
-        f"tuntap add {TAP} mode tap",
         f"link set {TAP} address {GATEWAY_MAC}",
         f"addr add {GATEWAY_ADDRESS}/{GUEST_PREFIX_LENGTH} dev {TAP}",
         f"link set {TAP} up",
@@ -93,6 +91,17 @@ def namespace_batch(names: Links) -> str:
         f"link set {UPLINK} up",
         f"route add {names.host_address}/32 dev {UPLINK}",
         f"route add default via {names.host_address} dev {UPLINK}",
+    ]
+    enter = f"nsenter --net=/run/netns/{names.namespace}"
+    # The rules come first: there is no moment at which the guest is connected and not confined.
+    return "\n".join(
+        [
+            "set -e",
+            _given(f"{enter} nft -f -", [rules_text]),
+            _given("ip -batch -", outside),
+            _given(f"ip -n {names.namespace} -batch -", inside),
+            "",
+        ]
     )
 
 
@@ -105,5 +114,5 @@ NAMESPACE_SYSCTLS: dict[str, str] = {
 }
 
 
-def _lines(*lines: str) -> str:
-    return "\n".join(lines) + "\n"
+def _given(command: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{command} <<'END_OF_INPUT'", *lines, "END_OF_INPUT"])

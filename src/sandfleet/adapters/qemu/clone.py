@@ -32,6 +32,7 @@ from sandfleet.adapters.qemu.template import (
     STATE_FILE,
     Template,
 )
+from sandfleet.adapters.together import both
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.ports.network import NetworkSeat
@@ -44,7 +45,7 @@ RESUME_TIMEOUT_S = 20.0
 async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMachine:
     """Return a running clone with its agent answering; a failure leaves nothing behind."""
     async with AsyncExitStack() as undo, asyncio.timeout(host.config.clone_timeout_s):
-        manifest = await seat(host, undo, order, template_version=template.version, shape=template.shape)
+        manifest = seat(host, undo, order, template_version=template.version, shape=template.shape)
         machine_id = manifest.machine_id
         directory = host.directory(machine_id)
         overlays = (directory / ROOT_OVERLAY, directory / DATA_OVERLAY)
@@ -66,7 +67,9 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
             cpu_count=1,
             disk_mib=template.data_disk_mib,
         )
-        machine = await _open_sessions(host, undo, manifest, spawned)
+        machine_seat = NetworkSeat(machine_id, manifest.slot)
+        connecting = host.network.connect(machine_seat, enabled=order.network_enabled)
+        machine = await both(_open_sessions(host, undo, manifest, spawned), connecting)
         await _fit(machine, order)
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
         write_manifest(directory, machine.manifest, durable=False)
@@ -75,10 +78,10 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         return machine
 
 
-async def seat(
+def seat(
     host: Host, undo: AsyncExitStack, order: MachineOrder, *, template_version: str, shape: MachineShape
 ) -> Manifest:
-    """Reserve slot, directory and namespace of a new machine; `undo` removes all of the machine."""
+    """Reserve slot and directory of a new machine; `undo` removes all of the machine."""
     machine_id = new_machine_id(host.config.tag, existing=host.busy)
     slot = host.slots.take()
     host.busy.add(machine_id)
@@ -99,7 +102,6 @@ async def seat(
     directory = host.directory(machine_id)
     directory.mkdir(mode=0o700, parents=True)
     write_manifest(directory, manifest, durable=False)
-    await host.network.attach(NetworkSeat(machine_id, slot), enabled=order.network_enabled)
     return manifest
 
 
@@ -132,7 +134,7 @@ async def _fit(machine: QemuMachine, order: MachineOrder) -> None:
     """Give the clone of a template the size that was ordered."""
     if order.disk_mib > machine.manifest.disk_mib:
         await machine.grow_disk(order.disk_mib)
-    if order.cpu_count > 1:
+    if order.cpu_count != machine.manifest.cpu_count:
         await machine.set_cpu_count(order.cpu_count)
     wanted = memory.reachable(order.memory_mib, machine.manifest.shape)
     reached = await machine.resize_memory(wanted)

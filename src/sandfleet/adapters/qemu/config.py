@@ -42,14 +42,19 @@ ImageSource = Callable[[], Sequence[ImageFiles]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HypervisorConfig:
-    """Settings of one host's engine. `accelerator` is `auto`, `kvm` or `tcg`; `cpu_model` None chooses."""
+    """Settings of one host's engine. `accelerator` is `auto`, `kvm` or `tcg`; `cpu_model` None chooses.
+
+    Each of `cpu_tiers` is a number of vCPUs that machines can have at most. A vCPU that
+    sleeps still costs most of a MiB, so that small machines come from a template with
+    few; a template of a larger tier is made when it is first asked for.
+    """
 
     data_dir: Path
     templates_dir: Path
     memory_base_mib: int = 512
     memory_max_mib: int = 65536
     memory_block_mib: int = 128
-    cpu_max: int = 16
+    cpu_tiers: Sequence[int] = (4, 16)
     machines_max: int = 1024
     uid_first: int = 210_000
     accelerator: str = "auto"

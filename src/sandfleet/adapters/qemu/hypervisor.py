@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 from sandfleet.adapters.qemu import adopt as adopting
 from sandfleet.adapters.qemu import sweep as sweeping
 from sandfleet.adapters.qemu.cgroups import Cgroups
 from sandfleet.adapters.qemu.clone import clone
-from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig, ImageSource
+from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig, ImageFiles, ImageSource
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import READY, Manifest, read_manifest
@@ -18,7 +19,7 @@ from sandfleet.adapters.qemu.qemu_version import machine_type, qemu_version
 from sandfleet.adapters.qemu.slots import Slots
 from sandfleet.adapters.qemu.template import Template, inputs_of
 from sandfleet.adapters.qemu.template_store import find_or_build
-from sandfleet.model.errors import HypervisorFailed, NotFound
+from sandfleet.model.errors import HypervisorFailed, NotFound, SizeOutOfRange
 from sandfleet.ports.hypervisor import Accelerator, Machine, MachineOrder, TemplateInfo
 from sandfleet.ports.network import Network
 from sandfleet.wire.qemu_command import MachineShape
@@ -42,7 +43,7 @@ class QemuHypervisor:
             slots=Slots(config.machines_max, taken=taken),
         )
         self._images = images
-        self._templates: dict[str, Template] = {}
+        self._templates: dict[tuple[str, int], Template] = {}
         self._accelerator: Accelerator | None = None
         self._preparing = asyncio.Lock()
 
@@ -68,26 +69,44 @@ class QemuHypervisor:
         """Build (or find) the template of each installed image and return them."""
         async with self._preparing:
             await self._host.network.prepare()
-            version = await qemu_version(self._host.config.qemu_binary)
-            shape = self._shape(version, await self.accelerator())
-            templates: dict[str, Template] = {}
+            first_tier = self._host.config.cpu_tiers[0]
+            templates: dict[tuple[str, int], Template] = {}
             for image in self._images():
-                inputs = inputs_of(image, shape=shape, qemu_version=version, host_cpu=host_cpu_model())
-                templates[image.name] = await find_or_build(self._host, image, inputs)
+                templates[image.name, first_tier] = await self._template(image, cpu_max=first_tier)
             self._templates = templates
         return [_info(template) for template in templates.values()]
 
     async def clone(self, order: MachineOrder) -> Machine:
         """Start a copy-on-write clone of a template and return it with its agent answering."""
-        template = self._templates.get(order.template)
-        if template is None:
-            raise NotFound(f"this host has no template {order.template!r}", code="unknown_template")
+        template = await self._template_for(order)
         async with self._host.spawning:
             try:
                 return await clone(self._host, template, order)
             except TimeoutError:
                 limit = self._host.config.clone_timeout_s
                 raise HypervisorFailed(f"a clone was not up within {limit:g} s") from None
+
+    async def _template_for(self, order: MachineOrder) -> Template:
+        tiers = [tier for tier in self._host.config.cpu_tiers if tier >= order.cpu_count]
+        if not tiers:
+            raise SizeOutOfRange(f"this host has no machines with {order.cpu_count} vCPUs")
+        found = self._templates.get((order.template, tiers[0]))
+        if found is not None:
+            return found
+        images = [image for image in self._images() if image.name == order.template]
+        if not images:
+            raise NotFound(f"this host has no template {order.template!r}", code="unknown_template")
+        async with self._preparing:
+            key = (order.template, tiers[0])
+            if key not in self._templates:
+                self._templates[key] = await self._template(images[0], cpu_max=tiers[0])
+            return self._templates[key]
+
+    async def _template(self, image: ImageFiles, *, cpu_max: int) -> Template:
+        version = await qemu_version(self._host.config.qemu_binary)
+        shape = self._shape(version, await self.accelerator(), cpu_max)
+        inputs = inputs_of(image, shape=shape, qemu_version=version, host_cpu=host_cpu_model())
+        return await find_or_build(self._host, image, inputs)
 
     async def adopt(self) -> Sequence[Machine]:
         """Return the machines that run on this host from before, sessions re-established."""
@@ -105,17 +124,27 @@ class QemuHypervisor:
         """Remove host resources (namespaces, cgroups, directories) that no manifest owns; name them."""
         return await sweeping.sweep(self._host)
 
-    def _shape(self, version: str, accelerator: Accelerator) -> MachineShape:
+    def _shape(self, version: str, accelerator: Accelerator, cpu_max: int) -> MachineShape:
         config = self._host.config
         return MachineShape(
             machine_type=machine_type(version),
             accelerator=accelerator.name,
             cpu_model=config.cpu_model or CPU_MODELS[accelerator.name],
-            cpu_max=config.cpu_max,
+            cpu_max=cpu_max,
             memory_base_mib=config.memory_base_mib,
-            memory_max_mib=config.memory_max_mib,
+            memory_max_mib=min(config.memory_max_mib, self._host_memory_max_mib()),
             memory_block_mib=config.memory_block_mib,
         )
+
+    def _host_memory_max_mib(self) -> int:
+        """Return what of this host's memory a machine could have at most, in whole blocks.
+
+        Address space that no machine can ever fill costs every machine memory for its bookkeeping.
+        """
+        config = self._host.config
+        total_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+        blocks = max(1, (total_mib - config.memory_base_mib) // config.memory_block_mib)
+        return config.memory_base_mib + blocks * config.memory_block_mib
 
     async def _probe(self) -> Accelerator:
         config = self._host.config

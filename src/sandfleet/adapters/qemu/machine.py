@@ -86,11 +86,13 @@ class QemuMachine:
             return reached
 
     async def set_cpu_count(self, cpu_count: int) -> None:
-        """Give the guest more vCPUs, online when this returns; fewer is a matter of its limits."""
+        """Have exactly this many vCPUs online in the guest."""
+        if not 1 <= cpu_count <= self.manifest.shape.cpu_max:
+            raise HypervisorFailed(f"this machine has up to {self.manifest.shape.cpu_max} vCPUs")
         async with self._changing:
             if cpu_count > self.manifest.cpu_count:
                 self._limit(cpu_count=cpu_count)
-                await processors.plug(self._qmp, self.guest, count=cpu_count)
+            await processors.set_online(self.guest, count=cpu_count)
             self._record(msgspec.structs.replace(self.manifest, cpu_count=cpu_count))
             self._limit()
 

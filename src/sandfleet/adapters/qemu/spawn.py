@@ -64,8 +64,7 @@ async def spawn(host: Host, manifest: Manifest, recipe: SpawnRecipe) -> Spawned:
     directory = host.directory(manifest.machine_id)
     cgroup_files = host.cgroups.create(manifest.machine_id, recipe.limits)
     with Descriptors() as opened:
-        tap = await host.network.open_tap(NetworkSeat(manifest.machine_id, manifest.slot))
-        opened.keep(tap)
+        tap = opened.keep(await host.network.create(NetworkSeat(manifest.machine_id, manifest.slot)))
         boot = _open_kernel(opened, recipe.kernel)
         descriptors = _open(opened, recipe, directory, tap)
         arguments = qemu_arguments(

@@ -28,9 +28,10 @@ DATA_EMPTY_FILE = "data-empty.qcow2"
 DIGESTED_FILES = (MEMORY_FILE, STATE_FILE, ROOT_FILE)
 
 DEFAULT_KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet panic=-1 swiotlb=noforce tsc=reliable clocksource=tsc ipv6.disable=1"
+    "console=ttyS0 quiet panic=-1 swiotlb=noforce tsc=reliable clocksource=tsc maxcpus=1"
 )
-"""swiotlb would take a third of a small guest's memory when it may grow large."""
+"""One vCPU is started, the others wait until a size needs them.
+swiotlb would take a third of a small guest's memory when it may grow large."""
 
 
 class TemplateInputs(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,7 +73,7 @@ async def build_template(host: Host, image: ImageFiles, inputs: TemplateInputs) 
 async def _save_booted(host: Host, image: ImageFiles, inputs: TemplateInputs, staging: Path) -> None:
     order = MachineOrder(image.name, inputs.shape.memory_base_mib, 1, 0, network_enabled=False)
     async with AsyncExitStack() as undo:
-        manifest = await seat(host, undo, order, template_version="", shape=inputs.shape)
+        manifest = seat(host, undo, order, template_version="", shape=inputs.shape)
         overlay = host.directory(manifest.machine_id) / DATA_OVERLAY
         tool = host.config.image_tool
         await disks.create_overlay(tool, staging / ROOT_FILE, backing=image.root_disk)
