@@ -16,7 +16,7 @@ READY_LINE = "osb-agent: serving"
 DEADLINE_S = 120.0
 POLL_S = 0.05
 MEMORY_MIB = 512
-COMMAND_LINE = "console=ttyS0 quiet panic=-1 swiotlb=noforce"
+COMMAND_LINE = "console=ttyS0 quiet panic=-1 swiotlb=noforce mitigations=off"
 
 
 def boot_test(image: InstalledImage, *, work: Path) -> None:
