@@ -19,6 +19,7 @@ from sandfleet.worker.adoption import adopt
 from sandfleet.worker.app import create_app
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.background import Background
+from sandfleet.worker.engine import engine
 from sandfleet.worker.heartbeat import HeartbeatSender, WorkerFacts, cpu_model
 from sandfleet.worker.host import Host
 from sandfleet.worker.http_server import http_server, listen
@@ -45,7 +46,7 @@ async def _run(settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, _hypervisor(settings), stop=stop)
+    await serve(settings, engine(settings), stop=stop)
 
 
 async def serve(settings: WorkerSettings, hypervisor: Hypervisor, *, stop: asyncio.Event) -> None:
@@ -127,7 +128,3 @@ def _pool_order(settings: WorkerSettings) -> MachineOrder:
         cpu_count=max(1, -(-settings.memory_default_mib // 4096)),
         disk_mib=settings.disk_default_mib,
     )
-
-
-def _hypervisor(settings: WorkerSettings) -> Hypervisor:
-    raise SandfleetError("no VM engine is installed")

@@ -70,7 +70,7 @@ async def test_a_stopped_epoch_never_starts_again() -> None:
         assert not fake_host(worker).machines
 
 
-@pytest.mark.parametrize("step", ["clone", "assign", "assume_identity", "resize_memory", "set_limits"])
+@pytest.mark.parametrize("step", ["clone", "assign", "assume_identity", "set_limits"])
 async def test_kill_wins_over_a_running_start_at_every_step(step: str) -> None:
     async with FakeHypervisor() as hypervisor, a_worker(hypervisor) as worker:
         hypervisor.faults.hold(step)
@@ -83,7 +83,7 @@ async def test_kill_wins_over_a_running_start_at_every_step(step: str) -> None:
         assert (await worker.vm(ID))[0] == 404
 
 
-@pytest.mark.parametrize("step", ["clone", "assign", "assume_identity", "resize_memory", "set_limits"])
+@pytest.mark.parametrize("step", ["clone", "assign", "assume_identity", "set_limits"])
 async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(step: str) -> None:
     async with FakeHypervisor() as hypervisor, a_worker(hypervisor) as worker:
         hypervisor.faults.fail(step, HypervisorFailed("the host said no"))

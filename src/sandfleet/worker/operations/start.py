@@ -132,18 +132,14 @@ async def _take(
 
 
 async def shape(host: Host, machine: Machine) -> None:
-    """Give a machine the sizes of its order, inside and outside."""
+    """Give a machine inside the sizes that its clone was given outside."""
     order = machine.facts.order
-    memory_mib = await machine.resize_memory(order.memory_mib)
-    if memory_mib < order.memory_mib:
-        raise HypervisorFailed(f"the guest reached {memory_mib} of {order.memory_mib} MiB")
     await machine.guest.set_limits(
         memory_mib=order.memory_mib - host.limits.guest_reserve_mib,
         cpu_percent=order.cpu_count * 100,
         pids_max=host.limits.pids_max,
     )
     if order.disk_mib > host.limits.disk_default_mib:
-        await machine.grow_disk(order.disk_mib)
         await machine.guest.grow_disk()
 
 
