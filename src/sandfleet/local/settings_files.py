@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from sandfleet.local import machine
 from sandfleet.local.configuration import FleetConfiguration, FleetSecrets, WorkerChoice
+from sandfleet.local.image import images_dir, templates_dir
 from sandfleet.local.layout import Layout
 
 SettingValue = str | int | float | bool
@@ -17,7 +16,6 @@ _FIRST_RANGE = 210
 _FIRST_UID = 200_000
 _UIDS_PER_RANGE = 10_000
 _MEMORY_MIB_MAX = 65536
-_DIRECTORY_VARIABLES = {"images_dir": "SANDFLEET_IMAGES_DIR", "templates_dir": "SANDFLEET_TEMPLATES_DIR"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +69,8 @@ def worker_settings(
         "uid_first": _FIRST_UID
         + configuration.range_number * _UIDS_PER_RANGE
         + number * (_UIDS_PER_RANGE // len(configuration.workers)),
-        **_cache_directories(),
+        "images_dir": str(images_dir()),
+        "templates_dir": str(templates_dir()),
     }
 
 
@@ -80,16 +79,3 @@ def _network_range(configuration: FleetConfiguration, number: int) -> str:
     bits = (len(configuration.workers) - 1).bit_length()
     start = number << (16 - bits) if bits else 0
     return f"10.{_FIRST_RANGE + configuration.range_number}.{start >> 8}.0/{16 + bits}"
-
-
-def _cache_directories() -> dict[str, SettingValue]:
-    found: dict[str, SettingValue] = {
-        setting: os.environ[variable]
-        for setting, variable in _DIRECTORY_VARIABLES.items()
-        if os.environ.get(variable)
-    }
-    if os.geteuid() != 0:
-        cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        found.setdefault("images_dir", f"{cache}/sandfleet/images")
-        found.setdefault("templates_dir", f"{cache}/sandfleet/templates")
-    return found

@@ -13,9 +13,10 @@ import msgspec
 from sandfleet.local.configuration import load_configuration, load_secrets, save_configuration
 from sandfleet.local.layout import Layout
 from sandfleet.local.lock import is_locked
+from sandfleet.local.machines import count_machines
 from sandfleet.local.service_process import log_tail
 from sandfleet.local.state import FleetState, ServiceCondition, ServiceKind, ServiceState, read_state
-from sandfleet_sdk import NO_RETRIES, Client, SandfleetError, Worker
+from sandfleet_sdk import NO_RETRIES, Client, SandfleetError
 
 _POLL_S = 0.1
 _STARTS_WITHIN_S = 15.0
@@ -103,7 +104,7 @@ def _missing(layout: Layout, state: FleetState) -> str:
         if service.condition is not ServiceCondition.RUNNING:
             return _starting(service)
     with Client(state.url, load_secrets(layout).bootstrap_key, retries=NO_RETRIES) as client:
-        return _missing_of_api(client, state)
+        return _missing_of_api(client, state) or _missing_warm(layout)
 
 
 def _missing_of_api(client: Client, state: FleetState) -> str:
@@ -116,14 +117,15 @@ def _missing_of_api(client: Client, state: FleetState) -> str:
         worker = known.get(service.name)
         if worker is None or worker.state != "ready":
             return f"worker {service.name} registers"
-        if not _has_template(worker):
+        if not worker.raw.get("golden_version"):
             return "the template is built (the first time: about 20 s)"
     return ""
 
 
-def _has_template(worker: Worker) -> bool:
-    has_version = bool(worker.raw.get("golden_version"))
-    return has_version and worker.raw.get("warm", 1) != 0
+def _missing_warm(layout: Layout) -> str:
+    # A machine that is full of sandboxes has no room for ready ones, and needs none to be up.
+    count = count_machines(layout)
+    return "" if count.warm or count.owned else "the first sandboxes are made ready"
 
 
 def _starting(service: ServiceState) -> str:

@@ -1,0 +1,65 @@
+"""`image build`, `image list`: the guest images of this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sandfleet.cli.options import AsJson
+from sandfleet.cli.output import show_json, show_table, size, tell
+
+app = typer.Typer(help="The guest images of this machine.", no_args_is_help=True)
+
+
+@app.command("build")
+def build(
+    name: Annotated[str, typer.Argument(help="The name it gets.")] = "base",
+    *,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Install Debian anew, with its updates.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build the guest image, unless it is up to date; it is booted once before it is accepted."""
+    from sandfleet.cli.errors import CommandFailed
+    from sandfleet.images.build import build_image
+    from sandfleet.local.image import images_dir
+    from sandfleet.model.errors import SandfleetError
+
+    try:
+        image = build_image(name, images_dir=images_dir(), progress=tell, refresh=refresh)
+    except SandfleetError as error:
+        raise CommandFailed(error.message) from error
+    if as_json:
+        show_json({"name": image.name, "digest": image.digest, "sizeBytes": image.size_bytes})
+
+
+@app.command("list")
+def list_all(*, as_json: AsJson = False) -> None:
+    """Show the images of this machine."""
+    from sandfleet.images.installed import list_images
+    from sandfleet.local.image import images_dir
+
+    images = list_images(images_dir())
+    if as_json:
+        show_json(
+            [
+                {
+                    "name": image.name,
+                    "digest": image.digest,
+                    "current": image.is_current,
+                    "sizeBytes": image.size_bytes,
+                    "kernel": image.manifest.kernel,
+                }
+                for image in images
+            ]
+        )
+        return
+    rows = [
+        (i.name, i.digest[:12], "yes" if i.is_current else "", size(i.size_bytes), i.manifest.kernel)
+        for i in images
+    ]
+    show_table(
+        ("NAME", "DIGEST", "CURRENT", "SIZE", "KERNEL"), rows, empty="no image: `sandfleet image build`"
+    )

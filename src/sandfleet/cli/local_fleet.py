@@ -1,0 +1,192 @@
+"""`up`, `down`, `status`, `doctor`: the fleet of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sandfleet.cli.options import AsJson, DataDir
+from sandfleet.cli.output import say, show_json, tell, waiting
+
+if TYPE_CHECKING:
+    from sandfleet.local.layout import Layout
+
+_UP_TIMEOUT_S = 600.0
+
+
+def up(  # noqa: PLR0913 -- one argument per option
+    *,
+    host: Annotated[
+        str | None, typer.Option(help="Address the API listens on; kept for later. Default 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Preferred port of the API (another is taken if it is not free)."
+        ),
+    ] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(min=1024, help="MiB that all sandboxes together may be promised; kept for later."),
+    ] = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay, and end the fleet with Ctrl-C.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait until everything is ready.")
+    ] = _UP_TIMEOUT_S,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start this machine's fleet: PostgreSQL, Valkey, a server and a worker, kept running."""
+    from sandfleet.local import up as fleet
+    from sandfleet.local.status import fleet_status
+
+    layout = _layout(data_dir)
+    _require_image()
+    fleet.configure(layout, fleet.UpOrder(api_host=host, api_port=port, memory_mib=memory))
+    if foreground:
+        from sandfleet.local.supervise import run
+
+        raise typer.Exit(run(layout))
+    started = fleet.start(layout)
+    with waiting("starting the fleet"):
+        fleet.await_ready(layout, timeout_s=timeout, report=lambda line: tell(f"  {line}"))
+    status = fleet_status(layout)
+    if as_json:
+        show_json(status)
+        return
+    say("The fleet is up." if started else "The fleet was up already.")
+    _greet(status)
+
+
+def down(
+    *,
+    stop_sandboxes: Annotated[
+        bool,
+        typer.Option(
+            "--stop-sandboxes", help="End the sandboxes as well. Without it they run on for the next `up`."
+        ),
+    ] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """End the fleet's processes. Sandboxes run on and are served again by the next `up`."""
+    from sandfleet.local import down as fleet
+
+    layout = _layout(data_dir)
+    ended = 0
+    with waiting("ending the fleet"):
+        if stop_sandboxes:
+            from sandfleet.local.stop_sandboxes import stop_sandboxes as end_all
+
+            ended = end_all(layout)
+        was_running = fleet.stop(layout)
+    if as_json:
+        show_json({"stopped": was_running, "sandboxesEnded": ended})
+    elif was_running:
+        say("The fleet is down." if not ended else f"The fleet is down; {ended} sandboxes were ended.")
+    else:
+        say(f"No fleet was running in {layout.data_dir}.")
+
+
+def status(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show what runs, where, and with which key. The exit code is 1 when the fleet is not ready."""
+    from sandfleet.local.status import fleet_status
+
+    facts = fleet_status(_layout(data_dir))
+    if as_json:
+        show_json(facts)
+    else:
+        _show_status(facts)
+    if not facts["ready"]:
+        raise typer.Exit(1)
+
+
+def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Check whether this machine can run sandboxes, and say what to do where it cannot."""
+    from sandfleet.local.doctor import Verdict, examine
+
+    with waiting("looking"):
+        findings = examine(_layout(data_dir))
+    if as_json:
+        show_json([finding.as_json() for finding in findings])
+    else:
+        marks = {Verdict.OK: "ok  ", Verdict.WARN: "warn", Verdict.FAIL: "FAIL"}
+        for finding in findings:
+            say(f"{marks[finding.verdict]}  {finding.subject:<14} {finding.fact}")
+            if finding.advice:
+                say(f"{'':22}{finding.advice}")
+    if any(finding.verdict is Verdict.FAIL for finding in findings):
+        raise typer.Exit(1)
+
+
+def ensure_up(data_dir: Path | None) -> Layout:
+    """Have the fleet running, with its progress on standard error; return where it lives."""
+    from sandfleet.local import up as fleet
+
+    layout = _layout(data_dir)
+    _require_image()
+    fleet.configure(layout, fleet.UpOrder())
+    fleet.start(layout)
+    fleet.await_ready(layout, timeout_s=_UP_TIMEOUT_S, report=lambda line: tell(f"  {line}"))
+    return layout
+
+
+def _layout(data_dir: Path | None) -> Layout:
+    from sandfleet.local.layout import Layout, default_data_dir
+
+    return Layout((data_dir or default_data_dir()).resolve())
+
+
+def _require_image() -> None:
+    from sandfleet.cli.errors import CommandFailed
+    from sandfleet.local.image import current_image
+
+    if current_image() is None:
+        raise CommandFailed(
+            "there is no guest image on this machine",
+            hint="build it with `sandfleet image build` (about a minute), or run `make setup`",
+        )
+
+
+def _greet(status: dict[str, Any]) -> None:
+    say("")
+    say(f"  URL      {status['url']}")
+    say(f"  API key  {status['apiKey']}")
+    say("")
+    say("Try:")
+    say("  sandfleet create --alias first")
+    say("  sandfleet exec first -- python3 -c 'print(6 * 7)'")
+    say("  sandfleet rm first")
+    say("")
+    say("For other programs:")
+    say(f"  export OPENCOMPUTER_API_URL={status['url']} OPENCOMPUTER_API_KEY={status['apiKey']}")
+
+
+def _show_status(facts: dict[str, Any]) -> None:
+    from sandfleet.cli.output import show_table
+
+    say("ready" if facts["ready"] else f"not ready: {facts['reason']}")
+    if facts["url"] is None:
+        return
+    say(f"url      {facts['url']}")
+    say(f"api key  {facts['apiKey']}")
+    say(f"data     {facts['dataDir']}")
+    if not facts["supervisor"]["running"]:
+        say("no supervisor: `sandfleet up` starts one, which takes over what still runs")
+    services = [facts["postgres"], facts["valkey"], *facts["servers"], *facts["workers"]]
+    rows = [
+        (s["name"], s["state"], s["pid"], s["port"], s["restarts"], s["lastError"])
+        for s in services
+        if s is not None
+    ]
+    show_table(("SERVICE", "STATE", "PID", "PORT", "RESTARTS", "LAST ERROR"), rows, empty="no services")
+    for worker in facts["workers"]:
+        if worker["memoryTotalMb"]:
+            say(
+                f"{worker['id']}: {worker['sandboxes']} sandboxes, "
+                f"{worker['memoryCommittedMb']} of {worker['memoryTotalMb']} MiB memory promised"
+            )

@@ -1,0 +1,74 @@
+"""Ending every sandbox of this machine before the fleet goes down: by the API, then by the worker."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable
+
+from sandfleet.local.atomic_file import write_atomically
+from sandfleet.local.configuration import load_secrets
+from sandfleet.local.layout import Layout
+from sandfleet.local.machines import count_machines
+from sandfleet.local.processes import send_signal
+from sandfleet.local.service_process import ServiceFailed
+from sandfleet.local.state import FleetState, ServiceKind, read_state
+from sandfleet_sdk import Client, Organisation
+
+_END_WITHIN_S = 120.0
+_POLL_S = 0.1
+_PAGE = 1000
+_PAGES_MAX = 1000
+_LIVING = ("creating", "running", "hibernating")
+
+
+def stop_sandboxes(layout: Layout) -> int:
+    """End all sandboxes and the VMs that stand ready; return how many sandboxes there were."""
+    state = read_state(layout)
+    if state is None or not any(s.is_alive for s in state.of_kind(ServiceKind.SERVER)):
+        if count_machines(layout).total:
+            raise ServiceFailed("sandboxes can only be ended by a running fleet: `sandfleet up` first")
+        return 0
+    with Client(state.url, load_secrets(layout).bootstrap_key) as client:
+        ended = sum(_end_all_of(client, state.url, each) for each in client.fleet.organisations())
+    _wait(lambda: count_machines(layout).owned == 0, "the sandboxes to end")
+    _empty_pools(layout, state)
+    _wait(lambda: count_machines(layout).total == 0, "the machines that stand ready to end")
+    return ended
+
+
+def _end_all_of(admin: Client, url: str, organisation: Organisation) -> int:
+    # An organisation's sandboxes are only seen with a key of its own: one is made for this moment.
+    key = admin.fleet.create_key(organisation.id, name="sandfleet down")
+    ended = 0
+    try:
+        with Client(url, key.key) as client:
+            for _ in range(_PAGES_MAX):
+                living = [s.id for s in client.sandboxes.list(status=_LIVING, limit=_PAGE)]
+                for sandbox_id in living:
+                    client.sandboxes.kill(sandbox_id)
+                ended += len(living)
+                if len(living) < _PAGE:
+                    break
+    finally:
+        admin.fleet.revoke_key(organisation.id, key.id)
+    return ended
+
+
+def _empty_pools(layout: Layout, state: FleetState) -> None:
+    # A worker that starts with an empty pool removes the machines that it finds without an owner.
+    for worker in state.of_kind(ServiceKind.WORKER):
+        path = layout.settings(worker.name)
+        text = re.sub(r"(?m)^warm_pool_size = .*$", "warm_pool_size = 0", path.read_text())
+        write_atomically(path, text.encode(), mode=0o600)
+        if worker.process is not None:
+            send_signal(worker.process, signal.SIGTERM)
+
+
+def _wait(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _END_WITHIN_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise ServiceFailed(f"waited {_END_WITHIN_S:.0f} s for {what}")
+        time.sleep(_POLL_S)
