@@ -1,0 +1,83 @@
+"""The listening socket and the HTTP server of one replica, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from sandfleet.controlplane.http.drain import Drain
+
+BACKLOG = 4096
+KEEP_ALIVE_S = 75
+HURRY_BEFORE_END_S = 3.0
+"""How long before the end of the drain whatever only waits is asked to answer."""
+
+
+class HttpServer(uvicorn.Server):
+    """A server that leaves signals to `main`."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing: one place in the process decides what a signal means."""
+        yield
+
+
+def http_server(app: ASGIApp, *, drain_max_s: float) -> HttpServer:
+    """Return a server for `app`; what is in flight at the stop gets `drain_max_s`."""
+    return HttpServer(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(drain_max_s)),
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket with a long backlog; port 0 takes any free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+async def serve_until(
+    stop: asyncio.Event,
+    server: HttpServer,
+    listener: socket.socket,
+    *,
+    drain: Drain,
+    drain_notice_s: float,
+    drain_max_s: float,
+) -> None:
+    """Serve until `stop`; then say so, stop listening, and let the requests in flight end."""
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve(sockets=[listener]), name="http")
+        stopping = group.create_task(stop.wait(), name="stop")
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        drain.give_notice()
+        await asyncio.sleep(drain_notice_s)
+        server.should_exit = True
+        hurrying = group.create_task(_hurry_later(drain, max(0.0, drain_max_s - HURRY_BEFORE_END_S)))
+        await asyncio.wait({serving})
+        hurrying.cancel()
+
+
+async def _hurry_later(drain: Drain, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    drain.hurry()

@@ -1,0 +1,127 @@
+"""Puts one replica together: stores, Redis, operations, loops, edge. Nothing else knows the adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.postgres.migrate import migrate
+from sandfleet.adapters.postgres.wiring import PostgresStores, open_stores
+from sandfleet.adapters.redis.connection import RedisConnection
+from sandfleet.adapters.redis.leases import RedisLeaseStore
+from sandfleet.adapters.redis.routes import RedisRouteCache
+from sandfleet.adapters.redis.wakeups import RedisWakeUps
+from sandfleet.adapters.workers.client import AiohttpWorkerClient
+from sandfleet.adapters.workers.connections import worker_session
+from sandfleet.adapters.workers.data_plane import AiohttpDataPlane
+from sandfleet.controlplane.background import Background
+from sandfleet.controlplane.bootstrap import ensure_bootstrap_key
+from sandfleet.controlplane.dependencies import ControlPlane, Stores
+from sandfleet.controlplane.edge import Edge
+from sandfleet.controlplane.http.authentication import Authenticator
+from sandfleet.controlplane.http.drain import Drain
+from sandfleet.controlplane.http.keys import KeyRing
+from sandfleet.controlplane.http.metrics import Metrics
+from sandfleet.controlplane.operations.lifecycle import running_lifecycle
+from sandfleet.controlplane.proxy.pending import PendingCommands
+from sandfleet.controlplane.settings import ControlPlaneSettings
+from sandfleet.controlplane.tokens import TokenSigner, load_signer
+from sandfleet.model.errors import StoreUnavailable
+from sandfleet.ports.clock import Clock
+
+log = structlog.get_logger(__name__)
+
+START_ATTEMPTS_MAX = 60
+START_PAUSE_S = 1.0
+
+
+@asynccontextmanager
+async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
+    """Run everything of a replica but its HTTP server; leaving hands its operations over."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        stores = open_stores(
+            settings.postgres_url.get_secret_value(),
+            master_secret=settings.master_secret.get_secret_value(),
+            pool_max=settings.postgres_pool_max,
+        )
+        stack.push_async_callback(stores.database.close)
+        signer = await _prepare(stores, settings, clock)
+        connection = RedisConnection(settings.redis_url.get_secret_value(), clock)
+        stack.push_async_callback(connection.close)
+        session = await stack.enter_async_context(worker_session())
+        wake_ups = RedisWakeUps(connection, clock)
+        plane = ControlPlane(
+            settings=settings,
+            clock=clock,
+            replica_id=settings.replica_id or f"replica-{secrets.token_hex(6)}",
+            stores=_stores(stores),
+            routes=RedisRouteCache(connection, clock),
+            leases=RedisLeaseStore(connection),
+            wake_ups=wake_ups,
+            worker_client=AiohttpWorkerClient(session, signer.fleet_token),
+            public_keys=signer.public_keys,
+        )
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        background = Background(group)
+        stack.callback(background.cancel_all)
+        listening = group.create_task(wake_ups.run(), name="wake-ups")
+        stack.callback(listening.cancel)
+        lifecycle = await stack.enter_async_context(running_lifecycle(plane))
+        keys = KeyRing(plane.stores.organisations, clock=clock, cache_s=settings.key_cache_s)
+        yield Edge(
+            plane=plane,
+            lifecycle=lifecycle,
+            data_plane=AiohttpDataPlane(session, signer.fleet_token),
+            tokens=signer,
+            keys=keys,
+            authenticator=Authenticator(
+                keys,
+                signer,
+                query_key=settings.auth_query_key,
+                join_token=settings.join_token.get_secret_value(),
+            ),
+            background=background,
+            pending=PendingCommands(),
+            drain=Drain(),
+            metrics=Metrics(),
+        )
+
+
+async def _prepare(stores: PostgresStores, settings: ControlPlaneSettings, clock: Clock) -> TokenSigner:
+    """Bring the schema up to date, and have the fleet's key pair and the bootstrap key."""
+    for attempt in range(START_ATTEMPTS_MAX):
+        try:
+            await migrate(stores.database)
+            signer = await load_signer(
+                stores.secrets,
+                clock=clock,
+                sandbox_ttl_s=settings.sandbox_token_ttl_s,
+                fleet_ttl_s=settings.fleet_token_ttl_s,
+            )
+            key = settings.bootstrap_key.get_secret_value()
+            await ensure_bootstrap_key(stores.organisations, key, clock=clock)
+        except StoreUnavailable:
+            log.warning("waiting for PostgreSQL", attempt=attempt + 1, attempts_max=START_ATTEMPTS_MAX)
+            await clock.sleep(START_PAUSE_S)
+        else:
+            return signer
+    raise StoreUnavailable("PostgreSQL did not answer in the time of the start")
+
+
+def _stores(stores: PostgresStores) -> Stores:
+    return Stores(
+        sandboxes=stores.sandboxes,
+        placements=stores.placements,
+        operations=stores.operations,
+        workers=stores.workers,
+        organisations=stores.organisations,
+        idempotency=stores.idempotency,
+        secrets=stores.secrets,
+        terms=stores.terms,
+    )
