@@ -10,13 +10,10 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import msgspec
-from sandfleet.adapters.guest.session import open_guest
 
-from sandfleet.adapters.network.namespaces import NamespaceNetwork
 from sandfleet.adapters.qemu import disks
 from sandfleet.adapters.qemu.clone import load, seat
 from sandfleet.adapters.qemu.config import (
@@ -24,7 +21,6 @@ from sandfleet.adapters.qemu.config import (
     DATA_OVERLAY,
     QMP_SOCKET,
     ROOT_OVERLAY,
-    HypervisorConfig,
 )
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
@@ -41,11 +37,11 @@ from sandfleet.adapters.qemu.template import (
     STATE_FILE,
     Template,
 )
-from sandfleet.images.installed import installed_images
 from sandfleet.ports.guest import ExecOrder, Guest
 from sandfleet.ports.hypervisor import MachineOrder
+from sandfleet.worker.engine import engine
+from sandfleet.worker.settings import WorkerSettings
 
-ADDRESS_RANGE = IPv4Network("10.246.0.0/16")
 IMAGE = "base"
 COMMAND_TIMEOUT_S = 30.0
 
@@ -124,17 +120,16 @@ class BareClones:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, config: HypervisorConfig) -> AsyncIterator[BareClones]:
+    async def opened(cls, settings: WorkerSettings) -> AsyncIterator[BareClones]:
         """Find the template and give back what the host was given."""
-        network = NamespaceNetwork(tag=config.tag, address_range=ADDRESS_RANGE)
-        hypervisor = QemuHypervisor(config, guests=open_guest, network=network, images=installed_images)
+        hypervisor = engine(settings)
+        assert isinstance(hypervisor, QemuHypervisor)
         await hypervisor.prepare()
         try:
             # The floor stands on the engine's inner parts on purpose: its port does more than the least.
             yield cls(hypervisor, hypervisor._host, hypervisor._templates[IMAGE])
         finally:
             await hypervisor.sweep()
-            await network.withdraw()
 
     async def seat(self) -> Seat:
         """Prepare one clone up to the start of its QEMU."""

@@ -20,8 +20,7 @@ from typing import Any
 import httpx
 
 from bench.bare_clones import BareClones
-from sandfleet.adapters.qemu.config import HypervisorConfig
-from sandfleet.worker.settings import load_settings
+from sandfleet.worker.settings import WorkerSettings, load_settings
 
 COMMAND = str(Path(sys.executable).parent / "sandfleet")
 MEMORY_BUDGET_MIB = 160 * 1024
@@ -31,6 +30,7 @@ COLD_MEMORY_MB = 1152
 
 
 FLOOR_UID_FIRST = 900_000
+FLOOR_NETWORK = "10.250.0.0/16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +116,19 @@ async def bed() -> AsyncIterator[Bed]:
     with _fleet() as (data_dir, status), tempfile.TemporaryDirectory(dir="/var/tmp") as floor_dir:
         headers = {"X-API-Key": status["apiKey"]}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=120)
-        config = _floor_config(data_dir, Path(floor_dir))
+        floor = _floor_settings(data_dir, Path(floor_dir))
         async with (
             httpx.AsyncClient(base_url=status["url"], headers=headers, timeout=120, limits=limits) as http,
-            BareClones.opened(config) as bare,
+            BareClones.opened(floor) as bare,
         ):
             yield Bed(data_dir, status["url"], status["apiKey"], http, bare)
 
 
-def _floor_config(data_dir: Path, floor_dir: Path) -> HypervisorConfig:
-    """Return the engine's settings for the floor: the same template, another place and other users."""
+def _floor_settings(data_dir: Path, floor_dir: Path) -> WorkerSettings:
+    """Return a worker's settings for the floor: the same template, but its own place, users and addresses."""
     (path,) = data_dir.glob("settings/wk-*.toml")
-    worker = load_settings(path)
-    return HypervisorConfig(
-        data_dir=floor_dir,
-        templates_dir=worker.templates_dir,
-        memory_base_mib=worker.memory_base_mib,
-        memory_max_mib=worker.memory_max_mib,
-        uid_first=FLOOR_UID_FIRST,
-    )
+    own = {"data_dir": floor_dir, "uid_first": FLOOR_UID_FIRST, "network_range": FLOOR_NETWORK}
+    return load_settings(path).model_copy(update=own)
 
 
 @contextmanager
@@ -144,7 +138,7 @@ def _fleet() -> Iterator[tuple[Path, dict[str, Any]]]:
         _run("up", "--data-dir", str(data_dir), "--memory", str(MEMORY_BUDGET_MIB))
         yield data_dir, json.loads(_run("status", "--json", "--data-dir", str(data_dir)))
     finally:
-        _run("down", "--data-dir", str(data_dir))
+        _run("down", "--stop-sandboxes", "--data-dir", str(data_dir))
         shutil.rmtree(data_dir, ignore_errors=True)
 
 

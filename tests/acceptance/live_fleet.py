@@ -76,7 +76,7 @@ class LiveFleet:
 
     def down(self) -> None:
         """Stop the fleet."""
-        _run("down", "--data-dir", str(self.data_dir))
+        _run("down", "--stop-sandboxes", "--data-dir", str(self.data_dir))
 
 
 def start_fleet(data_dir: Path, *options: str, environment: dict[str, str] | None = None) -> LiveFleet:
