@@ -137,7 +137,7 @@ def _processor_and_memory(shape: MachineShape, descriptors: MachineDescriptors) 
         *("-machine", f"{shape.machine_type},{_MACHINE_OPTIONS}"),
         *("-accel", _accelerator(shape, descriptors)),
         *("-cpu", shape.cpu_model),
-        *("-smp", f"cpus=1,maxcpus={shape.cpu_max},sockets={shape.cpu_max},cores=1,threads=1"),
+        *("-smp", f"{shape.cpu_max},sockets=1,cores={shape.cpu_max},threads=1"),
         *("-m", f"{size},slots=1,maxmem={shape.memory_max_mib}M"),
         *("-object", memory + mapping),
         # Address space only: host memory is taken when the guest plugs and touches it.

@@ -25,6 +25,7 @@ from sandfleet.wire.qemu_command import SANDBOX_OPTIONS
 PROBE_TIMEOUT_S = 10.0
 CACHE_FILE = "accelerator.json"
 OUTPUT_MAX = 1 << 16
+END_GRACE_S = 0.2
 
 
 class _Cached(msgspec.Struct, frozen=True):
@@ -105,8 +106,16 @@ async def _boot(binary: str, qemu_version: str, kernel: Path, uid: int) -> bytes
     try:
         return await _listen(process.stdout)
     finally:
-        if process.returncode is None:
-            process.kill()
+        await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Give a guest that has failed the time to end by itself; asyncio minds a signal to a dead child."""
+    try:
+        async with asyncio.timeout(END_GRACE_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
         await process.wait()
 
 
