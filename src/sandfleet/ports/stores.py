@@ -20,6 +20,7 @@ from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker
 from sandfleet.planning.placement import FleetView, NoPlacement, Placement
 from sandfleet.planning.queue import Waiting
+from sandfleet.planning.repair import Presence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +31,6 @@ class SandboxFilter:
     alias: str | None = None
     limit: int = 100
     cursor: tuple[datetime, SandboxId] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """What the store expects of one sandbox on one worker."""
-
-    sandbox_id: SandboxId
-    state: SandboxState
-    epoch: int
-    has_reservation: bool
-    has_open_operation: bool
 
 
 class SandboxStore(Protocol):

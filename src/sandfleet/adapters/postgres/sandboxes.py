@@ -34,7 +34,8 @@ from sandfleet.model.ids import OrganisationId, SandboxId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.sandbox import TERMINAL_STATES, Sandbox, SandboxState
 from sandfleet.model.transition import Transition
-from sandfleet.ports.stores import Presence, SandboxFilter
+from sandfleet.planning.repair import Presence
+from sandfleet.ports.stores import SandboxFilter
 
 _ADMISSIONS_AT_ONCE = 4
 """The organisation's row lock lets one through at a time; more would only hold connections."""

@@ -45,6 +45,9 @@ class Subscription:
             await asyncio.wait_for(self._hint.wait(), FALLBACK_S)
         self._hint.clear()
 
+    async def aclose(self) -> None:
+        """Nothing to undo: who is not referenced any more is not woken any more."""
+
 
 class RedisWakeUps:
     """Hints by events in this process and by Redis between processes. `run` listens."""

@@ -1,0 +1,133 @@
+"""Compares what each worker holds with what the store expects of it, both ways.
+
+A VM that nothing owns is quarantined: its worker is told so with its next heartbeat. A
+running row without a living VM ends in `error`. Both need two sightings in a row by the
+same leader, and the second also a fresh answer about that very VM. A worker that does
+not answer is not judged at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sandfleet.controlplane.dependencies import ControlPlane, sandbox_topic
+from sandfleet.controlplane.operations.destroy import destroy_operation
+from sandfleet.controlplane.operations.engine import OperationEngine
+from sandfleet.controlplane.operations.records import log_row
+from sandfleet.lifecycle.sandbox import SandboxEvent, advance
+from sandfleet.model.errors import NotFound, SandfleetError, StaleTerm, StaleVersion, StoreUnavailable
+from sandfleet.model.ids import SandboxId, WorkerId, operation_id
+from sandfleet.model.sandbox import SandboxState, StopReason
+from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.planning.repair import Held, Mismatch, mismatch
+from sandfleet.wire.worker_messages import VmStatus
+
+ACTOR = "reconcile"
+_AT_ONCE = 8
+_DEAD = "dead"
+_NOTHING = Mismatch(unowned=frozenset(), lost={})
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """The leader's loop; it remembers only what it saw the time before."""
+
+    plane: ControlPlane
+    engine: OperationEngine
+    _term: int = 0
+    _seen: dict[WorkerId, Mismatch] = field(default_factory=dict)
+    _quarantined: dict[WorkerId, Sequence[SandboxId]] = field(default_factory=dict)
+
+    async def tick(self, *, term: int) -> str:
+        """Look at every worker that answers."""
+        if term != self._term:
+            self._term = term
+            self._seen.clear()
+            self._quarantined.clear()
+        workers = [
+            worker for worker in await self.plane.stores.workers.list() if worker.state is WorkerState.READY
+        ]
+        at_once = asyncio.Semaphore(_AT_ONCE)
+        done: list[str] = []
+
+        async def look(worker: Worker) -> None:
+            async with at_once:
+                done.extend(await self._look(worker, term=term))
+
+        async with asyncio.TaskGroup() as tasks:
+            for worker in workers:
+                tasks.create_task(look(worker))
+        return "; ".join(sorted(done)) or "rows and machines agree"
+
+    async def _look(self, worker: Worker, *, term: int) -> list[str]:
+        try:
+            vms = await self.plane.worker_client.vms(worker.id, worker.http_url)
+        except SandfleetError:
+            self._seen.pop(worker.id, None)  # not seen is not seen twice
+            return []
+        # After the list: a VM of which the row is not written yet cannot be in it.
+        expected = await self.plane.stores.sandboxes.presence(worker.id)
+        now = mismatch(expected, [_held(vm) for vm in vms])
+        before = self._seen.get(worker.id, _NOTHING)
+        self._seen[worker.id] = now
+        reports = await self._quarantine(worker, sorted(now.unowned & before.unowned), term=term)
+        for sandbox_id in sorted(set(now.lost) & set(before.lost)):
+            report = await self._lost(worker, sandbox_id, now.lost, term=term)
+            if report:
+                reports.append(report)
+        return reports
+
+    async def _quarantine(self, worker: Worker, unowned: list[SandboxId], *, term: int) -> list[str]:
+        if self._quarantined.get(worker.id) == unowned:
+            return []
+        await self.plane.stores.workers.set_quarantined(worker.id, unowned, term=term)
+        self._quarantined[worker.id] = unowned
+        return [f"{worker.id} holds {', '.join(unowned)}, which nothing owns"] if unowned else []
+
+    async def _lost(
+        self, worker: Worker, sandbox_id: SandboxId, reasons: Mapping[SandboxId, str], *, term: int
+    ) -> str | None:
+        """End the sandbox in `error` if its worker says once more that it does not live."""
+        before = await self.plane.stores.sandboxes.get_any(sandbox_id)
+        if before.state is not SandboxState.RUNNING or before.worker_id != worker.id:
+            return None
+        if not await self._is_confirmed(worker, sandbox_id):
+            return None
+        reason = reasons[sandbox_id]
+        now = self.plane.clock.now()
+        after = replace(
+            advance(before, SandboxEvent.LOST, at=now),
+            epoch=before.epoch + 1,
+            stopped_at=now,
+            stop_reason=StopReason.CRASH,
+            error_message=reason,
+        )
+        new_id = operation_id(secrets.token_bytes(16))
+        destroy = destroy_operation(self.plane, after, new_id=new_id, reason="lost")
+        log = log_row(before, after, event=SandboxEvent.LOST, actor=ACTOR, reason=reason, operation=destroy)
+        try:
+            await self.plane.stores.sandboxes.start_operation(after, destroy, log, term=term)
+        except StaleVersion:
+            return None
+        self.engine.start(destroy)
+        await self.plane.routes.forget(sandbox_id)
+        await self.plane.wake_ups.publish(sandbox_topic(sandbox_id))
+        return f"{sandbox_id} was lost: {reason}"
+
+    async def _is_confirmed(self, worker: Worker, sandbox_id: SandboxId) -> bool:
+        try:
+            vm = await self.plane.worker_client.vm(worker.id, worker.http_url, sandbox_id)
+        except NotFound:
+            return True
+        except (StoreUnavailable, StaleTerm):
+            raise
+        except SandfleetError:
+            return False
+        return vm.state == _DEAD
+
+
+def _held(vm: VmStatus) -> Held:
+    return Held(SandboxId(vm.sandbox_id), is_dead=vm.state == _DEAD, reason=vm.reason)

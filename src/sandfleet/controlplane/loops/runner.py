@@ -1,0 +1,81 @@
+"""Runs the loops: each on its own, so that none can starve another.
+
+A loop's tick returns one sentence about what it did; the sentence is logged when it
+changes. A tick that fails is logged and tried again at the next interval. A leader's
+loop runs only while this replica leads, and gets the term that fences its effects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from sandfleet.controlplane.dependencies import ControlPlane
+from sandfleet.controlplane.loops.leadership import Leadership
+from sandfleet.model.errors import StaleTerm, StoreUnavailable
+
+TICK_TIMEOUT_S = 60.0
+FOLLOWING = "another replica leads"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """One concern, looked at every so often. `tick` gets the term, which is 0 without a leader."""
+
+    name: str
+    interval_s: float
+    tick: Callable[[int], Awaitable[str]]
+    for_leader: bool = True
+
+
+class LoopRunner:
+    """Runs loops until it is cancelled."""
+
+    def __init__(self, plane: ControlPlane, leadership: Leadership, loops: tuple[Loop, ...]) -> None:
+        self._plane = plane
+        self._leadership = leadership
+        self._loops = loops
+        self.sentences: dict[str, str] = {}
+        """What each loop said last."""
+
+    async def run(self) -> None:
+        """Run them all, each in its own task."""
+        async with asyncio.TaskGroup() as tasks:
+            for loop in self._loops:
+                tasks.create_task(self._run_one(loop), name=f"loop-{loop.name}")
+
+    async def _run_one(self, loop: Loop) -> None:
+        while True:
+            await self.tick(loop)
+            await self._plane.clock.sleep(loop.interval_s)
+
+    async def tick(self, loop: Loop) -> str:
+        """Run one tick of one loop and return its sentence."""
+        sentence = await self._sentence(loop)
+        if self.sentences.get(loop.name) != sentence:
+            self.sentences[loop.name] = sentence
+            log.info("loop", loop=loop.name, did=sentence)
+        return sentence
+
+    async def _sentence(self, loop: Loop) -> str:
+        term = self._leadership.term if loop.for_leader else 0
+        if term is None:
+            return FOLLOWING
+        try:
+            async with asyncio.timeout(TICK_TIMEOUT_S):
+                return await loop.tick(term)
+        except StaleTerm:
+            self._leadership.depose()
+            return "a newer leader was elected: I stop leading"
+        except StoreUnavailable:
+            return "PostgreSQL is away"
+        except TimeoutError:
+            return f"the tick took longer than {TICK_TIMEOUT_S:.0f} s"
+        except Exception:
+            log.exception("loop_failed", loop=loop.name)
+            return "the tick failed"
