@@ -9,8 +9,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -39,6 +40,7 @@ from sandfleet.adapters.qemu.template import (
 )
 from sandfleet.ports.guest import ExecOrder, Guest
 from sandfleet.ports.hypervisor import MachineOrder
+from sandfleet.ports.network import Network, NetworkSeat
 from sandfleet.worker.engine import engine
 from sandfleet.worker.settings import WorkerSettings
 
@@ -75,6 +77,21 @@ class BareClone:
         await self.machine.destroy()
 
 
+class PreparedNetwork:
+    """Hands out the tap of a namespace that was made before the clock ran."""
+
+    def __init__(self, network: Network, tap: int) -> None:
+        self._network = network
+        self._tap = tap
+
+    async def create(self, seat: NetworkSeat) -> int:
+        """Return the tap's descriptor; it is the caller's from now on."""
+        return self._tap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+
 @dataclass(slots=True)
 class Seat:
     """Everything on the host that a clone needs, except its QEMU."""
@@ -82,21 +99,23 @@ class Seat:
     host: Host
     template: Template
     manifest: Manifest
+    tap: int
     undo: AsyncExitStack
 
     async def start(self) -> BareClone:
         """Start QEMU, load the state, greet the agent. A failure removes the seat."""
+        prepared = replace(self.host, network=PreparedNetwork(self.host.network, self.tap))
         async with self.undo.pop_all() as undo:
             directory = self.host.directory(self.manifest.machine_id)
-            spawned = await spawn(self.host, self.manifest, self._recipe(directory))
-            manifest = msgspec.structs.replace(self.manifest, process=spawned.process)
+            spawned = await spawn(prepared, self.manifest, self._recipe(directory))
             handle = ProcessHandle(spawned.process)
             qmp = await Qmp.connect(directory / QMP_SOCKET)
             await load(qmp, spawned.state_path)
             guest = await self.host.guests(directory / AGENT_SOCKET)
             undo.pop_all()
-        self.host.busy.discard(manifest.machine_id)
-        return BareClone(QemuMachine(self.host, manifest, self.template.shape, Sessions(handle, qmp, guest)))
+        self.host.busy.discard(self.manifest.machine_id)
+        manifest = msgspec.structs.replace(self.manifest, process=spawned.process)
+        return BareClone(QemuMachine(self.host, manifest, Sessions(handle, qmp, guest)))
 
     def _recipe(self, directory: Path) -> SpawnRecipe:
         template = self.template
@@ -117,6 +136,7 @@ class BareClones:
     hypervisor: QemuHypervisor
     host: Host
     template: Template
+    order: MachineOrder
 
     @classmethod
     @asynccontextmanager
@@ -125,21 +145,22 @@ class BareClones:
         hypervisor = engine(settings)
         assert isinstance(hypervisor, QemuHypervisor)
         await hypervisor.prepare()
+        order = MachineOrder(IMAGE, settings.memory_base_mib, 1, 0)
         try:
             # The floor stands on the engine's inner parts on purpose: its port does more than the least.
-            yield cls(hypervisor, hypervisor._host, hypervisor._templates[IMAGE])
+            yield cls(hypervisor, hypervisor._host, await hypervisor._template_for(order), order)
         finally:
             await hypervisor.sweep()
 
     async def seat(self) -> Seat:
         """Prepare one clone up to the start of its QEMU."""
-        order = MachineOrder(IMAGE, self.template.shape.memory_base_mib, 1, 0)
-        undo = AsyncExitStack()
-        manifest = await seat(self.host, undo, order, template_version=self.template.version)
+        template, undo = self.template, AsyncExitStack()
+        manifest = seat(self.host, undo, self.order, template_version=template.version, shape=template.shape)
         directory = self.host.directory(manifest.machine_id)
-        disks.copy_overlay(self.template.file(ROOT_EMPTY_FILE), directory / ROOT_OVERLAY)
-        disks.copy_overlay(self.template.file(DATA_EMPTY_FILE), directory / DATA_OVERLAY)
-        return Seat(self.host, self.template, manifest, undo)
+        disks.copy_overlay(template.file(ROOT_EMPTY_FILE), directory / ROOT_OVERLAY)
+        disks.copy_overlay(template.file(DATA_EMPTY_FILE), directory / DATA_OVERLAY)
+        tap = await self.host.network.create(NetworkSeat(manifest.machine_id, manifest.slot))
+        return Seat(self.host, template, manifest, tap, undo)
 
     async def clone(self) -> BareClone:
         """Prepare and start one, where time does not matter."""

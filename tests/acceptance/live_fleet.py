@@ -75,8 +75,11 @@ class LiveFleet:
         wait_until(is_healthy, timeout_s=timeout_s, what="the fleet to serve again")
 
     def down(self) -> None:
-        """Stop the fleet."""
-        _run("down", "--stop-sandboxes", "--data-dir", str(self.data_dir))
+        """Stop the fleet and its sandboxes; a fleet that no longer answers is stopped all the same."""
+        try:
+            _run("down", "--stop-sandboxes", "--data-dir", str(self.data_dir), timeout_s=120)
+        finally:
+            _run("down", "--data-dir", str(self.data_dir), timeout_s=120)
 
 
 def start_fleet(data_dir: Path, *options: str, environment: dict[str, str] | None = None) -> LiveFleet:
