@@ -11,7 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sandfleet.adapters.guest.failures import error_of
 from sandfleet.model.errors import NotReady, SandfleetError
@@ -202,9 +202,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError(f"{transport!r} is no stream")
-        self._transport = transport
+        # A stream by construction; uvloop's transports are not of asyncio's class.
+        self._transport = cast(asyncio.Transport, transport)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
