@@ -76,7 +76,9 @@ async def _run(layout: Layout, text: str) -> None:
         layout, _services(layout, text), url="http://nowhere", clock=SystemClock(), before=read_state(layout)
     )
     supervisor.policy = RestartPolicy(attempts_max=3)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, supervisor.request_stop)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, supervisor.request_stop)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.request_retry)
     await supervisor.run()
 
 

@@ -160,7 +160,7 @@ def _with_process(service: ServiceState, process: processes.ProcessIdentity) -> 
 
 
 def test_what_never_becomes_ready_is_given_up_and_the_rest_runs(layout: Layout) -> None:
-    with supervising(layout, "broken"):
+    with supervising(layout, "broken") as supervisor:
         state = until(layout, lambda s: ServiceCondition.FAILED in {x.condition for x in s.services})
         program = state.service("program")
         assert program is not None
@@ -168,6 +168,9 @@ def test_what_never_becomes_ready_is_given_up_and_the_rest_runs(layout: Layout) 
         assert "code 7" in str(program.last_error)
         assert "begun" in str(program.last_error)  # the end of its log
         assert pid_of(state, "postgres") > 0
+        (layout.data_dir / "program.py").write_text("import time; time.sleep(600)")
+        os.kill(supervisor.pid, signal.SIGHUP)  # what `up` sends: try again
+        until(layout, all_run)
 
 
 def test_one_supervisor_per_directory(layout: Layout) -> None:

@@ -32,8 +32,7 @@ def execute(  # noqa: PLR0913 -- one argument per option
     command: Annotated[
         list[str],
         typer.Argument(
-            metavar="COMMAND",
-            help="Program and arguments; a single word is a line for the shell (`'ls | wc -l'`).",
+            metavar="COMMAND", help="Program and arguments, or one line for the shell (`'ls | wc -l'`)."
         ),
     ],
     *,

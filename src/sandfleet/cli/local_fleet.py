@@ -59,6 +59,8 @@ def up(  # noqa: PLR0913 -- one argument per option
         show_json(status)
         return
     say("The fleet is up." if started else "The fleet was up already.")
+    if not started and (host, port, memory) != (None, None, None):
+        tell("It runs with its old settings: `sandfleet down` and `sandfleet up` bring the new ones.")
     _greet(status)
 
 

@@ -42,6 +42,8 @@ class ServiceState(msgspec.Struct, frozen=True, rename="camel"):
     process: ProcessIdentity | None = None
     digest: str = ""
     restarts: int = 0
+    failures: int = 0
+    """Ends in a row without having been ready in between."""
     last_error: str | None = None
     since: datetime | None = None
 

@@ -41,6 +41,7 @@ async def supervise(layout: Layout) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.request_stop)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.request_retry)
     await supervisor.run()
 
 

@@ -58,6 +58,7 @@ class _Entry:
     service: Service
     state: ServiceState
     was_ready: asyncio.Event = field(default_factory=asyncio.Event)
+    forgiven: asyncio.Event = field(default_factory=asyncio.Event)
     child: subprocess.Popen[bytes] | None = None
 
 
@@ -90,6 +91,11 @@ class Supervisor:
         if identity is None:
             raise RuntimeError("this process cannot read its own identity from /proc")
         self._identity = identity
+
+    def request_retry(self) -> None:
+        """Forgive every service its failures and start what does not run at once."""
+        for entry in self._entries.values():
+            entry.forgiven.set()
 
     def request_stop(self) -> None:
         """Ask for an orderly end."""
@@ -144,11 +150,19 @@ class Supervisor:
         self._write()
 
     async def _keep(self, entry: _Entry) -> None:
-        """Have one service running, until cancelled or given up."""
-        failures = 0
+        """Have one service running, until cancelled."""
         for name in entry.service.after:
             await self._entries[name].was_ready.wait()
+        while True:
+            await self._keep_until_given_up(entry)
+            _log.error("a service is given up", service=entry.service.name, reason=entry.state.last_error)
+            self._record(entry, condition=ServiceCondition.FAILED)
+            await entry.forgiven.wait()
+
+    async def _keep_until_given_up(self, entry: _Entry) -> None:
+        failures = 0
         while failures < self.policy.attempts_max:
+            entry.forgiven.clear()
             begun = self._clock.monotonic()
             problem = await self._run_once(entry)
             if self._clock.monotonic() - begun > self.policy.stable_after_s:
@@ -161,11 +175,12 @@ class Supervisor:
                 condition=ServiceCondition.RESTARTING,
                 process=None,
                 restarts=entry.state.restarts + 1,
+                failures=failures,
                 last_error=problem,
             )
-            await self._clock.sleep(pause_s)
-        _log.error("a service is given up", service=entry.service.name, reason=entry.state.last_error)
-        self._record(entry, condition=ServiceCondition.FAILED)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(entry.forgiven.wait(), pause_s)
+                failures = 0
 
     async def _run_once(self, entry: _Entry) -> str:
         """Start (or adopt) the service and wait for its end; return why it ended."""
@@ -203,7 +218,7 @@ class Supervisor:
                 processes.send_signal(identity, signal.SIGKILL)
                 return
             await self._clock.sleep(_POLL_READY_S)
-        self._record(entry, condition=ServiceCondition.RUNNING)
+        self._record(entry, condition=ServiceCondition.RUNNING, failures=0)
         entry.was_ready.set()
 
     async def _gone(self, identity: ProcessIdentity) -> None:

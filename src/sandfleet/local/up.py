@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from sandfleet.local import processes
 from sandfleet.local.configuration import load_configuration, load_secrets, save_configuration
 from sandfleet.local.layout import Layout
 from sandfleet.local.lock import is_locked
@@ -20,6 +22,7 @@ from sandfleet_sdk import NO_RETRIES, Client, SandfleetError
 
 _POLL_S = 0.1
 _STARTS_WITHIN_S = 15.0
+_HOPELESS_AFTER = 4
 Report = Callable[[str], object]
 
 
@@ -47,8 +50,9 @@ def configure(layout: Layout, order: UpOrder) -> None:
 
 
 def start(layout: Layout) -> bool:
-    """Start the supervisor in the background; return False when one runs already."""
+    """Start the supervisor in the background; one that runs already gets its failures forgiven (False)."""
     if is_locked(layout):
+        _retry_what_failed(layout)
         return False
     with layout.log("supervisor").open("ab") as log:
         process = subprocess.Popen(
@@ -86,6 +90,19 @@ def await_ready(layout: Layout, *, timeout_s: float, report: Report) -> FleetSta
         time.sleep(_POLL_S)
 
 
+def _retry_what_failed(layout: Layout) -> None:
+    state = read_state(layout)
+    if state is None or not any(_is_hopeless(service) for service in state.services):
+        return
+    processes.send_signal(state.supervisor, signal.SIGHUP)
+    deadline = time.monotonic() + _STARTS_WITHIN_S
+    while time.monotonic() < deadline:
+        state = read_state(layout)
+        if state is not None and not any(_is_hopeless(service) for service in state.services):
+            return
+        time.sleep(_POLL_S)
+
+
 def _is_supervised_by(layout: Layout, pid: int) -> bool:
     state = read_state(layout)
     return state is not None and state.supervisor.pid == pid and state.is_supervised
@@ -96,7 +113,7 @@ def _missing(layout: Layout, state: FleetState) -> str:
     if not state.is_supervised:
         raise FleetFailed(f"the supervisor ended; see {layout.log('supervisor')}")
     for service in state.services:
-        if service.condition is ServiceCondition.FAILED or _is_hopeless(service):
+        if _is_hopeless(service):
             raise FleetFailed(
                 f"{service.name} does not start: {service.last_error}. Log: {layout.log(service.name)}"
             )
@@ -136,7 +153,8 @@ def _starting(service: ServiceState) -> str:
 
 def _is_hopeless(service: ServiceState) -> bool:
     # A service that crashes each time at once need not be waited for to the end.
-    return service.condition is ServiceCondition.RESTARTING and service.restarts >= 4
+    is_crashing = service.condition is ServiceCondition.RESTARTING and service.failures >= _HOPELESS_AFTER
+    return is_crashing or service.condition is ServiceCondition.FAILED
 
 
 def _fields() -> tuple[str, ...]:

@@ -1,0 +1,191 @@
+"""Choices and records of a one-machine fleet."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from ipaddress import ip_network
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sandfleet.controlplane.settings import ControlPlaneSettings
+from sandfleet.local import machine, processes
+from sandfleet.local.configuration import (
+    ConfigurationBroken,
+    FleetConfiguration,
+    WorkerChoice,
+    load_configuration,
+    load_secrets,
+)
+from sandfleet.local.layout import Layout
+from sandfleet.local.log_rotation import rotate
+from sandfleet.local.machines import MachineCount, count_machines
+from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
+from sandfleet.local.state import (
+    FleetState,
+    ServiceCondition,
+    ServiceKind,
+    ServiceState,
+    read_state,
+    write_state,
+)
+from sandfleet.local.status import fleet_status
+from sandfleet.local.supervisor import RestartPolicy
+from sandfleet.worker.settings import WorkerSettings
+
+STORES = Stores(postgres_url="postgresql://u:p@127.0.0.1:1/d", redis_url="redis://:p@127.0.0.1:2/0")
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path / "fleet")
+    layout.make()
+    return layout
+
+
+def test_secrets_are_made_once_and_are_their_owners_only(layout: Layout) -> None:
+    first = load_secrets(layout)
+    assert load_secrets(layout) == first
+    assert layout.secrets.stat().st_mode & 0o777 == 0o600
+    assert first.bootstrap_key not in repr(first)
+    assert first.bootstrap_key.startswith("osb_")
+
+
+def test_two_fleets_share_no_secret_and_no_worker_id(tmp_path: Path) -> None:
+    layouts = [Layout(tmp_path / name) for name in ("a", "b")]
+    for layout in layouts:
+        layout.make()
+    one, other = (load_secrets(layout) for layout in layouts)
+    assert not {one.master_secret, one.bootstrap_key, one.join_token} & {
+        other.master_secret,
+        other.bootstrap_key,
+        other.join_token,
+    }
+    ids = {load_configuration(layout).workers[0].id for layout in layouts}
+    assert len(ids) == 2
+    assert {load_configuration(layouts[0]).workers[0].id} < ids  # and it stays what it was
+
+
+def test_a_damaged_file_is_named(layout: Layout) -> None:
+    layout.secrets.write_text("{")
+    with pytest.raises(ConfigurationBroken, match=r"secrets\.json"):
+        load_secrets(layout)
+
+
+def test_the_settings_files_are_what_the_processes_accept(layout: Layout) -> None:
+    configuration = msgspec.structs.replace(load_configuration(layout), api_port=8080)
+    secrets = load_secrets(layout)
+    server = tomllib.loads(as_toml(server_settings(configuration, secrets, STORES)))
+    assert ControlPlaneSettings(**server).listen_port == 8080
+    (choice,) = configuration.workers
+    worker = tomllib.loads(as_toml(worker_settings(configuration, choice, secrets, layout=layout)))
+    accepted = WorkerSettings(**worker)
+    assert accepted.control_url == "http://127.0.0.1:8080"
+    assert accepted.memory_budget_mib == configuration.memory_budget_mib
+
+
+def test_toml_keeps_odd_characters() -> None:
+    odd = 'a"b\\c\nd\té'
+    assert tomllib.loads(as_toml({"text": odd, "flag": True, "number": 3})) == {
+        "text": odd,
+        "flag": True,
+        "number": 3,
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_workers_share_memory_and_never_addresses_or_uids(count: int, layout: Layout) -> None:
+    workers = tuple(WorkerChoice(id=f"wk-{n}", port=n) for n in range(count))
+    configuration = FleetConfiguration(range_number=3, workers=workers, memory_mib=16000)
+    settings = [
+        worker_settings(configuration, worker, load_secrets(layout), layout=layout) for worker in workers
+    ]
+    networks = [ip_network(str(one["network_range"])) for one in settings]
+    assert all(network.subnet_of(ip_network("10.213.0.0/16")) for network in networks)  # type: ignore[arg-type]
+    assert not any(a.overlaps(b) for a in networks for b in networks if a is not b)
+    assert len({one["uid_first"] for one in settings}) == count
+    assert sum(int(one["memory_budget_mib"]) for one in settings) <= 16000
+
+
+@pytest.mark.parametrize(("total", "budget"), [(1024, 512), (2048, 1024), (8192, 6964), (24105, 20490)])
+def test_the_host_keeps_a_reserve(total: int, budget: int) -> None:
+    assert machine.memory_budget_mib(total) == budget
+
+
+def test_small_machines_keep_few_sandboxes_ready() -> None:
+    assert [machine.warm_pool_size(mib) for mib in (512, 4096, 100_000)] == [1, 2, 4]
+
+
+def test_the_state_survives_its_file(layout: Layout) -> None:
+    own = processes.identify(os.getpid())
+    assert own is not None
+    service = ServiceState("server", ServiceKind.SERVER, ServiceCondition.RUNNING, 8080, process=own)
+    state = FleetState("http://127.0.0.1:8080", own, (service,))
+    write_state(layout, state)
+    assert read_state(layout) == state
+    layout.state.write_text("not json")
+    assert read_state(layout) is None
+
+
+def test_a_process_is_more_than_its_pid() -> None:
+    own = processes.identify(os.getpid())
+    assert own is not None
+    assert processes.is_alive(own)
+    for other in (
+        processes.ProcessIdentity(own.pid, own.started_ticks + 1, own.boot_id),
+        processes.ProcessIdentity(own.pid, own.started_ticks, "another boot"),
+    ):
+        assert not processes.is_alive(other)
+        assert processes.open_pidfd(other) is None
+
+
+def test_status_of_a_killed_fleet_calls_nothing_running(layout: Layout) -> None:
+    load_secrets(layout)
+    own = processes.identify(os.getpid())
+    assert own is not None
+    gone = processes.ProcessIdentity(own.pid, own.started_ticks + 1, own.boot_id)
+    kinds = (ServiceKind.POSTGRES, ServiceKind.VALKEY, ServiceKind.SERVER, ServiceKind.WORKER)
+    services = tuple(
+        ServiceState(kind.value, kind, ServiceCondition.RUNNING, 1, process=gone) for kind in kinds
+    )
+    write_state(layout, FleetState("http://127.0.0.1:9", gone, services))
+    status = fleet_status(layout)
+    assert status["ready"] is False
+    assert status["supervisor"]["running"] is False
+    assert [status[name]["state"] for name in ("postgres", "valkey")] == ["stopped", "stopped"]
+    assert {"url", "apiKey", "servers", "workers"} <= status.keys()
+
+
+def test_pauses_double_up_to_a_bound() -> None:
+    policy = RestartPolicy()
+    pauses = [policy.pause_s(failures) for failures in range(1, 12)]
+    assert pauses[:4] == [0.2, 0.4, 0.8, 1.6]
+    assert pauses[-1] == policy.pause_s_max
+
+
+def test_a_large_log_is_moved_aside_while_it_is_written(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"old" * 100)
+        assert rotate(log, bytes_max=100) is True
+        writer.write(b"new")
+        assert rotate(log, bytes_max=100) is False
+    assert log.read_bytes() == b"new"
+    assert (tmp_path / "x.log.1").read_bytes() == b"old" * 100
+    assert rotate(tmp_path / "missing.log") is False
+
+
+def test_machines_are_counted_by_their_manifests(layout: Layout) -> None:
+    manifests = {
+        "a": '{"state": "ready", "owner": "sb-1"}',
+        "b": '{"state": "ready", "owner": null}',
+        "c": '{"state": "starting"}',
+        "d": "half a mani",
+    }
+    for name, text in manifests.items():
+        folder = layout.worker_data("wk-1") / "machines" / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(text)
+    assert count_machines(layout) == MachineCount(owned=1, warm=1, unfinished=2)
