@@ -80,6 +80,13 @@ class Cgroups:
                 _write(directory / "cpu.cfs_period_us", str(CPU_PERIOD_US))
                 _write(directory / "cpu.cfs_quota_us", quota)
 
+    def memory_limit_mib(self, machine_id: str) -> int | None:
+        """Return the machine's memory limit, None without a memory controller."""
+        if "memory" not in self._roots:
+            return None
+        file = "memory.max" if self._is_v2["memory"] else "memory.limit_in_bytes"
+        return int((self._directory("memory", machine_id) / file).read_text()) >> 20
+
     def kill_all(self, machine_id: str) -> None:
         """Kill every process in the machine's groups."""
         for directory in self._directories(machine_id):
