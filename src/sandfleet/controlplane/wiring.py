@@ -27,7 +27,7 @@ from sandfleet.controlplane.http.authentication import Authenticator
 from sandfleet.controlplane.http.drain import Drain
 from sandfleet.controlplane.http.keys import KeyRing
 from sandfleet.controlplane.http.metrics import Metrics
-from sandfleet.controlplane.operations.lifecycle import running_lifecycle
+from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.controlplane.proxy.pending import PendingCommands
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.controlplane.tokens import TokenSigner, load_signer
@@ -72,7 +72,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         stack.callback(background.cancel_all)
         listening = group.create_task(wake_ups.run(), name="wake-ups")
         stack.callback(listening.cancel)
-        lifecycle = await stack.enter_async_context(running_lifecycle(plane))
+        lifecycle = await stack.enter_async_context(Fleet(plane).running())
         keys = KeyRing(plane.stores.organisations, clock=clock, cache_s=settings.key_cache_s)
         yield Edge(
             plane=plane,
