@@ -41,7 +41,7 @@ async def small_shell(process: FakeProcess) -> int:
     """Run `argv`, or the commands of `sh -c`, as far as this shell knows them.
 
     Known: `echo`, `printf` (a plain text), `printenv`, `pwd`, `cat`, `sleep`, `true`,
-    `false`, `exit N`, `kill -N $$`; `;` between commands and `>&2` after one.
+    `id` (silent), `false`, `exit N`, `kill -N $$`; `;` between commands and `>&2` after one.
     """
     if list(process.argv[:2]) in (["/bin/sh", "-c"], ["sh", "-c"]):
         code = 0
@@ -58,7 +58,7 @@ async def _command(process: FakeProcess, words: list[str]) -> int:
     stream = STDERR if words[-1:] == [">&2"] else STDOUT
     words = words[:-1] if stream is STDERR else words
     name, arguments = words[0], words[1:]
-    if name in ("true", "false"):
+    if name in ("true", "false", "id"):
         return int(name == "false")
     if name == "sleep":
         await process.clock.sleep(float(arguments[0]))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from sandfleet.ports.hypervisor import Machine, MachineOrder
@@ -22,20 +23,59 @@ class WarmPool:
         self.filling = 0
         self._ready: deque[Machine] = deque()
         self._poked = asyncio.Event()
+        self._awaited: deque[asyncio.Future[Machine | None]] = deque()
 
     def __len__(self) -> int:
         return len(self._ready)
 
-    def claim(self, order: MachineOrder) -> Machine | None:
-        """Hand out a machine of that shape. Egress is no part of it: it can be closed at once."""
-        if replace(order, network_enabled=True) != self.order or not self._ready:
+    async def claim(self, order: MachineOrder) -> Machine | None:
+        """Hand out a machine of that shape, or the one that is just being made, or None.
+
+        Egress is no part of the shape: it can be closed at once. Waiting for a machine
+        that is half made is quicker than to make another one beside it.
+        """
+        if replace(order, network_enabled=True) != self.order:
             return None
         self.poke()
-        return self._ready.popleft()
+        if self._ready:
+            return self._ready.popleft()
+        if self.filling <= len(self._awaited):
+            return None
+        promised: asyncio.Future[Machine | None] = asyncio.get_running_loop().create_future()
+        self._awaited.append(promised)
+        try:
+            return await promised
+        except asyncio.CancelledError:
+            if promised.done() and not promised.cancelled() and (machine := promised.result()) is not None:
+                self.add(machine)
+            raise
+        finally:
+            if promised in self._awaited:
+                self._awaited.remove(promised)
+
+    @contextmanager
+    def making_one(self) -> Iterator[None]:
+        """Count a machine that is being made; whoever waits for one that fails is told."""
+        self.filling += 1
+        try:
+            yield
+        finally:
+            self.filling -= 1
+            while len(self._awaited) > self.filling:
+                self._hand_over(None)
 
     def add(self, machine: Machine) -> None:
-        """Take a ready machine in."""
-        self._ready.append(machine)
+        """Take a ready machine in, or hand it to the first who waits."""
+        if not self._hand_over(machine):
+            self._ready.append(machine)
+
+    def _hand_over(self, machine: Machine | None) -> bool:
+        while self._awaited:
+            promised = self._awaited.popleft()
+            if not promised.done():
+                promised.set_result(machine)
+                return True
+        return False
 
     def discard(self, machine: Machine) -> bool:
         """Take a machine out that must not be handed out; say whether it was still here."""

@@ -93,3 +93,47 @@ async def test_the_loop_refills_after_failures_and_after_claims() -> None:
         await until(lambda: len(worker.host.pool))
         assert len(hypervisor.machines) == 2
         filling.cancel()
+
+
+async def test_a_start_takes_the_machine_that_is_just_being_made() -> None:
+    async with FakeHypervisor() as hypervisor, a_worker(hypervisor, pool_size=1) as worker:
+        hypervisor.faults.hold("set_limits")
+        filling = worker.host.background.start(add_one_if_lacking(worker.host), name="fill")
+        await hypervisor.faults.reached("set_limits")
+        async with asyncio.TaskGroup() as group:
+            starting = group.create_task(worker.start("sb-one"))
+            await until(lambda: worker.host.residents.starting)
+            hypervisor.faults.release("set_limits")
+        assert starting.result()[0] == 200
+        assert hypervisor.clones == 1
+        await filling.settled()
+
+
+async def test_a_start_that_waits_for_one_that_fails_makes_its_own() -> None:
+    async with FakeHypervisor() as hypervisor, a_worker(hypervisor, pool_size=1) as worker:
+        hypervisor.faults.hold("set_limits")
+        hypervisor.faults.fail("set_limits", HypervisorFailed("not now"))
+        filling = worker.host.background.start(add_one_if_lacking(worker.host), name="fill")
+        await hypervisor.faults.reached("set_limits")
+        async with asyncio.TaskGroup() as group:
+            starting = group.create_task(worker.start("sb-one"))
+            await until(lambda: worker.host.residents.starting)
+            hypervisor.faults.release("set_limits")
+        assert starting.result()[0] == 200
+        assert list(hypervisor.machines) == ["m-0002"]
+        await filling.settled()
+
+
+async def test_a_kill_of_a_start_that_waits_keeps_the_machine_for_the_next() -> None:
+    async with FakeHypervisor() as hypervisor, a_worker(hypervisor, pool_size=1) as worker:
+        hypervisor.faults.hold("set_limits")
+        filling = worker.host.background.start(add_one_if_lacking(worker.host), name="fill")
+        await hypervisor.faults.reached("set_limits")
+        async with asyncio.TaskGroup() as group:
+            starting = group.create_task(worker.start("sb-one"))
+            await until(lambda: worker.host.residents.starting)
+            assert (await worker.stop("sb-one"))[0] == 200
+            hypervisor.faults.release("set_limits")
+        assert starting.result()[1]["code"] == "moved"
+        await filling.settled()
+        assert len(worker.host.pool) == 1

@@ -64,9 +64,10 @@ class QemuMachine:
 
     async def wait_dead(self) -> str:
         """Return the reason when QEMU has ended."""
-        if self.sessions is not None:
-            await self.sessions.handle.ended()
-            cause = self.sessions.qmp.shutdown_cause()
+        sessions = self.sessions
+        if sessions is not None:  # kept: whoever destroys the machine meanwhile lets go of them
+            await sessions.handle.ended()
+            cause = sessions.qmp.shutdown_cause()
             if cause is not None:
                 return f"the guest ended: {cause}"
         said = log_tail(self.host.directory(self.manifest.machine_id))

@@ -104,7 +104,7 @@ async def _run(host: Host, resident: Resident, order: StartVm) -> None:
 
 async def _warm_or_cold(host: Host, resident: Resident, order: StartVm) -> tuple[Machine, str]:
     """Return a machine that is the sandbox's own; a warm one that fails is replaced by a clone."""
-    warm = host.pool.claim(resident.order)
+    warm = await host.pool.claim(resident.order)
     if warm is not None:
         try:
             return await _take(host, resident, order, machine=warm, is_shaped=True), "warm"
