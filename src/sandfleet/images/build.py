@@ -46,6 +46,7 @@ ROOT_INPUTS = (
 )
 INITRD_INPUTS = ("initrd.py", "cpio.py", "agent_archive.py", "guest/init", "guest/modules.txt")
 FREE_MIB_NEEDED = 4096
+PARTS_KEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def build_image(name: str, *, images_dir: Path, progress: Progress, refresh: boo
         progress("digesting")
         manifest = _describe(image_dir, name=name, inputs=inputs, kernel=(parts / "kernel").read_text())
         progress("booting it once")
-        boot_test(load_image(image_dir), work=room.work)
+        boot_test(load_image(image_dir))
         return _install(image_dir, manifest, images_dir=images_dir, progress=progress)
 
 
@@ -143,6 +144,7 @@ def _root_parts(room: BuildRoom, key: str, *, mirrors: Mirrors, refresh: bool, p
     parts = room.parts_dir / key
     if (parts / "kernel").is_file() and not refresh:
         progress("the root file system is in the cache")
+        parts.touch()  # what was used last is kept longest
         return parts
     made = room.work / "parts"
     made.mkdir()
@@ -150,7 +152,15 @@ def _root_parts(room: BuildRoom, key: str, *, mirrors: Mirrors, refresh: bool, p
     room.parts_dir.mkdir(exist_ok=True)
     shutil.rmtree(parts, ignore_errors=True)
     made.rename(parts)
+    _prune(room.parts_dir)
     return parts
+
+
+def _prune(parts_dir: Path) -> None:
+    """Remove root file systems that no build has used lately; images keep their own links to the files."""
+    by_use = sorted(parts_dir.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for parts in by_use[PARTS_KEPT:]:
+        shutil.rmtree(parts)
 
 
 def _assemble(image_dir: Path, *, parts: Path, agent: bytes) -> None:
