@@ -1,4 +1,4 @@
-"""Real machines for tests: one template per session, a host of its own (directory, ids, addresses) per test."""
+"""Real machines for tests: one template per session; ids, addresses and directory are each test's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -79,15 +80,14 @@ def data_dir() -> Iterator[Path]:
         yield directory
 
 
-class short_directory:  # noqa: N801 - used as a scope
-    """A temporary directory with a short name."""
-
-    def __enter__(self) -> Path:
-        self.path = Path(tempfile.mkdtemp(prefix="sfvm-"))
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path)
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """Hold a temporary directory with a short name."""
+    path = Path(tempfile.mkdtemp(prefix="sfvm-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
 
 
 async def connect_guest(socket: Path) -> Guest:
@@ -116,9 +116,7 @@ def make_hypervisor(
 
 
 @pytest.fixture
-async def hypervisor(
-    data_dir: Path, template_dir: Path, image: ImageFiles
-) -> AsyncIterator[QemuHypervisor]:
+async def hypervisor(data_dir: Path, template_dir: Path, image: ImageFiles) -> AsyncIterator[QemuHypervisor]:
     """An engine ready to clone. Whatever a test leaves behind fails it."""
     engine, network = make_hypervisor(data_dir, template_dir, image)
     await engine.prepare()

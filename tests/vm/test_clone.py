@@ -7,9 +7,10 @@ import secrets
 from dataclasses import replace
 from pathlib import Path
 
+from tests.vm.conftest import ORDER, Start, run
+
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.ports.guest import GuestIdentity
-from tests.vm.conftest import ORDER, Start, run
 
 
 async def test_a_clone_runs_a_command(start: Start) -> None:
@@ -83,7 +84,9 @@ async def test_a_larger_order_gets_its_memory_its_vcpus_and_its_disk(start: Star
     machine = await start(replace(ORDER, memory_mib=1024, cpu_count=3, disk_mib=20480 + 1024))
     await machine.guest.assume_identity(_identity())
     await machine.guest.grow_disk()
-    code, said = await run(machine.guest, "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo; df -m /home/sandbox")
+    code, said = await run(
+        machine.guest, "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo; df -m /home/sandbox"
+    )
     lines = said.splitlines()
     assert code == 0
     assert lines[0] == "3"
