@@ -66,7 +66,7 @@ async def serve_until(
 ) -> None:
     """Serve until `stop`; then say so, stop listening, and let the requests in flight end."""
     async with asyncio.TaskGroup() as group:
-        serving = group.create_task(server.serve(sockets=[listener]), name="http")
+        serving = group.create_task(_serve(server, listener), name="http")
         stopping = group.create_task(stop.wait(), name="stop")
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -76,6 +76,14 @@ async def serve_until(
         hurrying = group.create_task(_hurry_later(drain, max(0.0, drain_max_s - HURRY_BEFORE_END_S)))
         await asyncio.wait({serving})
         hurrying.cancel()
+
+
+async def _serve(server: HttpServer, listener: socket.socket) -> None:
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        for open_server in server.servers:  # left open only when it was cancelled
+            open_server.close()
 
 
 async def _hurry_later(drain: Drain, seconds: float) -> None:

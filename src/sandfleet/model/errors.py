@@ -22,6 +22,7 @@ SandfleetError
 │   └── WorkerUnreachable     the worker did not answer: says nothing about its sandboxes
 ├── GuestUnresponsive         the guest agent does not answer
 ├── GuestDiskFull             no space left inside the guest
+├── NotAvailable              the feature is not configured on this server
 ├── ExecFailed                the program or its directory does not exist
 └── HypervisorFailed          QEMU or the host refused: the operation fails, the rest goes on
 
@@ -188,6 +189,12 @@ class GuestDiskFull(SandfleetError):
     """No space left inside the guest."""
 
     code = "disk_full"
+
+
+class NotAvailable(SandfleetError):
+    """The feature is not configured on this server."""
+
+    code = "not_available"
 
 
 class ExecFailed(BadRequest):

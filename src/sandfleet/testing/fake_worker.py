@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.worker.main import serve
 from sandfleet.worker.settings import WorkerSettings
@@ -33,7 +35,7 @@ async def fake_worker(
         listen_host="127.0.0.1",
         listen_port=0,
         control_url=control_url,
-        join_token=join_token,
+        join_token=SecretStr(join_token),
         data_dir=data_dir,
         memory_budget_mib=memory_budget_mib,
         cpu_budget=64,

@@ -19,6 +19,7 @@ STATUS: Mapping[type[e.SandfleetError], int] = MappingProxyType(
         e.Gone: 410,
         e.TooLarge: 413,
         e.QuotaExceeded: 429,
+        e.NotAvailable: 501,
         e.Unavailable: 503,
         e.GuestUnresponsive: 504,
         e.GuestDiskFull: 507,
@@ -45,6 +46,8 @@ def error_body(error: e.SandfleetError, *, request_id: str) -> dict[str, Any]:
     body: dict[str, Any] = {"error": error.message, "code": error.code, "requestId": request_id}
     if error.details:
         body["details"] = error.details
+    if error.code == "waking":
+        body["waking"] = True  # a published client looks for this key, not for the code
     return body
 
 

@@ -21,7 +21,7 @@ from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.controlplane.http.preference import preferred_wait_s
 from sandfleet.controlplane.proxy.readiness import gone
-from sandfleet.model.errors import BadRequest, NoCapacity, SandfleetError
+from sandfleet.model.errors import BadRequest, NoCapacity, NotAvailable, SandfleetError
 from sandfleet.model.ids import OperationId, SandboxId, operation_id, sandbox_id
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.planning.sizing import check_caps, effective_resources
@@ -34,12 +34,6 @@ NO_CAPACITY_RETRY_S = 5
 QUEUE_MARGIN_S = 1.0
 """The queue's 503 must be on the wire before a reader with the queue's own time gives up."""
 _BASE_NAMES = frozenset({"", "default", "ubuntu", TEMPLATE_DEFAULT})
-
-
-class NotAvailable(SandfleetError):
-    """The feature is not configured on this server."""
-
-    code = "not_available"
 
 
 def _ids() -> Mapping[str, str]:

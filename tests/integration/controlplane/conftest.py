@@ -1,0 +1,128 @@
+"""One replica with real PostgreSQL and Valkey, and a real worker service on a fake host, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sandfleet.controlplane.edge import Edge
+from sandfleet.controlplane.main import serve
+from sandfleet.controlplane.settings import ControlPlaneSettings
+from sandfleet.testing.fake_hypervisor import FakeHypervisor
+from sandfleet.testing.fake_worker import fake_worker
+
+BOOTSTRAP_KEY = "bootstrap-key-for-the-tests"
+JOIN_TOKEN = "join-token-for-the-tests"
+READY_POLLS_MAX = 400
+
+
+@dataclass
+class Fleet:
+    """A running fleet of one replica and one worker."""
+
+    url: str
+    edge: Edge
+    hypervisor: FakeHypervisor
+    client: httpx.AsyncClient
+
+    async def create(self, **body: Any) -> str:
+        """Return the id of a new, running sandbox."""
+        answer = await self.client.post("/api/sandboxes", json=body)
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["status"] == "running"
+        return str(answer.json()["sandboxID"])
+
+    async def begin_create(self) -> str:
+        """Return the id of a sandbox that stays `creating`: its host is held at the clone."""
+        self.hypervisor.faults.hold("clone")
+        answer = await self.client.post("/api/sandboxes", headers={"Prefer": "respond-async"})
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["status"] == "creating"
+        return str(answer.json()["sandboxID"])
+
+    async def other_organisation(self, name: str = "other") -> httpx.AsyncClient:
+        """Return a client of another organisation."""
+        organisation = await self.client.post("/admin/orgs", json={"name": name})
+        assert organisation.status_code == 201, organisation.text
+        keys = f"/admin/orgs/{organisation.json()['id']}/keys"
+        key = (await self.client.post(keys, json={"name": "k"})).json()["key"]
+        return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": key}, timeout=60)
+
+    def anonymous(self) -> httpx.AsyncClient:
+        """Return a client without a credential."""
+        return httpx.AsyncClient(base_url=self.url, timeout=60)
+
+
+OpenFleet = Callable[..., AbstractAsyncContextManager[Fleet]]
+
+
+@pytest.fixture
+def open_fleet(postgres_url: str, redis_url: str, tmp_path: Path) -> OpenFleet:
+    """Start a fleet with settings of the test's own."""
+
+    @asynccontextmanager
+    async def opened(*, memory_budget_mib: int = 65536, **settings: Any) -> AsyncIterator[Fleet]:
+        given: dict[str, Any] = {
+            "postgres_url": postgres_url,
+            "redis_url": redis_url,
+            "master_secret": "5a" * 32,
+            "bootstrap_key": BOOTSTRAP_KEY,
+            "join_token": JOIN_TOKEN,
+            "listen_port": 0,
+            "heartbeat_interval_s": 0.2,
+            "drain_notice_s": 0,
+            "drain_max_s": 2,
+            **settings,
+        }
+        stop = asyncio.Event()
+        listening: asyncio.Future[tuple[Edge, int]] = asyncio.get_running_loop().create_future()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                serve(
+                    ControlPlaneSettings(**given),
+                    stop=stop,
+                    on_listening=lambda edge, port: listening.set_result((edge, port)),
+                )
+            )
+            edge, port = await listening
+            url = f"http://127.0.0.1:{port}"
+            async with (
+                FakeHypervisor() as hypervisor,
+                httpx.AsyncClient(base_url=url, headers={"X-API-Key": BOOTSTRAP_KEY}, timeout=60) as client,
+                fake_worker(
+                    hypervisor,
+                    worker_id="wk-1",
+                    control_url=url,
+                    join_token=JOIN_TOKEN,
+                    data_dir=tmp_path / "worker",
+                    memory_budget_mib=memory_budget_mib,
+                ),
+            ):
+                await _worker_is_known(client)
+                yield Fleet(url=url, edge=edge, hypervisor=hypervisor, client=client)
+            stop.set()
+
+    return opened
+
+
+@pytest.fixture
+async def fleet(open_fleet: OpenFleet) -> AsyncIterator[Fleet]:
+    """A fleet with the default settings."""
+    async with open_fleet() as opened:
+        yield opened
+
+
+async def _worker_is_known(client: httpx.AsyncClient) -> None:
+    for _ in range(READY_POLLS_MAX):
+        workers = (await client.get("/api/workers")).json()
+        if workers and workers[0]["golden_version"]:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the worker did not report")
