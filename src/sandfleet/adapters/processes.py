@@ -15,7 +15,8 @@ async def run_program(argv: Sequence[str], *, given: str = "", timeout_s: float 
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.PIPE,
+            # Without input there is no pipe: one that the program closes early is an error on uvloop.
+            stdin=asyncio.subprocess.PIPE if given else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -23,7 +24,7 @@ async def run_program(argv: Sequence[str], *, given: str = "", timeout_s: float 
         raise HypervisorFailed(f"{argv[0]} cannot be started: {error}") from error
     try:
         async with asyncio.timeout(timeout_s):
-            out, err = await process.communicate(given.encode())
+            out, err = await process.communicate(given.encode() or None)
     except TimeoutError:
         raise HypervisorFailed(f"{argv[0]} did not end within {timeout_s:g} s") from None
     finally:
