@@ -67,12 +67,17 @@ class AiohttpDataPlane:
     ) -> AsyncIterator[DataPlaneAnswer]:
         """Send and yield the answer; leaving closes a connection that still has bytes to come."""
         headers = {**request.headers, "Authorization": f"Bearer {self._tokens(worker_id)}"}
+        body = request.body
+        if isinstance(body, bytes) and len(body) > PIECE_BYTES:
+            # A large body in one write would hold up every other request.
+            headers["Content-Length"] = str(len(body))
+            body = _in_pieces(body)
         try:
             response = await self._session.request(
                 request.method,
                 URL(url.rstrip("/") + request.target, encoded=True),
                 headers=headers,
-                data=request.body,
+                data=body,
                 timeout=timeouts(silence_max_s=request.silence_max_s),
                 allow_redirects=False,
             )
@@ -85,6 +90,11 @@ class AiohttpDataPlane:
                 response.release()
             else:
                 response.close()
+
+
+async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
 
 
 def _unreachable(worker_id: WorkerId, error: BaseException) -> WorkerUnreachable:

@@ -1,0 +1,144 @@
+"""The same request twice is one piece of work and one answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sandfleet.model.errors import HypervisorFailed
+
+from .conftest import Fleet, OpenFleet
+
+
+def key(text: str = "key-1") -> dict[str, str]:
+    return {"Idempotency-Key": text}
+
+
+async def test_a_create_is_replayed(fleet: Fleet) -> None:
+    first = await fleet.client.post("/api/sandboxes", json={"alias": "a"}, headers=key())
+    again = await fleet.client.post("/api/sandboxes", json={"alias": "a"}, headers=key())
+    assert again.content == first.content
+    assert again.status_code == 201
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in first.headers
+    assert len((await fleet.client.get("/api/sandboxes")).json()) == 1
+
+
+async def test_requests_at_the_same_time_share_one_answer(fleet: Fleet) -> None:
+    answers = await asyncio.gather(
+        *[fleet.client.post("/api/sandboxes", json={}, headers=key()) for _ in range(6)]
+    )
+    assert len({answer.json()["sandboxID"] for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 5
+
+
+async def test_another_body_is_refused(fleet: Fleet) -> None:
+    sandbox = await fleet.create()
+    path = f"/api/sandboxes/{sandbox}/files/mkdir"
+    assert (await fleet.client.post(f"{path}?path=/tmp/a", headers=key())).status_code == 204
+    other = await fleet.client.post(f"{path}?path=/tmp/b", headers=key())
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
+
+
+async def test_keys_belong_to_organisation_and_path(fleet: Fleet) -> None:
+    first = await fleet.client.post("/api/sandboxes", json={}, headers=key())
+    async with await fleet.other_organisation() as other:
+        theirs = await other.post("/api/sandboxes", json={}, headers=key())
+    assert theirs.status_code == 201
+    assert theirs.json()["sandboxID"] != first.json()["sandboxID"]
+    path = f"/api/sandboxes/{first.json()['sandboxID']}/exec/run"
+    assert (await fleet.client.post(path, json={"cmd": "echo x"}, headers=key())).status_code == 200
+
+
+async def test_a_command_runs_once(fleet: Fleet) -> None:
+    sandbox = await fleet.create()
+    path = f"/api/sandboxes/{sandbox}/exec/run"
+    before = len(await executions(fleet))
+    answers = await asyncio.gather(
+        *[fleet.client.post(path, json={"cmd": "sleep 0.2; echo once"}, headers=key()) for _ in range(3)]
+    )
+    assert {answer.json()["stdout"] for answer in answers} == {"once\n"}
+    assert len(await executions(fleet)) == before + 1
+
+
+async def test_a_command_whose_first_request_vanished_is_joined(fleet: Fleet) -> None:
+    """The claim of a replica that died is resumed under the exec's id, while the command still runs."""
+    sandbox = await fleet.create()
+    path = f"/api/sandboxes/{sandbox}/exec/run"
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(
+            fleet.client.post(path, json={"cmd": "sleep 0.6; echo once"}, headers=key())
+        )
+        await fleet.hypervisor.faults.reached("start_exec")
+        await lose_claims(fleet)
+        second = group.create_task(
+            fleet.client.post(path, json={"cmd": "sleep 0.6; echo once"}, headers=key())
+        )
+    assert first.result().json()["stdout"] == second.result().json()["stdout"] == "once\n"
+    assert "Idempotency-Replayed" not in second.result().headers
+    assert len(await executions(fleet)) == 1
+
+
+async def test_refusals_are_replayed_and_defects_are_not(fleet: Fleet) -> None:
+    refused = await fleet.client.post("/api/sandboxes", json={"memoryMB": 1}, headers=key("bad"))
+    again = await fleet.client.post("/api/sandboxes", json={"memoryMB": 1}, headers=key("bad"))
+    assert (again.status_code, again.content) == (400, refused.content)
+    fleet.hypervisor.faults.fail("clone", HypervisorFailed("no such device"))
+    failed = await fleet.client.post("/api/sandboxes", json={}, headers=key("defect"))
+    assert failed.status_code == 500
+    retried = await fleet.client.post("/api/sandboxes", json={}, headers=key("defect"))
+    assert retried.status_code == 201
+
+
+async def test_an_answer_too_large_to_keep_says_so(fleet: Fleet) -> None:
+    sandbox = await fleet.create()
+    path = f"/api/sandboxes/{sandbox}/exec/run"
+    body = {"cmd": "printf", "args": ["x" * 1_100_000]}
+    first = await fleet.client.post(path, json=body, headers=key())
+    assert (first.status_code, len(first.json()["stdout"])) == (200, 1_100_000)
+    again = await fleet.client.post(path, json=body, headers=key())
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_answer_too_large")
+
+
+async def test_malformed_keys_are_refused(fleet: Fleet) -> None:
+    for bad in ("a b", "x" * 256, "é"):
+        answer = await fleet.client.post(
+            "/api/sandboxes", json={}, headers={"Idempotency-Key": bad.encode("latin-1")}
+        )
+        assert answer.status_code == 400
+
+
+async def test_the_stored_answer_is_encrypted(open_fleet: OpenFleet) -> None:
+    async with open_fleet() as fleet:
+        organisation = (await fleet.client.post("/admin/orgs", json={"name": "o"})).json()
+        path = f"/admin/orgs/{organisation['id']}/keys"
+        made = await fleet.client.post(path, json={"name": "k"}, headers=key())
+        again = await fleet.client.post(path, json={"name": "k"}, headers=key())
+        assert again.json()["key"] == made.json()["key"]
+        rows = await everything_stored(fleet)
+        assert made.json()["key"].encode() not in rows
+
+
+async def executions(fleet: Fleet) -> list[str]:
+    """Return the ids of everything that ran inside the only sandbox."""
+    found: list[str] = []
+    for machine in await fleet.hypervisor.adopt():
+        found += [status.exec_id for status in await machine.guest.list_execs()]
+    return found
+
+
+async def lose_claims(fleet: Fleet) -> None:
+    """Make all claims look like those of a replica that died long ago."""
+    async with database(fleet).transaction() as connection:
+        await connection.exec_driver_sql(
+            "UPDATE idempotency_keys SET lease_deadline_at = now() - interval '1 hour'"
+        )
+
+
+async def everything_stored(fleet: Fleet) -> bytes:
+    async with database(fleet).transaction() as connection:
+        rows = (await connection.exec_driver_sql("SELECT * FROM idempotency_keys")).all()
+    return repr(rows).encode()
+
+
+def database(fleet: Fleet):  # type: ignore[no-untyped-def]
+    return fleet.edge.plane.stores.idempotency._database  # type: ignore[attr-defined]
