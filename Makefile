@@ -37,11 +37,12 @@ test: ## Set up and run all tests, stage by stage
 .PHONY: check
 check: ## Check format, style, types, imports and shape of the code
 	@[ -x $(BIN)/python ] || tools/setup.sh --check-only
-	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
-	@$(BIN)/python -m tools.check_shape
+	@failed=; \
+	for tool in "ruff format --check --quiet ." "ruff check ." "mypy" "lint-imports" "python -m tools.check_shape"; do \
+		printf '\n== %s\n' "$$tool"; \
+		$(BIN)/$$tool || failed="$$failed, $$tool"; \
+	done; \
+	[ -z "$$failed" ] || { printf '\nfailed: %s\n' "$${failed#, }" >&2; exit 1; }
 
 .PHONY: docs
 docs: ## Write the pages that are made from the code (states, settings, commands, errors)

@@ -23,7 +23,7 @@ from pathlib import Path
 from sandfleet.images.agent_archive import agent_archive
 from sandfleet.images.apt_sources import Mirrors
 from sandfleet.images.boot_test import boot_test
-from sandfleet.images.commands import Progress
+from sandfleet.images.commands import Progress, remove_tree
 from sandfleet.images.disks import DATA_SIZE_MIB, ROOT_SIZE_MIB
 from sandfleet.images.errors import ImageBuildFailed, ImageNotFound
 from sandfleet.images.initrd import build_initrd
@@ -123,13 +123,13 @@ def _build_room(images_dir: Path, *, progress: Progress) -> Iterator[BuildRoom]:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the other build's steps all have bounds
         work_dir = images_dir / ".work"
         # Whatever is there was left by a build that died: we hold the lock.
-        shutil.rmtree(work_dir, ignore_errors=True)
+        remove_tree(work_dir)
         work = work_dir / uuid.uuid4().hex
         work.mkdir(parents=True)
         try:
             yield BuildRoom(images_dir, work)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            remove_tree(work)
 
 
 def _installed_from(name: str, *, images_dir: Path, inputs: dict[str, str]) -> InstalledImage | None:
@@ -150,7 +150,7 @@ def _root_parts(room: BuildRoom, key: str, *, mirrors: Mirrors, refresh: bool, p
     made.mkdir()
     build_root(made, guest_dir=GUEST_DIR, mirrors=mirrors, progress=progress)
     room.parts_dir.mkdir(exist_ok=True)
-    shutil.rmtree(parts, ignore_errors=True)
+    remove_tree(parts)
     made.rename(parts)
     _prune(room.parts_dir)
     return parts
@@ -160,7 +160,7 @@ def _prune(parts_dir: Path) -> None:
     """Remove root file systems that no build has used lately; images keep their own links to the files."""
     by_use = sorted(parts_dir.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     for parts in by_use[PARTS_KEPT:]:
-        shutil.rmtree(parts)
+        remove_tree(parts)
 
 
 def _assemble(image_dir: Path, *, parts: Path, agent: bytes) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sandfleet.images.apt_sources import Mirrors, without_credentials
-from sandfleet.images.commands import Progress, run
+from sandfleet.images.commands import Progress, remove_tree, run
 from sandfleet.images.disks import DATA_SHAPE, ROOT_SHAPE, DiskTools, make_data_tree, make_disk
 from sandfleet.images.errors import ImageBuildFailed
 from sandfleet.images.initrd import listed_names
@@ -60,7 +60,8 @@ def build_root(work: Path, *, guest_dir: Path, mirrors: Mirrors, progress: Progr
     make_data_tree(data_tree, skeleton=tree / "etc/skel", epoch=epoch)
     make_disk(data_tree, work / "data.qcow2", shape=DATA_SHAPE, tools=tools)
     (work / "kernel").write_text(kernel)
-    run(["rm", "-rf", "--one-file-system", tree, data_tree], timeout_s=120)
+    remove_tree(tree)
+    remove_tree(data_tree)
 
 
 def source_lines(mirrors: Mirrors) -> Sequence[str]:
