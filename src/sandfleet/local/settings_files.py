@@ -16,6 +16,8 @@ _FIRST_RANGE = 210
 _FIRST_UID = 200_000
 _UIDS_PER_RANGE = 10_000
 _MEMORY_MIB_MAX = 65536
+_BLOCK_MIB = 128
+"""Guest memory comes in blocks: the largest size must be a multiple."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ def server_settings(
         "join_token": secrets.join_token,
         "sandbox_domain": f"localhost:{configuration.api_port}",
         "replica_id": "server-1",
-        "memory_max_mb": min(_MEMORY_MIB_MAX, configuration.memory_budget_mib),
+        "memory_max_mb": _largest_mib(configuration.memory_budget_mib // len(configuration.workers)),
     }
 
 
@@ -63,7 +65,7 @@ def worker_settings(
         "join_token": secrets.join_token,
         "data_dir": str(layout.worker_data(choice.id)),
         "memory_budget_mib": share_mib,
-        "memory_max_mib": min(_MEMORY_MIB_MAX, share_mib),
+        "memory_max_mib": _largest_mib(share_mib),
         "warm_pool_size": machine.warm_pool_size(share_mib),
         "network_range": _network_range(configuration, number),
         "uid_first": _FIRST_UID
@@ -72,6 +74,10 @@ def worker_settings(
         "images_dir": str(images_dir()),
         "templates_dir": str(templates_dir()),
     }
+
+
+def _largest_mib(budget_mib: int) -> int:
+    return min(_MEMORY_MIB_MAX, budget_mib) // _BLOCK_MIB * _BLOCK_MIB
 
 
 def _network_range(configuration: FleetConfiguration, number: int) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import msgspec
@@ -77,17 +78,27 @@ def await_ready(layout: Layout, *, timeout_s: float, report: Report) -> FleetSta
     """Wait until the API is ready and every worker has sandboxes standing by; return the state."""
     deadline = time.monotonic() + timeout_s
     said = ""
-    while True:
-        state = read_state(layout)
-        missing = "the supervisor starts" if state is None else _missing(layout, state)
-        if state is not None and not missing:
-            return state
-        if time.monotonic() > deadline:
-            raise FleetFailed(f"after {timeout_s:.0f} s still: {missing}. Logs: {layout.log('*')}")
-        if missing != said:
-            report(missing)
-            said = missing
-        time.sleep(_POLL_S)
+    with ExitStack() as stack:
+        client: Client | None = None
+        while True:
+            state = read_state(layout)
+            missing = "the supervisor starts" if state is None else _missing(layout, state)
+            if state is not None and not missing:
+                if client is None:
+                    client = stack.enter_context(_client(layout, state))
+                missing = _missing_of_api(client, state) or _missing_warm(layout)
+                if not missing:
+                    return state
+            if time.monotonic() > deadline:
+                raise FleetFailed(f"after {timeout_s:.0f} s still: {missing}. Logs: {layout.log('*')}")
+            if missing != said:
+                report(missing)
+                said = missing
+            time.sleep(_POLL_S)
+
+
+def _client(layout: Layout, state: FleetState) -> Client:
+    return Client(state.url, load_secrets(layout).bootstrap_key, retries=NO_RETRIES)
 
 
 def _retry_what_failed(layout: Layout) -> None:
@@ -120,8 +131,7 @@ def _missing(layout: Layout, state: FleetState) -> str:
     for service in state.services:
         if service.condition is not ServiceCondition.RUNNING:
             return _starting(service)
-    with Client(state.url, load_secrets(layout).bootstrap_key, retries=NO_RETRIES) as client:
-        return _missing_of_api(client, state) or _missing_warm(layout)
+    return ""
 
 
 def _missing_of_api(client: Client, state: FleetState) -> str:

@@ -26,6 +26,11 @@ class Endpoint:
         self.origin = url.rstrip("/").removesuffix("/api")
         self._api_key = api_key
 
+    @property
+    def verify(self) -> bool:
+        """Whether certificates are checked: always, but plain HTTP has none, and reading them takes time."""
+        return not self.origin.lower().startswith("http://")
+
     def arguments(self, call: Call) -> dict[str, Any]:
         """Return method, URL, headers, time-outs and body of a call, except a streamed body."""
         is_outside = call.path.startswith(ROOT)
@@ -67,7 +72,7 @@ class BlockingTransport:
     def __init__(self, endpoint: Endpoint, policy: RetryPolicy) -> None:
         self._endpoint = endpoint
         self._policy = policy
-        self._http = httpx2.Client(trust_env=False)
+        self._http = httpx2.Client(trust_env=False, verify=endpoint.verify)
 
     def run(self, flow: Flow[T]) -> T:
         """Return the flow's result."""
@@ -113,7 +118,7 @@ class AwaitingTransport:
     def __init__(self, endpoint: Endpoint, policy: RetryPolicy) -> None:
         self._endpoint = endpoint
         self._policy = policy
-        self._http = httpx2.AsyncClient(trust_env=False)
+        self._http = httpx2.AsyncClient(trust_env=False, verify=endpoint.verify)
 
     async def run(self, flow: Flow[T]) -> T:
         """Return the flow's result."""
