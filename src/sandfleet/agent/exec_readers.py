@@ -97,7 +97,8 @@ class Readers:
             return payload
 
         def on_abort() -> None:
-            self.hold(reader.needed_from, HOLD_S)
+            if stream.is_lost:
+                self.hold(reader.needed_from, HOLD_S)
             self._detach(reader)
 
         stream.produce = produce

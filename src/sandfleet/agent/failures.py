@@ -48,4 +48,5 @@ def _code_of(number: int) -> str:
 
 def _text_of(error: OSError) -> str:
     reason = os.strerror(error.errno or 0)
-    return reason if error.filename is None else f"{reason}: {os.fsdecode(error.filename)}"
+    named = isinstance(error.filename, (str, bytes))  # it may be a descriptor's number
+    return f"{reason}: {os.fsdecode(error.filename)}" if named else reason

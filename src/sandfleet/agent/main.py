@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     say(f"serving, {len(listeners)} listener")
     loop.run()
     agent.execs.end_all()
+    if agent.cgroups is not None:
+        agent.cgroups.kill_all()
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:

@@ -56,6 +56,8 @@ class Stream:
         self.on_data: Callable[[bytes], None] = self._refuse_data
         self.on_input_end: Callable[[], None] = _ignore
         self.on_abort: Callable[[], None] = _ignore
+        self.is_lost = False
+        """In `on_abort`: the session broke, so the host may come back for the rest."""
         self.produce: Produce | None = None
         """Asked for at most so many bytes of DATA; None when there are none now (then `wake` later)."""
 
@@ -217,6 +219,7 @@ class Session:
         self._ready_numbers.clear()
         self._transport.drop_waiting()
         for stream in streams:
+            stream.is_lost = True
             stream.on_abort()
 
     def _open(self, event: StreamOpened) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from typing import Any
 
 from sandfleet.agent.blocking_stream import BlockingStream, run_in_thread
@@ -22,24 +24,29 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
     """
 
     def job(stream: BlockingStream, fields: Fields) -> dict[str, Any]:
-        with open(_open(path_of(fields, agent.places)), "rb", buffering=0) as file:
-            facts = os.fstat(file.fileno())
+        with _opened(path_of(fields, agent.places)) as fd:
+            facts = os.fstat(fd)
             _check_regular(facts)
             identity = f"{facts.st_dev}:{facts.st_ino}:{facts.st_mtime_ns}:{facts.st_size}"
             if fields.text_or_none("same_as") not in (None, identity):
                 raise OperationFailed(Code.CHANGED, "the file was changed while it was read")
             stream.write(encode_json({"identity": identity, "size": facts.st_size}))
-            file.seek(fields.integer("offset", 0))
-            while chunk := file.read(PAYLOAD_BYTES_MAX):
+            os.lseek(fd, max(0, fields.integer("offset", 0)), os.SEEK_SET)
+            while chunk := os.read(fd, PAYLOAD_BYTES_MAX):
                 stream.write(chunk)
         return {}
 
     run_in_thread(agent.loop, agent.threads, stream=stream, fields=fields, job=job)
 
 
-def _open(path: str) -> int:
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
     # Nonblocking: opening a pipe that nobody writes to must not hold the thread.
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _check_regular(facts: os.stat_result) -> None:
