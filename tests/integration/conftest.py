@@ -7,16 +7,29 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.postgres.migrate import migrate
 from sandfleet.adapters.postgres.wiring import PostgresStores, open_stores
+from sandfleet.adapters.redis.connection import RedisConnection
+from sandfleet.adapters.redis.leases import RedisLeaseStore
+from sandfleet.adapters.redis.routes import RedisRouteCache
+from sandfleet.adapters.redis.wakeups import RedisWakeUps
+from sandfleet.controlplane.dependencies import ControlPlane, Stores
+from sandfleet.controlplane.operations.fleet import Fleet
+from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.local.embedded_postgres import RunningPostgres, start_postgres
 from sandfleet.local.embedded_valkey import RunningValkey, start_valkey
+from sandfleet.testing.fake_worker_client import FakeWorkerClient
 
 MASTER_SECRET = "5a" * 32
 TEMPLATE = "sandfleet_template"
@@ -78,6 +91,76 @@ async def stores(postgres_url: str) -> AsyncIterator[PostgresStores]:
     opened = open_stores(postgres_url, master_secret=MASTER_SECRET)
     yield opened
     await opened.database.close()
+
+
+@dataclass
+class Replicas:
+    """Control-plane replicas over one PostgreSQL, one Valkey and the same fake workers."""
+
+    postgres_url: str
+    redis_url: str
+    workers: FakeWorkerClient
+    opened: AsyncExitStack
+
+    def plane(self, name: str, **settings: Any) -> ControlPlane:
+        """Return the parts of one replica."""
+        stores = open_stores(self.postgres_url, master_secret=MASTER_SECRET)
+        self.opened.push_async_callback(stores.database.close)
+        clock = SystemClock()
+        connection = RedisConnection(self.redis_url, clock)
+        self.opened.push_async_callback(connection.close)
+        return ControlPlane(
+            settings=_settings(self, settings),
+            clock=clock,
+            replica_id=name,
+            stores=Stores(
+                sandboxes=stores.sandboxes,
+                placements=stores.placements,
+                operations=stores.operations,
+                workers=stores.workers,
+                organisations=stores.organisations,
+                idempotency=stores.idempotency,
+                secrets=stores.secrets,
+                terms=stores.terms,
+            ),
+            routes=RedisRouteCache(connection, clock),
+            leases=RedisLeaseStore(connection),
+            wake_ups=RedisWakeUps(connection, clock),
+            worker_client=self.workers,
+            public_keys={"keys": []},
+        )
+
+    @asynccontextmanager
+    async def replica(
+        self, name: str, *, with_loops: bool = False, plane: ControlPlane | None = None
+    ) -> AsyncIterator[Fleet]:
+        """Run one replica within."""
+        plane = plane or self.plane(name)
+        assert isinstance(plane.wake_ups, RedisWakeUps)
+        async with asyncio.TaskGroup() as tasks:
+            listening = tasks.create_task(plane.wake_ups.run())
+            async with Fleet(plane).running(with_loops=with_loops) as fleet:
+                yield fleet
+            listening.cancel()
+
+
+@pytest.fixture
+async def replicas(postgres_url: str, redis_url: str) -> AsyncIterator[Replicas]:
+    """Replicas on demand."""
+    async with AsyncExitStack() as opened:
+        yield Replicas(postgres_url, redis_url, FakeWorkerClient(), opened)
+
+
+def _settings(replicas: Replicas, changes: dict[str, Any]) -> ControlPlaneSettings:
+    given = {
+        "postgres_url": SecretStr(replicas.postgres_url),
+        "redis_url": SecretStr(replicas.redis_url),
+        "master_secret": SecretStr(MASTER_SECRET),
+        "bootstrap_key": SecretStr("bootstrap-key-of-tests"),
+        "join_token": SecretStr("join-token-of-tests"),
+        "loop_interval_s": 0.05,
+    }
+    return ControlPlaneSettings(**{**given, **changes})
 
 
 async def _prepare_template(url: str) -> None:

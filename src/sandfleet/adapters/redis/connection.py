@@ -7,6 +7,7 @@ away costs one time-out per moment, not one per request.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ class RedisConnection:
         self._clock = clock
         self._open_until = 0.0
         self._was_failing = False
+        self._calls: set[asyncio.Task[Any]] = set()
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS_MAX,
@@ -51,6 +53,15 @@ class RedisConnection:
         """Return what `work` returns, or the default when Redis is away."""
         if self._clock.monotonic() < self._open_until:
             return default
+        # In a task of its own, which a cancelled caller leaves behind: the driver neither
+        # closes its connection when it is cancelled while connecting, nor does it always
+        # let the cancellation through. The task is short (the time-outs) and `close` awaits it.
+        call = asyncio.get_running_loop().create_task(self._attempt(work, default))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return await asyncio.shield(call)
+
+    async def _attempt(self, work: Callable[[Redis], Awaitable[Any]], default: T) -> Any | T:
         try:
             answer = await work(self.client)
         except (RedisError, OSError, TimeoutError) as error:
@@ -64,7 +75,9 @@ class RedisConnection:
         return bool(await self.call(lambda client: client.ping(), default=False))
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Wait for the calls that are under way and close every connection."""
+        if self._calls:
+            await asyncio.wait(self._calls)
         await self.client.aclose()
         await self.client.connection_pool.disconnect()
 

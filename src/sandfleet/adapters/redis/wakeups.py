@@ -42,7 +42,8 @@ class Subscription:
 
     async def __anext__(self) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hint.wait(), FALLBACK_S)
+            async with asyncio.timeout(FALLBACK_S):
+                await self._hint.wait()
         self._hint.clear()
 
     async def aclose(self) -> None:

@@ -216,7 +216,7 @@ async def _try_elsewhere(run: Run, operation: Operation, error: NoCapacity) -> O
     refused_by = progress.pop("worker_id")
     progress.pop("worker_url")
     progress["excluded"] = sorted({*operation.progress.get("excluded", ()), refused_by})
-    queued = replace(operation, step="queue", progress=progress)
+    again = replace(operation, step="place", progress=progress)
     for _ in range(_WRITE_ATTEMPTS):
         before = await run.row(operation)
         if before.state is not SandboxState.CREATING:
@@ -224,12 +224,12 @@ async def _try_elsewhere(run: Run, operation: Operation, error: NoCapacity) -> O
         after = replace(before, worker_id=None, version=before.version + 1, changed_at=run.plane.clock.now())
         log = log_row(before, after, event="refused", actor=ACTOR, reason=error.message, operation=operation)
         try:
-            await run.plane.stores.placements.give_back(queued, after, log)
+            await run.plane.stores.placements.give_back(again, after, log)
         except StaleVersion:
             await run.fresh_row(operation)
             continue
         run.sandbox = after
-        return queued
+        return again
     raise StaleVersion(f"sandbox {operation.sandbox_id} is changing too fast")
 
 

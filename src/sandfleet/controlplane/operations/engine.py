@@ -219,7 +219,8 @@ class OperationEngine:
         confirmed_at = clock.monotonic()
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(held.look.wait(), self._lease_s / 3)
+                async with asyncio.timeout(self._lease_s / 3):
+                    await held.look.wait()
             held.look.clear()
             asked_at = clock.monotonic()
             try:
