@@ -31,9 +31,9 @@ async def adopt(host: Host) -> None:
         try:
             machines = await host.hypervisor.adopt()
             break
-        except SandfleetError as error:
+        except Exception:  # whatever it is: until the host is read nothing can be served
             failures += 1
-            log.error("adoption_failed", reason=error.message, failures=failures)
+            log.exception("adoption_failed", failures=failures)
             await host.clock.sleep(min(_BACK_OFF_S_MAX, 2.0**failures))
     unowned = [machine for machine in machines if machine.facts.owner is None]
     for machine in _newest_first(machines):

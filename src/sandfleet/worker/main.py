@@ -12,7 +12,6 @@ import uvloop
 
 from sandfleet import __version__
 from sandfleet.adapters.clock import SystemClock
-from sandfleet.model.errors import SandfleetError
 from sandfleet.ports.hypervisor import Hypervisor, MachineOrder
 from sandfleet.worker import logs
 from sandfleet.worker.adoption import adopt
@@ -92,8 +91,8 @@ async def _begin(host: Host, settings: WorkerSettings) -> None:
             host.accelerator = (await host.hypervisor.accelerator()).name
             host.templates = {info.name: info for info in await host.hypervisor.prepare()}
             break
-        except SandfleetError as error:
-            log.error("templates_not_ready", reason=error.message)
+        except Exception:  # a host that lacks something now may have it soon
+            log.exception("templates_not_ready")
             await host.clock.sleep(_PREPARE_AGAIN_S)
     log.info("templates_ready", templates={name: info.version for name, info in host.templates.items()})
     host.changed.set()

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from sandfleet.model.errors import SandfleetError
 from sandfleet.ports.guest import ExecOrder
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.worker.host import Host
@@ -28,9 +27,9 @@ async def keep_filled(host: Host) -> None:
             await trim(host)
             is_filled = not await add_one_if_lacking(host)
             failures = 0
-        except SandfleetError as error:
+        except Exception:  # the pool is a convenience: creates go on without it
             failures += 1
-            log.warning("warm_up_failed", reason=error.message, failures=failures)
+            log.exception("warm_up_failed", failures=failures)
             await host.clock.sleep(min(_BACK_OFF_S_MAX, 2.0**failures))
             continue
         if is_filled:
