@@ -32,6 +32,9 @@ def main() -> int:
             )
         else:
             _show(options.images_dir)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was installed\n")
+        return 130
     except SandfleetError as error:
         sys.stderr.write(f"{error.message}\n")
         return 1
