@@ -50,7 +50,7 @@ class CommandLine:
         return done.stdout
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Begin a command. The caller waits for it."""
+        """Begin a command; a context manager that waits for its end."""
         return subprocess.Popen([COMMAND, *words], stdout=subprocess.PIPE, env=self.environment)
 
 
@@ -118,13 +118,13 @@ def test_exec_passes_on_output_and_code(cli: CommandLine, sandbox: str) -> None:
 
 
 def test_output_appears_while_the_command_runs(cli: CommandLine, sandbox: str) -> None:
-    process = cli.start("exec", sandbox, "--", "sh", "-c", "echo first; sleep 6; echo last")
-    assert process.stdout is not None
     begun = time.monotonic()
-    assert process.stdout.readline() == b"first\n"
-    assert time.monotonic() - begun < 5
-    assert process.stdout.read() == b"last\n"
-    assert process.wait(30) == 0
+    with cli.start("exec", sandbox, "--", "sh", "-c", "echo first; sleep 6; echo last") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"first\n"
+        assert time.monotonic() - begun < 5
+        assert process.stdout.read() == b"last\n"
+        assert process.wait(30) == 0
 
 
 def test_a_megabyte_of_output_arrives_whole(cli: CommandLine, sandbox: str) -> None:
@@ -243,7 +243,8 @@ def test_what_runs_in_a_sandbox_survives_down_and_up(cli: CommandLine, sandbox: 
     boot = cli.output("exec", sandbox, "cat /proc/sys/kernel/random/boot_id")
     before = pids_of(cli.fleet)
     cli.output("down")
-    assert cli.fleet.status()["ready"] is False
+    stopped = cli.run("status", "--json")
+    assert (stopped.returncode, json.loads(stopped.stdout)["ready"]) == (1, False)
     assert cli.run("ls").returncode == 3
     cli.output("up")
     status = cli.fleet.status()
