@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import Sequence
 
 from sandfleet.model.errors import HypervisorFailed
@@ -19,6 +22,7 @@ async def run_program(argv: Sequence[str], *, given: str = "", timeout_s: float 
             stdin=asyncio.subprocess.PIPE if given else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
     except OSError as error:
         raise HypervisorFailed(f"{argv[0]} cannot be started: {error}") from error
@@ -29,7 +33,9 @@ async def run_program(argv: Sequence[str], *, given: str = "", timeout_s: float 
         raise HypervisorFailed(f"{argv[0]} did not end within {timeout_s:g} s") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            # The whole session: what a script has started must not go on after it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     if process.returncode != 0:
         said = err.decode(errors="replace").strip()[:OUTPUT_SHOWN_MAX]

@@ -12,14 +12,11 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from sandfleet.model.errors import HypervisorFailed
-
-T = TypeVar("T")
 
 NAMESPACE_DIRECTORY = Path("/run/netns")
 """Where `ip netns` looks, so that an operator sees our namespaces with the usual tools."""
@@ -32,10 +29,14 @@ _IFF_TAP_NO_PI = 0x0002 | 0x1000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-async def create_namespace(name: str, work: Callable[[], T]) -> T:
-    """Make the namespace `name` and return what `work` does in it; nothing stays when that fails."""
+async def create_with_tap(name: str, tap: str, *, sysctls: Mapping[str, str]) -> int:
+    """Make the namespace `name` with a tap in it and return the tap's descriptor.
 
-    def create() -> T:
+    Nothing stays when that fails. A thread cannot be cancelled: when the caller is,
+    what the thread still makes is taken back.
+    """
+
+    def create() -> int:
         NAMESPACE_DIRECTORY.mkdir(exist_ok=True, mode=0o755)
         path = NAMESPACE_DIRECTORY / name
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
@@ -43,12 +44,29 @@ async def create_namespace(name: str, work: Callable[[], T]) -> T:
             _check(_libc.unshare(_CLONE_NEWNET), name)
             source, target = b"/proc/thread-self/ns/net", os.fsencode(path)
             _check(_libc.mount(source, target, b"none", ctypes.c_ulong(_MS_BIND), None), name)
-            return work()
+            _write_sysctls(sysctls)
+            return _create_tap(tap)
         except BaseException:
             remove_namespace(name)
             raise
 
-    return await _on_own_thread(name, create)
+    def take_back(made: asyncio.Future[int]) -> None:
+        if made.exception() is None:
+            os.close(made.result())
+            remove_namespace(name)
+
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"in-{name}")
+    making = asyncio.get_running_loop().run_in_executor(pool, create)
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(take_back)
+        await asyncio.wait([making])
+        raise
+    except OSError as error:
+        raise HypervisorFailed(f"network namespace {name}: {error}") from error
+    finally:
+        pool.shutdown(wait=False)
 
 
 def remove_namespace(name: str) -> None:
@@ -62,7 +80,7 @@ def remove_namespace(name: str) -> None:
     path.unlink(missing_ok=True)
 
 
-def create_tap(name: str) -> int:
+def _create_tap(name: str) -> int:
     """Make a tap in this thread's namespace and return its descriptor; the tap lives as long as that."""
     tap = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -73,23 +91,12 @@ def create_tap(name: str) -> int:
     return tap
 
 
-def write_sysctls(values: Mapping[str, str]) -> None:
+def _write_sysctls(values: Mapping[str, str]) -> None:
     """Write settings of this thread's namespace; those that the kernel lacks are skipped (no IPv6, say)."""
     for name, value in values.items():
         path = Path("/proc/sys") / name
         if path.exists():
             path.write_text(value)
-
-
-async def _on_own_thread(name: str, work: Callable[[], T]) -> T:
-    loop = asyncio.get_running_loop()
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"in-{name}")
-    try:
-        return await loop.run_in_executor(pool, work)
-    except OSError as error:
-        raise HypervisorFailed(f"network namespace {name}: {error}") from error
-    finally:
-        pool.shutdown(wait=False)
 
 
 def _check(result: int, name: str) -> None:

@@ -11,10 +11,8 @@ from pathlib import Path
 from sandfleet.adapters.network import plan, rules
 from sandfleet.adapters.network.namespace_thread import (
     NAMESPACE_DIRECTORY,
-    create_namespace,
-    create_tap,
+    create_with_tap,
     remove_namespace,
-    write_sysctls,
 )
 from sandfleet.adapters.network.resolvers import host_resolvers
 from sandfleet.adapters.processes import run_program
@@ -62,12 +60,8 @@ class NamespaceNetwork:
 
     async def create(self, seat: NetworkSeat) -> int:
         """Create the machine's namespace and return an open descriptor of its tap; the caller closes it."""
-
-        def fill() -> int:
-            write_sysctls(plan.NAMESPACE_SYSCTLS)
-            return create_tap(plan.TAP)
-
-        return await create_namespace(self._links(seat).namespace, fill)
+        namespace = self._links(seat).namespace
+        return await create_with_tap(namespace, plan.TAP, sysctls=plan.NAMESPACE_SYSCTLS)
 
     async def connect(self, seat: NetworkSeat, *, enabled: bool) -> None:
         """Connect the namespace with the host, under its rules. The tap must be open."""

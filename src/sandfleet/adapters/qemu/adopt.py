@@ -9,7 +9,7 @@ from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
 from sandfleet.adapters.qemu.manifest import Manifest
-from sandfleet.adapters.qemu.process import ProcessHandle, is_running
+from sandfleet.adapters.qemu.process import ProcessHandle
 from sandfleet.adapters.qemu.qmp import Qmp
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.guest import Guest
@@ -20,27 +20,44 @@ PAUSED_STATES = frozenset({"paused", "postmigrate"})
 async def adopt_machine(host: Host, manifest: Manifest) -> QemuMachine:
     """Return the machine of `manifest`, with sessions if its QEMU runs.
 
-    Sizes are read back from QEMU. A guest whose agent does not answer is returned
-    as well: that it runs is one fact, that it answers is another.
+    Sizes are read back from QEMU. A machine whose monitor or agent does not answer is
+    returned as well: that it runs is one fact, that it answers is another.
     """
-    if manifest.process is None or not is_running(manifest.process):
+    if manifest.process is None:
         return QemuMachine(host, manifest, None)
-    directory = host.directory(manifest.machine_id)
     try:
         handle = ProcessHandle(manifest.process)
     except HypervisorFailed:
         return QemuMachine(host, manifest, None)
-    try:
-        qmp = await Qmp.connect(directory / QMP_SOCKET)
-    except HypervisorFailed:
+    qmp = await _monitor(host, manifest)
+    if qmp is not None:
+        manifest = await _measured(qmp, manifest)
+    if handle.has_ended():
         handle.close()
-        raise
-    status = await qmp.execute("query-status")
-    if status["status"] in PAUSED_STATES:
-        await qmp.execute_when_ready("cont")
-    measured = msgspec.structs.replace(manifest, memory_mib=await memory.current(qmp, manifest.shape))
-    guest = await _session(host, manifest)
-    return QemuMachine(host, measured, Sessions(handle, qmp, guest))
+        return QemuMachine(host, manifest, None)
+    return QemuMachine(host, manifest, Sessions(handle, qmp, await _session(host, manifest)))
+
+
+async def _monitor(host: Host, manifest: Manifest) -> Qmp | None:
+    try:
+        qmp = await Qmp.connect(host.directory(manifest.machine_id) / QMP_SOCKET)
+    except HypervisorFailed:
+        return None
+    try:
+        status = await qmp.execute("query-status")
+        if status["status"] in PAUSED_STATES:
+            await qmp.execute_when_ready("cont")
+    except HypervisorFailed:
+        await qmp.close()
+        return None
+    return qmp
+
+
+async def _measured(qmp: Qmp, manifest: Manifest) -> Manifest:
+    try:
+        return msgspec.structs.replace(manifest, memory_mib=await memory.current(qmp, manifest.shape))
+    except HypervisorFailed:
+        return manifest
 
 
 async def _session(host: Host, manifest: Manifest) -> Guest | None:

@@ -49,8 +49,8 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         machine_id = manifest.machine_id
         directory = host.directory(machine_id)
         overlays = (directory / ROOT_OVERLAY, directory / DATA_OVERLAY)
-        await asyncio.to_thread(disks.copy_overlay, template.file(ROOT_EMPTY_FILE), overlays[0])
-        await asyncio.to_thread(disks.copy_overlay, template.file(DATA_EMPTY_FILE), overlays[1])
+        disks.copy_overlay(template.file(ROOT_EMPTY_FILE), overlays[0])
+        disks.copy_overlay(template.file(DATA_EMPTY_FILE), overlays[1])
         recipe = SpawnRecipe(
             shape=template.shape,
             memory=template.file(MEMORY_FILE),

@@ -12,7 +12,6 @@ from sandfleet.adapters.qemu.cgroups import Cgroups
 from sandfleet.adapters.qemu.clone import clone
 from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig, ImageFiles, ImageSource
 from sandfleet.adapters.qemu.host import Host
-from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import READY, Manifest, read_manifest
 from sandfleet.adapters.qemu.probe import host_cpu_model, probe
 from sandfleet.adapters.qemu.qemu_version import machine_type, qemu_version
@@ -26,6 +25,9 @@ from sandfleet.wire.qemu_command import MachineShape
 
 CPU_MODELS = {"kvm": "host", "tcg": "Nehalem"}
 """Without acceleration every instruction is emulated: programs are offered the cheaper ones only."""
+
+
+ADOPTIONS_AT_ONCE = 8
 
 
 class QemuHypervisor:
@@ -111,14 +113,15 @@ class QemuHypervisor:
     async def adopt(self) -> Sequence[Machine]:
         """Return the machines that run on this host from before, sessions re-established."""
         ready = [manifest for manifest in _manifests(self._host.config) if manifest.state == READY]
-        machines: list[QemuMachine] = []
-        for manifest in ready:
-            self._host.busy.add(manifest.machine_id)
-            try:
-                machines.append(await adopting.adopt_machine(self._host, manifest))
-            finally:
-                self._host.busy.discard(manifest.machine_id)
-        return machines
+        at_once = asyncio.Semaphore(ADOPTIONS_AT_ONCE)
+
+        async def adopt(manifest: Manifest) -> Machine:
+            async with at_once:
+                return await adopting.adopt_machine(self._host, manifest)
+
+        async with asyncio.TaskGroup() as together:
+            adoptions = [together.create_task(adopt(manifest)) for manifest in ready]
+        return [adoption.result() for adoption in adoptions]
 
     async def sweep(self) -> Sequence[str]:
         """Remove host resources (namespaces, cgroups, directories) that no manifest owns; name them."""

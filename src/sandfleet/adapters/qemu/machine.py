@@ -26,7 +26,7 @@ class Sessions:
     """The open ends towards a running machine."""
 
     handle: ProcessHandle
-    qmp: Qmp
+    qmp: Qmp | None
     guest: Guest | None
 
 
@@ -67,7 +67,7 @@ class QemuMachine:
         sessions = self.sessions
         if sessions is not None:  # kept: whoever destroys the machine meanwhile lets go of them
             await sessions.handle.ended()
-            cause = sessions.qmp.shutdown_cause()
+            cause = None if sessions.qmp is None else sessions.qmp.shutdown_cause()
             if cause is not None:
                 return f"the guest ended: {cause}"
         said = log_tail(self.host.directory(self.manifest.machine_id))
@@ -134,13 +134,14 @@ class QemuMachine:
             return
         if sessions.guest is not None:
             await sessions.guest.close()
-        await sessions.qmp.close()
+        if sessions.qmp is not None:
+            await sessions.qmp.close()
         sessions.handle.close()
 
     @property
     def _qmp(self) -> Qmp:
-        if self.sessions is None:
-            raise HypervisorFailed(f"machine {self.manifest.machine_id} does not run")
+        if self.sessions is None or self.sessions.qmp is None:
+            raise HypervisorFailed(f"the monitor of machine {self.manifest.machine_id} does not answer")
         return self.sessions.qmp
 
     def _limit(self, *, memory_mib: int | None = None, cpu_count: int | None = None) -> None:

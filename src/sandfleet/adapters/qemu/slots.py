@@ -19,6 +19,11 @@ class Slots:
         self._taken = set(taken)
         self._next = 0
 
+    @property
+    def taken(self) -> frozenset[int]:
+        """The slots that machines hold."""
+        return frozenset(self._taken)
+
     def take(self) -> int:
         """Take a free slot, the one that has been free the longest way round."""
         for step in range(self._count):

@@ -15,6 +15,8 @@ from pathlib import Path
 import msgspec
 
 from sandfleet.adapters.qemu.config import ImageFiles
+from sandfleet.adapters.qemu.manifest import write_atomically
+from sandfleet.adapters.qemu.process import BOOT_ID
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.wire.qemu_command import MachineShape
 
@@ -25,11 +27,11 @@ STATE_FILE = "state"
 ROOT_FILE = "root.qcow2"
 ROOT_EMPTY_FILE = "root-empty.qcow2"
 DATA_EMPTY_FILE = "data-empty.qcow2"
+VERIFIED_FILE = ".verified"
 DIGESTED_FILES = (MEMORY_FILE, STATE_FILE, ROOT_FILE)
 
 DEFAULT_KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet panic=-1 swiotlb=noforce tsc=reliable clocksource=tsc maxcpus=1"
-    " mitigations=off"
+    "console=ttyS0 quiet panic=-1 swiotlb=noforce tsc=reliable clocksource=tsc maxcpus=1 mitigations=off"
 )
 """One vCPU is started, the others wait until a size needs them.
 swiotlb would take a third of a small guest's memory when it may grow large.
@@ -109,13 +111,36 @@ def load_template(directory: Path) -> Template:
         raise HypervisorFailed(f"{directory} holds no template: {error}") from error
     if manifest.format != FORMAT:
         raise HypervisorFailed(f"template {directory} has format {manifest.format}, not {FORMAT}")
-    if file_digests(directory) != dict(manifest.files):
-        raise HypervisorFailed(f"template {directory} was changed after it was published")
+    _verify(directory, manifest)
     template = Template(directory, manifest)
     absent = [path for path in map(Path, manifest.backing.values()) if not path.is_file()]
     if absent:
         raise HypervisorFailed(f"template {directory} stands on {absent[0]}, which is gone")
     return template
+
+
+def _verify(directory: Path, manifest: TemplateManifest) -> None:
+    """Compare the bytes with the manifest, once per boot of the host: they are read-only and large."""
+    marker = directory / VERIFIED_FILE
+    seen = _fingerprint(directory)
+    try:
+        if marker.read_text() == seen:
+            return
+    except OSError:
+        pass  # Not verified since this host has booted.
+    if file_digests(directory) != dict(manifest.files):
+        raise HypervisorFailed(f"template {directory} was changed after it was published")
+    write_atomically(marker, seen.encode(), durable=False)
+
+
+def _fingerprint(directory: Path) -> str:
+    """Return what changes when a file is replaced or written to, and when the host boots."""
+    try:
+        stats = [(directory / name).stat() for name in DIGESTED_FILES]
+    except OSError as error:
+        raise HypervisorFailed(f"template file cannot be read: {error}") from error
+    boot = BOOT_ID.read_text().strip()
+    return "\n".join([boot, *(f"{s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}" for s in stats)])
 
 
 def file_digests(directory: Path) -> dict[str, str]:
