@@ -1,0 +1,72 @@
+"""Stories of placement: every refusal has its reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandfleet.model.ids import WorkerId
+from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.planning.placement import (
+    FleetView,
+    NoPlacement,
+    Placement,
+    PlacementPolicy,
+    PlacementRequest,
+    place,
+)
+from sandfleet.testing.builders import a_worker, resources
+
+REQUEST = PlacementRequest(resources(4096, cpu_count=2, disk_mib=20480), "base", "local")
+
+
+@pytest.mark.parametrize(
+    ("worker", "filter_name", "reason"),
+    [
+        (a_worker(state=WorkerState.UNREACHABLE), "state", "is unreachable"),
+        (a_worker(cordoned=True), "cordoned", "is cordoned"),
+        (a_worker(draining=True), "cordoned", "is draining"),
+        (a_worker(region="far"), "region", "is in region far"),
+        (a_worker(templates={}), "template", "has no template base"),
+        (a_worker(committed=resources(16000)), "memory", "short of memory: 384 free, 4096 wanted"),
+        (
+            a_worker(total=resources(1024, cpu_count=8, disk_mib=10**6)),
+            "memory",
+            "can never hold it: 4096 of memory wanted, 1024 in all",
+        ),
+        (
+            a_worker(total=resources(16384, cpu_count=1, disk_mib=10**6)),
+            "cpu",
+            "can never hold it: 2 of vCPUs wanted, 1 in all",
+        ),
+        (
+            a_worker(total=resources(16384, cpu_count=8, disk_mib=20480), committed=resources(1)),
+            "disk",
+            "short of disk: 0 free, 20480 wanted",
+        ),
+    ],
+)
+def test_a_refusal_names_its_filter_and_its_numbers(worker: Worker, filter_name: str, reason: str) -> None:
+    policy = PlacementPolicy(cpu_ratio_max=1, disk_ratio_max=1)
+    answer = place(REQUEST, FleetView([worker]), policy)
+    assert isinstance(answer, NoPlacement)
+    assert answer.refusals == {worker.id: reason}
+    assert answer.candidates[0].refused_by == filter_name
+    assert answer.is_hopeless == ("never" in reason)
+
+
+def test_an_empty_fleet_is_not_hopeless_because_a_worker_may_join() -> None:
+    answer = place(REQUEST, FleetView([]), PlacementPolicy())
+    assert isinstance(answer, NoPlacement)
+    assert not answer.is_hopeless
+
+
+def test_the_fullest_that_fits_takes_it_and_ties_go_to_the_smaller_id() -> None:
+    fleet = [
+        a_worker("wk-c", committed=resources(8192)),
+        a_worker("wk-b", committed=resources(8192)),
+        a_worker("wk-a"),
+    ]
+    answer = place(REQUEST, FleetView(fleet), PlacementPolicy())
+    assert isinstance(answer, Placement)
+    assert answer.worker_id == WorkerId("wk-b")
+    assert answer.reason == "best fit: 75% of memory committed after it"
