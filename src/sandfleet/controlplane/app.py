@@ -32,7 +32,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 
 async def openapi(call: Call) -> Answer | Streamed:
     """Return the document of this very server."""
-    return json_answer(200, openapi_document(ALL_ENDPOINTS, server_url=call.origin))
+    sizes = call.edge.plane.settings.size_limits
+    return json_answer(200, openapi_document(ALL_ENDPOINTS, server_url=call.origin, sizes=sizes))
 
 
 ALL_ENDPOINTS = (

@@ -12,8 +12,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AliasGenerator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 
 def format_time(moment: datetime) -> str:
@@ -22,6 +31,14 @@ def format_time(moment: datetime) -> str:
 
 
 Time = Annotated[datetime, PlainSerializer(format_time, return_type=str, when_used="json")]
+
+
+def _integral(value: Any) -> Any:
+    """Let 5.0 be the integer that it is, as JSON Schema does."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_integral)]
 
 
 class RequestBody(BaseModel):
@@ -65,6 +82,16 @@ class Empty(RequestBody):
     """A body without fields."""
 
 
+_NO_NUL = "^[^\\u0000]*$"
+_REQUIRED_TEXT: JsonDict = {"type": "string", "minLength": 1, "pattern": _NO_NUL}
+_TEXT: JsonDict = {"pattern": _NO_NUL}
+_ENVS: JsonDict = {
+    "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+    "additionalProperties": {"pattern": _NO_NUL},
+}
+_LABELS: JsonDict = {"propertyNames": _TEXT, "additionalProperties": _TEXT}
+_NAME: JsonDict = {"minLength": 1, "maxLength": 128, "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$"}
+_SECONDS: JsonDict = {"minimum": 0, "maximum": 2**31 - 1}
 _LATER = ("image", "snapshot", "secretStore", "webhooks", "previewAuth")
 
 
@@ -79,15 +106,23 @@ class CreateSandbox(RequestBody):
 
     model_config = ConfigDict(json_schema_extra=_hide_later_fields)
 
-    template_id: str | None = Field(default=None, alias="templateID", description="`base` if absent")
-    timeout: int | None = Field(default=None, description="idle timeout in seconds; 0 = never")
-    memory_mb: int | None = Field(default=None, alias="memoryMB")
-    cpu_count: int | None = Field(default=None, alias="cpuCount")
-    disk_mb: int | None = Field(default=None, alias="diskMB")
-    envs: dict[str, str | None] | None = None
-    metadata: dict[str, str | None] | None = None
-    alias: str | None = None
-    port: int | None = Field(default=None, description="default preview port")
+    template_id: str | None = Field(
+        default=None, alias="templateID", description="`base` if absent", examples=["base"]
+    )
+    timeout: Integer | None = Field(
+        default=None, description="idle timeout in seconds; 0 = never", json_schema_extra=_SECONDS
+    )
+    memory_mb: Integer | None = Field(default=None, alias="memoryMB")
+    cpu_count: Integer | None = Field(default=None, alias="cpuCount")
+    disk_mb: Integer | None = Field(default=None, alias="diskMB")
+    envs: dict[str, str | None] | None = Field(default=None, json_schema_extra=_ENVS)
+    metadata: dict[str, str | None] | None = Field(default=None, json_schema_extra=_LABELS)
+    alias: str | None = Field(default=None, json_schema_extra={"maxLength": 128, **_TEXT})
+    port: Integer | None = Field(
+        default=None,
+        description="default preview port",
+        json_schema_extra={"minimum": 1, "maximum": 65535},
+    )
     network_enabled: bool | None = None
     image: Any = None
     snapshot: str | None = None
@@ -101,7 +136,11 @@ class SetTimeout(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"required": ["timeout"]})
 
-    timeout: int | None = Field(default=None, description="seconds, zero or positive; 0 = never")
+    timeout: Integer | None = Field(
+        default=None,
+        description="seconds, zero or positive; 0 = never",
+        json_schema_extra={"type": "integer", **_SECONDS},
+    )
 
 
 class RunCommand(RequestBody):
@@ -109,33 +148,41 @@ class RunCommand(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"required": ["cmd"]})
 
-    cmd: str | None = Field(default=None, description="a shell line, or the program when `args` are given")
-    args: list[str] | None = None
-    envs: dict[str, str | None] | None = None
-    cwd: str | None = None
-    timeout: int | None = Field(default=None, description="seconds, 1 to 86400; absent or 0: the default")
+    cmd: str | None = Field(
+        default=None,
+        description="a shell line, or the program when `args` are given",
+        json_schema_extra=_REQUIRED_TEXT,
+    )
+    args: list[str] | None = Field(default=None, json_schema_extra={"items": _TEXT})
+    envs: dict[str, str | None] | None = Field(default=None, json_schema_extra=_ENVS)
+    cwd: str | None = Field(default=None, json_schema_extra=_TEXT)
+    timeout: Integer | None = Field(
+        default=None,
+        description="seconds, 1 to 86400; absent or 0: the default",
+        json_schema_extra={"minimum": 0, "maximum": 86400},
+    )
 
 
 class QuotasBody(RequestBody):
     """Upper bounds over all sandboxes of an organisation; absent means no bound."""
 
-    sandboxes: Annotated[int, Field(ge=0)] | None = None
-    vcpu: Annotated[int, Field(ge=0)] | None = None
-    memory_mb: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="memoryMB")
-    disk_mb: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="diskMB")
+    sandboxes: Integer | None = Field(default=None, json_schema_extra=_SECONDS)
+    vcpu: Integer | None = Field(default=None, json_schema_extra=_SECONDS)
+    memory_mb: Integer | None = Field(default=None, alias="memoryMB", json_schema_extra=_SECONDS)
+    disk_mb: Integer | None = Field(default=None, alias="diskMB", json_schema_extra=_SECONDS)
 
 
 class CapsBody(RequestBody):
     """Upper bounds for one sandbox; absent means no bound."""
 
-    memory_mb: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="memoryMB")
-    disk_mb: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="diskMB")
+    memory_mb: Integer | None = Field(default=None, alias="memoryMB", json_schema_extra=_SECONDS)
+    disk_mb: Integer | None = Field(default=None, alias="diskMB", json_schema_extra=_SECONDS)
 
 
 class ChangeOrganisation(RequestBody):
     """`POST /admin/orgs` and `PATCH /admin/orgs/{org}`."""
 
-    name: str | None = None
+    name: str | None = Field(default=None, json_schema_extra=_NAME)
     quotas: QuotasBody | None = None
     caps: CapsBody | None = None
 
@@ -145,12 +192,18 @@ class CreateOrganisation(ChangeOrganisation):
 
     model_config = ConfigDict(json_schema_extra={"required": ["name"]})
 
+    name: str | None = Field(default=None, json_schema_extra={**_NAME, "type": "string"})
+
 
 class CreateKey(RequestBody):
     """`POST /admin/orgs/{org}/keys`."""
 
-    name: str | None = None
-    scopes: list[str] | None = Field(default=None, description='`org` and `admin`; `["org"]` if absent')
+    name: str | None = Field(default=None, json_schema_extra=_NAME)
+    scopes: list[str] | None = Field(
+        default=None,
+        description='`org` and `admin`; `["org"]` if absent',
+        json_schema_extra={"items": {"enum": ["org", "admin"]}},
+    )
 
 
 class Problem(AnswerBody):

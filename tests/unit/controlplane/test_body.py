@@ -45,6 +45,10 @@ def test_an_inexact_null_does_not_hide_an_exact_value() -> None:
     assert parse_body(b'{"timeout": 5, "Timeout": null}', CreateSandbox).timeout == 5
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert parse_body(b'{"timeout": 5.0}', CreateSandbox).timeout == 5
+
+
 def test_unknown_fields_are_ignored() -> None:
     assert parse_body(b'{"burst": {"deep": [1]}, "timeout": 3}', CreateSandbox).timeout == 3
 
@@ -59,7 +63,8 @@ def test_nested_objects_follow_the_same_rules() -> None:
     ("raw", "field"),
     [
         (b'{"timeout": "5"}', "timeout"),
-        (b'{"timeout": 5.0}', "timeout"),
+        (b'{"timeout": 5.5}', "timeout"),
+        (b'{"timeout": 1e400}', "JSON"),
         (b'{"timeout": true}', "timeout"),
         (b'{"envs": ["A"]}', "envs"),
         (b'{"envs": {"A": 1}}', "envs"),

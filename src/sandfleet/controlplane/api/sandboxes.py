@@ -23,6 +23,8 @@ from sandfleet.wire.public_api import SandboxBody, SetTimeout, TransitionBody
 
 SAVE_ATTEMPTS_MAX = 20
 
+_STATUS_SCHEMA = {"type": "string", "enum": ["all", *[state.value for state in SandboxState]]}
+_ALIAS_SCHEMA = {"type": "string", "pattern": "^[^\\u0000]*$"}
 LIST_PARAMETERS = (
     Parameter("limit", "1 to 1000", schema={"type": "integer", "minimum": 1, "default": 100}),
     Parameter("cursor", "from the `Link` of the page before; opaque"),
@@ -141,8 +143,8 @@ ENDPOINTS = (
         answers={200: list[SandboxBody]},
         errors=("invalid_argument",),
         parameters=(
-            Parameter("status", "comma list of statuses, or `all`"),
-            Parameter("alias", "only sandboxes with this alias"),
+            Parameter("status", "comma list of statuses, or `all`", schema=_STATUS_SCHEMA),
+            Parameter("alias", "only sandboxes with this alias", schema=_ALIAS_SCHEMA),
             *LIST_PARAMETERS,
         ),
     ),

@@ -12,7 +12,8 @@ from sandfleet import __version__
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Endpoint
 from sandfleet.controlplane.http.error_codes import CODES
-from sandfleet.wire.public_api import Problem
+from sandfleet.model.resources import SizeLimits
+from sandfleet.wire.public_api import CreateSandbox, Problem, RequestBody
 
 _SECURITY: Mapping[Access, list[dict[str, list[str]]]] = {
     Access.OPEN: [],
@@ -31,10 +32,11 @@ _CREDENTIAL_ERRORS: Mapping[Access, tuple[str, ...]] = {
 _REF = "#/components/schemas/{model}"
 
 
-def openapi_document(endpoints: Iterable[Endpoint], *, server_url: str) -> dict[str, Any]:
+def openapi_document(endpoints: Iterable[Endpoint], *, server_url: str, sizes: SizeLimits) -> dict[str, Any]:
     """Return the document of all public endpoints."""
     public = [endpoint for endpoint in endpoints if endpoint.access is not Access.WORKER]
     schemas, components = _schemas(public)
+    _say_sizes(components[CreateSandbox.__name__]["properties"], sizes)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in public:
         for number, path in enumerate(endpoint.paths):
@@ -58,6 +60,13 @@ def openapi_document(endpoints: Iterable[Endpoint], *, server_url: str) -> dict[
             },
         },
     }
+
+
+def _say_sizes(properties: dict[str, Any], sizes: SizeLimits) -> None:
+    """Put this server's ranges into the fields of a create."""
+    properties["memoryMB"] |= {"minimum": sizes.memory_base_mib, "maximum": sizes.memory_max_mib}
+    properties["diskMB"] |= {"minimum": sizes.disk_min_mib, "maximum": sizes.disk_max_mib}
+    properties["cpuCount"] |= {"minimum": 1, "maximum": sizes.cpu_max}
 
 
 def _schemas(
@@ -93,11 +102,20 @@ def _operation(
         },
     }
     if endpoint.body is not None:
-        operation["requestBody"] = {"content": {"application/json": {"schema": schemas[endpoint.body]}}}
+        operation["requestBody"] = _json_body(endpoint.body, schemas[endpoint.body])
     elif endpoint.takes_bytes:
         content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
         operation["requestBody"] = {"content": content}
     return operation
+
+
+def _json_body(kind: type[RequestBody], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the body; where nothing in it is required, nothing and `null` are as good as `{}`."""
+    extra = kind.model_config.get("json_schema_extra")
+    if isinstance(extra, dict) and extra.get("required"):
+        return {"required": True, "content": {"application/json": {"schema": schema}}}
+    nullable = {"anyOf": [schema, {"type": "null"}]}
+    return {"required": False, "content": {"application/json": {"schema": nullable}}}
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

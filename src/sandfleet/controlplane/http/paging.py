@@ -22,7 +22,7 @@ def page_limit(query: QueryParams) -> int:
     text = query.get("limit")
     if text is None:
         return LIMIT_DEFAULT
-    if not (text.isascii() and text.isdigit()) or len(text) > 9 or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or len(text) > 30 or int(text) < 1:
         raise BadRequest("limit must be a positive number", code="invalid_argument")
     return min(int(text), LIMIT_MAX)
 
