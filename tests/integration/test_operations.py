@@ -353,3 +353,33 @@ async def test_losing_redis_in_the_middle_costs_at_most_seconds(replicas: Any, v
     with suppress(KeyError):
         del replicas.workers.host("wk-one").vms[SandboxId("none")]
     assert set(replicas.workers.host("wk-one").vms) == {"sb-second"}
+
+
+async def test_who_lost_the_lease_stops_and_the_other_ends_it(replicas: Any) -> None:
+    observer = await prepare(replicas)
+    wire = Tripwire(1, "before")  # stuck in the call to the worker
+    plane = wire.around(replicas.plane("replica-1", operation_lease_s=0.6))
+    async with replicas.replica("replica-1", plane=plane) as slow, replicas.replica("replica-2") as other:
+        await slow.create(an_order())
+        await asyncio.wait_for(wire.hung.wait(), 10)
+        await crash(replicas, observer)
+        assert "create" in await takeover.tick(other.engine._plane, other.engine)
+        await until(observer, lambda row: row.state is SandboxState.RUNNING)
+        for _ in range(100):
+            if not len(slow.engine):
+                break
+            await asyncio.sleep(0.02)
+        assert not len(slow.engine)
+    assert replicas.workers.host("wk-one").starts == 1
+
+
+async def test_an_engine_that_ends_lets_others_take_over_at_once(replicas: Any) -> None:
+    observer = await prepare(replicas)
+    wire = Tripwire(1, "before")
+    plane = wire.around(replicas.plane("replica-1"))
+    async with replicas.replica("replica-1", plane=plane) as fleet:
+        await fleet.create(an_order())
+        await asyncio.wait_for(wire.hung.wait(), 10)
+    async with replicas.replica("replica-2") as fleet:
+        await takeover.tick(fleet.engine._plane, fleet.engine)
+        await until(observer, lambda row: row.state is SandboxState.RUNNING)

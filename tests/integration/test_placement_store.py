@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -174,3 +175,19 @@ async def test_presence_names_rows_reservations_and_open_operations(stores: Post
     (present,) = await stores.sandboxes.presence(WorkerId("wk-one"))
     assert (present.has_reservation, present.has_open_operation) == (False, False)
     assert len(await stores.sandboxes.on_worker(WorkerId("wk-one"))) == 1
+
+
+async def test_cancelled_callers_leave_no_connection_and_no_lock_behind(stores: PostgresStores) -> None:
+    await stores.workers.register(a_worker(total=resources(10**6, cpu_count=64, disk_mib=10**9)))
+    asked = [await asked_for(stores, f"sb-{number:03}") for number in range(60)]
+    async with asyncio.TaskGroup() as tasks:
+        for at, one in enumerate(asked):
+            task = tasks.create_task(place(stores, *one))
+            asyncio.get_running_loop().call_later(0.001 * at, task.cancel)
+    pool: Any = stores.database.engine.pool
+    assert pool.checkedout() == 0
+    placed = await stores.sandboxes.on_worker(WorkerId("wk-one"))
+    worker = await stores.workers.get(WorkerId("wk-one"))
+    assert worker.committed.memory_mib == 1024 * len(placed)
+    again = await asked_for(stores, "sb-last")
+    assert isinstance(await asyncio.wait_for(place(stores, *again), 2), Placed)
