@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 
 MIB = 1024 * 1024
 RESERVE_MIB = 96
@@ -18,22 +17,22 @@ PIDS_MAX_DEFAULT = 1024
 class Cgroup:
     """The cgroup of one exec."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
 
     def open_door(self) -> int:
         """Return a descriptor; who writes "0" to it has joined."""
-        return os.open(self._path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        return os.open(f"{self._path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
     def kill(self) -> None:
         """Kill everything in it, at once and without a race against forks."""
         with contextlib.suppress(FileNotFoundError):
-            (self._path / "cgroup.kill").write_text("1")
+            _write(f"{self._path}/cgroup.kill", "1")
 
     def remove(self) -> bool:
         """Remove it if it is empty; return whether it is gone."""
         try:
-            self._path.rmdir()
+            os.rmdir(self._path)
         except FileNotFoundError:
             return True
         except OSError:
@@ -44,27 +43,29 @@ class Cgroup:
 class Cgroups:
     """The tree below one directory of a mounted cgroup v2 hierarchy."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: str) -> None:
+        self._root = root
         self._lingering: list[Cgroup] = []
 
     def prepare(self) -> None:
         """Make the tree, with what controllers there are."""
         with contextlib.suppress(OSError):
-            (self.root.parent / "cgroup.subtree_control").write_text("+cpu +memory +pids")
-        self.root.mkdir(exist_ok=True)
+            _write(f"{os.path.dirname(self._root)}/cgroup.subtree_control", "+cpu +memory +pids")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._root)
         self._set("pids.max", str(PIDS_MAX_DEFAULT))
 
     def create(self, exec_id: str) -> Cgroup:
         """Make the cgroup of an exec."""
-        path = self.root / f"exec-{exec_id}"
-        path.mkdir(exist_ok=True)
+        path = f"{self._root}/exec-{exec_id}"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
         return Cgroup(path)
 
     def retire(self, cgroup: Cgroup) -> None:
         """Remove the cgroup as soon as nothing lives in it."""
-        self._lingering.append(cgroup)
-        self.sweep()
+        if not cgroup.remove():
+            self._lingering.append(cgroup)
 
     def sweep(self) -> None:
         """Remove retired cgroups that have become empty."""
@@ -77,7 +78,7 @@ class Cgroups:
 
     def kill_all(self) -> None:
         """Kill all user processes."""
-        Cgroup(self.root).kill()
+        Cgroup(self._root).kill()
 
     def set_limits(self, *, memory_mib: int, cpu_percent: int, pids_max: int) -> None:
         """Bound what all user processes together may use of a guest of `memory_mib`."""
@@ -89,11 +90,20 @@ class Cgroups:
     def read(self, name: str) -> str:
         """Return the content of a control file, empty where the controller is missing."""
         try:
-            return (self.root / name).read_text()
+            with open(f"{self._root}/{name}") as file:
+                return file.read()
         except OSError:
             return ""
 
     def _set(self, name: str, value: str) -> None:
-        path = self.root / name
-        if path.exists():  # a host without this controller is no reason to fail
-            path.write_text(value)
+        path = f"{self._root}/{name}"
+        if os.path.exists(path):  # a host without this controller is no reason to fail
+            _write(path, value)
+
+
+def _write(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)

@@ -16,6 +16,7 @@ from sandfleet.agent.streams import Stream
 from sandfleet.wire.agent_messages import OUTPUT_HEAD_BYTES, Code, OperationFailed, encode_output
 from sandfleet.wire.channel import WINDOW_BYTES
 
+AtEnd = Callable[[], dict[str, object] | None]
 HOLD_S = 15.0
 FIRST_HOLD_S = 2.0
 READERS_MAX = 64
@@ -26,6 +27,8 @@ class _Reader:
     stream: Stream
     start: int
     position: int
+    is_claimed: bool = True
+    """False for one that the host has opened in advance and may never read."""
 
     @property
     def needed_from(self) -> int:
@@ -54,29 +57,57 @@ class Readers:
 
     def needed_from(self) -> int | None:
         """Return the first offset that somebody still needs."""
-        offsets = [reader.needed_from for reader in self._readers] + [hold.offset for hold in self._holds]
-        return min(offsets, default=None)
+        offsets = [reader.needed_from for reader in self._readers if reader.is_claimed]
+        return min([*offsets, *(hold.offset for hold in self._holds)], default=None)
 
     def wake_all(self) -> None:
         """Tell readers that there is more, or that the end has come."""
         for reader in list(self._readers):
             reader.stream.wake()
 
+    def drop_overtaken(self, log: OutputLog) -> None:
+        """Tell those who never claimed their place that what they would read next is gone."""
+        for reader in [reader for reader in self._readers if not reader.is_claimed]:
+            if reader.position < log.oldest:
+                self._readers.remove(reader)
+                reader.stream.fail(_not_kept(log))
+
     def hold(self, offset: int, seconds: float) -> None:
         """Keep everything from `offset` for a while."""
         hold = _Hold(offset, self._loop.call_later(seconds, lambda: self._drop(hold)))
         self._holds.append(hold)
 
-    def attach(
-        self, stream: Stream, log: OutputLog, *, offset: int, at_end: Callable[[], dict[str, object] | None]
-    ) -> None:
+    def follow(self, stream: Stream, log: OutputLog, *, head: bytes, at_end: AtEnd) -> None:
+        """Send `head` and then all output, for a host that may read it: it holds the process up by no more.
+
+        It counts as a reader as soon as it has taken so much that credit comes back.
+        """
+        reader = self._serve(stream, log, offset=0, at_end=at_end)
+        reader.is_claimed = False
+        produce_output = stream.produce
+
+        def produce(_count: int) -> bytes:
+            stream.produce = produce_output
+            return head
+
+        def claim() -> None:
+            reader.is_claimed = True
+
+        stream.produce = produce
+        stream.on_credit = claim
+        stream.wake()
+
+    def attach(self, stream: Stream, log: OutputLog, *, offset: int, at_end: AtEnd) -> None:
         """Send the output from `offset` on; `at_end` returns the final status once there is one."""
         if not log.oldest <= offset <= log.end:
-            details = {"oldest": log.oldest, "newest": log.end}
-            raise OperationFailed(Code.OFFSET_OUT_OF_RANGE, "that output is not kept", details=details)
+            raise _not_kept(log)
         if len(self._readers) >= READERS_MAX:
             raise OperationFailed(Code.BUSY, "too many readers of one exec")
         self._release_hold(offset)
+        self._serve(stream, log, offset=offset, at_end=at_end)
+        stream.wake()
+
+    def _serve(self, stream: Stream, log: OutputLog, *, offset: int, at_end: AtEnd) -> _Reader:
         reader = _Reader(stream, offset, offset)
         self._readers.append(reader)
 
@@ -97,13 +128,13 @@ class Readers:
             return payload
 
         def on_abort() -> None:
-            if stream.is_lost:
+            if stream.is_lost and reader.is_claimed:
                 self.hold(reader.needed_from, HOLD_S)
             self._detach(reader)
 
         stream.produce = produce
         stream.on_abort = on_abort
-        stream.wake()
+        return reader
 
     def _detach(self, reader: _Reader) -> None:
         if reader in self._readers:
@@ -121,3 +152,8 @@ class Readers:
     def _drop(self, hold: _Hold) -> None:
         self._holds.remove(hold)
         self._on_progress()
+
+
+def _not_kept(log: OutputLog) -> OperationFailed:
+    details = {"oldest": log.oldest, "newest": log.end}
+    return OperationFailed(Code.OFFSET_OUT_OF_RANGE, "that output is not kept", details=details)

@@ -41,6 +41,7 @@ class ExecTable:
         self._reaper = reaper
         self._cgroups = cgroups
         self._execs: dict[str, Execution] = {}
+        self._finished: dict[str, Execution] = {}
         self._budget = Budget()
         self._sweeping = False
 
@@ -63,7 +64,7 @@ class ExecTable:
         """Make the record of a new exec, so that a second start under its id finds it."""
         if not _ID.fullmatch(exec_id):
             raise OperationFailed(Code.BAD_REQUEST, "not an exec id")
-        if sum(execution.state.running for execution in self._execs.values()) >= RUNNING_MAX:
+        if len(self._execs) - len(self._finished) >= RUNNING_MAX:
             raise OperationFailed(Code.BUSY, f"{RUNNING_MAX} commands run already")
         execution = Execution(
             self._loop,
@@ -134,28 +135,27 @@ class ExecTable:
     def _on_end(self, execution: Execution) -> None:
         self._retire(execution)
         self._loop.call_later(KEPT_S, lambda: self._forget(execution))
-        finished = [other for other in self._execs.values() if not other.state.running]
-        for other in finished[: max(0, len(finished) - FINISHED_MAX)]:
-            self._forget(other)
+        self._finished[execution.state.exec_id] = execution
+        if len(self._finished) > FINISHED_MAX:
+            self._forget(next(iter(self._finished.values())))
 
     def _forget(self, execution: Execution) -> None:
         if self._execs.get(execution.state.exec_id) is execution:
             del self._execs[execution.state.exec_id]
+            self._finished.pop(execution.state.exec_id, None)
             execution.log.trim(0)
 
     def _log_size_max(self) -> int:
         """Return what one log may hold now; above the total the oldest finished execs lose theirs first."""
         if self._budget.used <= OUTPUT_TOTAL_BYTES:
             return OUTPUT_RETAINED_BYTES
-        running = 0
-        for execution in self._execs.values():
-            if execution.state.running:
-                running += 1
-            elif not execution.readers.any and self._budget.used > OUTPUT_TOTAL_BYTES:
+        for execution in self._finished.values():
+            if not execution.readers.any:
                 execution.log.trim(0)
-        if self._budget.used <= OUTPUT_TOTAL_BYTES:
-            return OUTPUT_RETAINED_BYTES
-        return max(OUTPUT_EACH_BYTES_MIN, OUTPUT_TOTAL_BYTES // max(1, running))
+                if self._budget.used <= OUTPUT_TOTAL_BYTES:
+                    return OUTPUT_RETAINED_BYTES
+        running = max(1, len(self._execs) - len(self._finished))
+        return max(OUTPUT_EACH_BYTES_MIN, OUTPUT_TOTAL_BYTES // running)
 
 
 def _spawn_into(cgroup: Cgroup | None, command: Command) -> Spawned:

@@ -100,6 +100,10 @@ class Execution:
             "oldest_offset": self.log.oldest,
         }
 
+    def final_status(self) -> dict[str, Any] | None:
+        """Return the status if it will not change any more."""
+        return None if self.state.running else self.describe()
+
     def when_started(self, call: Callable[[], None]) -> None:
         """Call when the program runs, or `failure` says why it cannot; at once if that is known."""
         if self.starting:
@@ -173,6 +177,7 @@ class Execution:
     def make_room(self) -> None:
         """Forget old output as far as readers allow, and pause or go on reading accordingly."""
         has_room = self.log.trim(self.hooks.log_size_max(), needed_from=self.readers.needed_from())
+        self.readers.drop_overtaken(self.log)
         if not self.state.running:
             return
         if has_room and self._paused:

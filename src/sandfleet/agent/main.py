@@ -66,7 +66,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 def _agent(loop: EventLoop, options: argparse.Namespace, *, is_init: bool) -> Agent:
     root = options.cgroup or (f"{boot.CGROUP_MOUNT}/sandbox" if is_init else None)
-    cgroups = None if root is None else Cgroups(Path(root))
+    cgroups = None if root is None else Cgroups(root)
     if cgroups is not None:
         try:
             cgroups.prepare()

@@ -55,6 +55,7 @@ class Stream:
         self.number = number
         self.on_data: Callable[[bytes], None] = self._refuse_data
         self.on_input_end: Callable[[], None] = _ignore
+        self.on_credit: Callable[[], None] = _ignore
         self.on_abort: Callable[[], None] = _ignore
         self.is_lost = False
         """In `on_abort`: the session broke, so the host may come back for the rest."""
@@ -79,7 +80,7 @@ class Stream:
         if len(encoded) > RESULT_BODY_BYTES_MAX:
             self.fail(OperationFailed(Code.INTERNAL, "the answer is too long"))
         elif len(encoded) <= INLINE_JSON_BYTES_MAX:
-            self._session.finish(self, result)
+            self._session.finish(self, encoded)
         else:
             self._finish_with_body(memoryview(encoded))
 
@@ -97,7 +98,7 @@ class Stream:
             nonlocal rest
             piece, rest = bytes(rest[:count]), rest[count:]
             if not piece:
-                self._session.finish(self, {"body": True})
+                self._session.finish(self, b'{"body":true}')
                 return None
             return piece
 
@@ -148,9 +149,9 @@ class Session:
                 self._ready.append(stream)
             self.flush_soon()
 
-    def finish(self, stream: Stream, result: Mapping[str, Any]) -> None:
-        """End the stream with a result that fits in one frame."""
-        self.channel.finish(stream.number, result)
+    def finish(self, stream: Stream, result: bytes) -> None:
+        """End the stream with a result, encoded, that fits in one frame."""
+        self.channel.finish_encoded(stream.number, result)
         self.forget(stream)
 
     def forget(self, stream: Stream) -> None:
@@ -207,6 +208,7 @@ class Session:
         elif isinstance(event, StreamEnded):
             stream.on_input_end()
         elif isinstance(event, CreditGiven):
+            stream.on_credit()
             self.make_ready(stream)
         elif isinstance(event, StreamReset):
             self.forget(stream)

@@ -86,9 +86,18 @@ class OperationFailed(Exception):
         self.details = dict(details or {})
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+# Made once: in a translated guest making them costs as much as using them.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 def encode_json(message: Mapping[str, Any]) -> bytes:
     """Return compact ASCII JSON."""
-    return json.dumps(message, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+    return _ENCODER.encode(message).encode("ascii")
 
 
 def decode_json(data: bytes, *, bytes_max: int = RESULT_BODY_BYTES_MAX) -> dict[str, Any]:
@@ -96,16 +105,12 @@ def decode_json(data: bytes, *, bytes_max: int = RESULT_BODY_BYTES_MAX) -> dict[
     if len(data) > bytes_max:
         raise MalformedMessage(f"a message of {len(data)} bytes")
     try:
-        message = json.loads(data, parse_constant=_no_constant)
+        message = _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise MalformedMessage(f"not JSON: {type(error).__name__}") from error
     if not isinstance(message, dict):
         raise MalformedMessage("not an object")
     return message
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(name)
 
 
 _OUTPUT_HEAD = struct.Struct("!BQ")

@@ -172,17 +172,25 @@ class HostChannel(_Channel):
         super().__init__()
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a nonce has {NONCE_BYTES} bytes")
-        hello = _HELLO.pack(nonce, PROTOCOL_VERSION)
-        self._awaited: bytes | None = encode(FrameType.HELLO_ACK, payload=hello)
+        self._hello = _HELLO.pack(nonce, PROTOCOL_VERSION)
+        self._awaited: bytes | None = encode(FrameType.HELLO_ACK, payload=self._hello)
         self._early = bytearray()
         self._opened = 0
-        self._emit(PADDING)
-        self._send(FrameType.HELLO, payload=hello)
+        self.greet()
 
     @property
     def established(self) -> bool:
         """Whether the agent has answered our HELLO."""
         return self._awaited is None
+
+    def greet(self) -> None:
+        """Say HELLO, again as long as there is no answer.
+
+        A guest that is told late that its port was opened takes the first for the end of the last host.
+        """
+        if self._awaited is not None:
+            self._emit(PADDING)
+            self._send(FrameType.HELLO, payload=self._hello)
 
     def receive(self, data: bytes) -> Iterator[Event]:
         """Yield what the guest's bytes mean. Iterate to the end before the next call."""
@@ -237,6 +245,8 @@ class HostChannel(_Channel):
                 yield StreamEnded(frame.stream, _object_of(frame))
         elif frame.kind is FrameType.PONG:
             yield Ponged(frame.payload[:NONCE_BYTES])
+        elif frame.kind is FrameType.HELLO_ACK and frame.payload == self._hello:
+            return  # the answer to a repeated HELLO
         elif frame.kind in _HOST_ONLY:
             raise ProtocolBroken(f"unexpected {frame.kind.name}")
         else:
@@ -260,7 +270,8 @@ class AgentChannel(_Channel):
         """Yield what the host's bytes mean. Iterate to the end before the next call."""
         self._reader.feed(data)
         while (frame := self._reader.next_frame()) is not None:
-            yield from self._notice_cut()
+            if self._reader.skipped_bytes != self._skipped_seen:
+                yield from self._notice_cut()
             if frame.kind is FrameType.HELLO:
                 yield from self._on_hello(frame)
             elif self._listening:
@@ -272,9 +283,12 @@ class AgentChannel(_Channel):
 
     def finish(self, stream: int, result: Mapping[str, Any]) -> None:
         """End the stream with a result that fits in one frame."""
-        payload = encode_json(result)
+        self.finish_encoded(stream, encode_json(result))
+
+    def finish_encoded(self, stream: int, result: bytes) -> None:
+        """End the stream with a result that is JSON already."""
         if self._flows.pop(stream, None) is not None:
-            self._send(FrameType.END, stream=stream, payload=payload)
+            self._send(FrameType.END, stream=stream, payload=result)
 
     def lose_session(self) -> Iterator[Event]:
         """Drop all streams and what waits to be sent; be deaf until the next HELLO."""

@@ -25,7 +25,8 @@ MAGIC = b"\xf5\x9dSF"
 
 _FIELDS = struct.Struct("!4sB3xII")
 _CRC = struct.Struct("!I")
-HEADER_BYTES = _FIELDS.size + _CRC.size
+_HEADER = struct.Struct("!4sB3xIII")
+HEADER_BYTES = _HEADER.size
 SEAL_BYTES = _CRC.size
 FRAME_BYTES_MAX = HEADER_BYTES + PAYLOAD_BYTES_MAX + SEAL_BYTES
 PADDING = bytes(FRAME_BYTES_MAX)
@@ -105,6 +106,8 @@ class FrameReader:
     def _seek_magic(self) -> bool:
         """Drop what cannot begin a frame; return whether a whole header stands at the front."""
         at = self._buffer.find(MAGIC)
+        if at == 0:
+            return len(self._buffer) >= HEADER_BYTES
         if at < 0:
             keep = min(len(MAGIC) - 1, len(self._buffer))
             while keep and not MAGIC.startswith(self._buffer[len(self._buffer) - keep :]):
@@ -115,8 +118,7 @@ class FrameReader:
 
     def _head(self) -> tuple[FrameType, int, int, int] | None:
         """Return type, stream, length and seal of the header at the front if it is valid."""
-        _, number, stream, length = _FIELDS.unpack_from(self._buffer)
-        (crc,) = _CRC.unpack_from(self._buffer, _FIELDS.size)
+        _, number, stream, length, crc = _HEADER.unpack_from(self._buffer)
         kind = _TYPES.get(number)
         if kind is None or length > PAYLOAD_BYTES_MAX:
             return None

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import signal
 import socket
+import statistics
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -175,21 +176,21 @@ async def test_execs_survive_the_host(agent: AgentProcess) -> None:
 
 async def test_pings_pass_bulk(commands: Commands, guest: VirtioGuest) -> None:
     exec_id = await commands.start("head", "-c", "60000000", "/dev/zero")
-    worst_s = 0.0
+    took_s: list[float] = []
 
     async def pings(done: asyncio.Event) -> None:
-        nonlocal worst_s
         while not done.is_set():
             started = time.monotonic()
             await guest.ping()
-            worst_s = max(worst_s, time.monotonic() - started)
+            took_s.append(time.monotonic() - started)
 
     done = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(pings(done))
         await commands.collect(exec_id)
         done.set()
-    assert worst_s < 1.0
+    assert len(took_s) > 5
+    assert statistics.median(took_s) < 0.5
 
 
 async def test_a_stopped_agent_is_unresponsive_in_time(agent: AgentProcess) -> None:

@@ -113,18 +113,27 @@ class Calls:
     @contextlib.asynccontextmanager
     async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[HostStream]:
         """Begin an operation; what has not ended on leaving is given up."""
+        stream = await self.open(request)
+        try:
+            yield stream
+        finally:
+            stream.drop()
+
+    async def open(self, request: Mapping[str, Any]) -> HostStream:
+        """Begin an operation; the caller drops the stream."""
         encoded = encode_json(request)
         is_long = len(encoded) > INLINE_JSON_BYTES_MAX
         if len(encoded) > REQUEST_BODY_BYTES_MAX:
             raise BadRequest("the request is too long for the guest", code="too_large")
         connection = await self.connection()
         stream = connection.start({"op": request["op"], "body": True} if is_long else request)
-        try:
-            if is_long:
+        if is_long:
+            try:
                 await self.send(stream, encoded)
-            yield stream
-        finally:
-            stream.drop()
+            except BaseException:
+                stream.drop()
+                raise
+        return stream
 
     async def send(self, stream: HostStream, data: bytes) -> None:
         """Send all of `data`."""

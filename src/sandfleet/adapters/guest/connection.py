@@ -27,6 +27,9 @@ from sandfleet.wire.channel_events import (
 )
 
 
+GREET_AGAIN_S = 0.1
+
+
 class ConnectionBroken(Exception):
     """The connection is gone; what was in flight may or may not have happened."""
 
@@ -41,6 +44,11 @@ class HostStream:
         self._changed = asyncio.Event()
         self._failure: Exception | None = None
         self.result: Mapping[str, Any] | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether reading it to its end would raise."""
+        return self._failure is not None
 
     async def receive(self, *, silence_s: float) -> bytes | None:
         """Return the next bytes, None when `result` is there.
@@ -81,6 +89,7 @@ class HostStream:
     def drop(self) -> None:
         """Give the stream up if it has not ended."""
         self.connection.drop(self)
+        self.fail(ConnectionBroken("given up"))
 
     def on_event(self, event: Event) -> None:
         """Handle what came for this stream."""
@@ -127,7 +136,7 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().create_unix_connection(lambda: connection, str(path))
-                await connection._established.wait()
+                await connection._greeted()
         except (OSError, TimeoutError) as error:
             connection.abort()
             raise ConnectionBroken(f"no answer at {path}: {error or 'time is over'}") from error
@@ -137,6 +146,18 @@ class Connection(asyncio.Protocol):
         if connection.is_broken:
             raise ConnectionBroken(f"{path} broke while greeting")
         return connection
+
+    async def _greeted(self) -> None:
+        """Return when the agent has answered; greet again, ever more slowly, until then."""
+        pause_s = GREET_AGAIN_S
+        while not self._established.is_set():
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._established.wait()
+            except TimeoutError:
+                self._channel.greet()
+                self._flush()
+                pause_s *= 2
 
     def start(self, request: Mapping[str, Any]) -> HostStream:
         """Begin an operation."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import TracebackType
 
 from sandfleet.adapters.clock import SystemClock
-from sandfleet.adapters.guest.calls import ATTEMPTS_MAX, Calls, GuestBounds
+from sandfleet.adapters.guest.calls import Calls, GuestBounds
 from sandfleet.adapters.guest.connection import ConnectionBroken
 from sandfleet.adapters.guest.decoding import checked, exec_status, file_entry, guest_stats
+from sandfleet.adapters.guest.exec_calls import ExecCalls
 from sandfleet.adapters.guest.file_reading import FileReading
 from sandfleet.model.errors import BadRequest, GuestUnresponsive
 from sandfleet.ports.clock import Clock
@@ -23,15 +24,16 @@ from sandfleet.ports.guest import (
     GuestIdentity,
     GuestStats,
 )
-from sandfleet.wire.agent_messages import EXEC_WAIT_S_MAX, Op, decode_output
+from sandfleet.wire.agent_messages import Op
 
 
 class VirtioGuest:
     """A session that makes its connection when it is first used and again when it broke."""
 
     def __init__(self, path: Path, *, bounds: GuestBounds | None = None, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
-        self._calls = Calls(path, bounds=bounds or GuestBounds(), clock=self._clock)
+        used_clock = clock or SystemClock()
+        self._calls = Calls(path, bounds=bounds or GuestBounds(), clock=used_clock)
+        self._execs = ExecCalls(self._calls, clock=used_clock)
 
     async def __aenter__(self) -> VirtioGuest:
         return self
@@ -73,53 +75,17 @@ class VirtioGuest:
 
     async def start_exec(self, order: ExecOrder) -> ExecStatus:
         """Start `order`, or return the status of the exec that already has its id."""
-        fields = await self._calls.call(
-            {
-                "op": Op.EXEC_START,
-                "id": order.exec_id,
-                "argv": list(order.argv),
-                "envs": dict(order.envs),
-                "cwd": order.cwd,
-                "timeout_s": order.timeout_s,
-                "user": order.user,
-                "stdin": order.stdin,
-            }
-        )
-        return checked(exec_status, fields)
+        return await self._execs.start(order)
 
     async def read_output(self, exec_id: str, *, offset: int = 0) -> AsyncIterator[ExecOutput]:
         """Yield output from `offset` on; after a broken connection go on where it broke."""
-        failures = 0
-        while True:
-            try:
-                request = {"op": Op.EXEC_READ, "id": exec_id, "offset": offset}
-                async with self._calls.stream(request) as stream:
-                    while (data := await self._calls.receive(stream, stall_s=None)) is not None:
-                        kind, at, output = checked(decode_output, data)
-                        if at != offset:
-                            raise GuestUnresponsive("the guest sent output out of order")
-                        offset += len(output)
-                        failures = 0
-                        yield ExecOutput(kind, at, output)
-                    return
-            except ConnectionBroken as error:
-                failures += 1
-                if failures >= ATTEMPTS_MAX:
-                    raise GuestUnresponsive(str(error)) from error
+        async with contextlib.aclosing(self._execs.output(exec_id, offset=offset)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def wait_exec(self, exec_id: str, *, timeout_s: float | None = None) -> ExecStatus:
         """Return the status when the exec has ended, or as it is after `timeout_s`."""
-        started = self._clock.monotonic()
-        slice_s_max = min(EXEC_WAIT_S_MAX, self._calls.bounds.operation_s / 2)
-        while True:
-            left = slice_s_max
-            if timeout_s is not None:
-                left = timeout_s - (self._clock.monotonic() - started)
-            wait_s = max(0.0, min(left, slice_s_max))
-            fields = await self._calls.call({"op": Op.EXEC_WAIT, "id": exec_id, "timeout_s": wait_s})
-            status = checked(exec_status, fields)
-            if not status.running or (left <= wait_s and timeout_s is not None):
-                return status
+        return await self._execs.wait(exec_id, timeout_s=timeout_s)
 
     async def exec_status(self, exec_id: str) -> ExecStatus:
         """Return how the exec stands; `NotFound` when the guest does not know it."""
@@ -186,6 +152,7 @@ class VirtioGuest:
     async def quiesce(self) -> None:
         """Sync and flush everything, then end the connection on both sides."""
         await self._calls.call({"op": Op.QUIESCE})
+        self._execs.forget()
         self._calls.disconnect()
 
     async def shut_down(self) -> None:
@@ -194,6 +161,7 @@ class VirtioGuest:
 
     async def close(self) -> None:
         """End the session; the guest runs on."""
+        self._execs.forget()
         self._calls.close()
 
 

@@ -14,5 +14,5 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
         stream,
         execution.log,
         offset=fields.integer("offset"),
-        at_end=lambda: None if execution.state.running else execution.describe(),
+        at_end=execution.final_status,
     )

@@ -7,12 +7,17 @@ import os
 from sandfleet.agent.context import Agent
 from sandfleet.agent.spawn import PATH_DEFAULT, Command
 from sandfleet.agent.streams import Stream
-from sandfleet.wire.agent_messages import Code, Fields, OperationFailed
+from sandfleet.wire.agent_messages import Code, Fields, OperationFailed, encode_json
 
 
 def start(agent: Agent, stream: Stream, fields: Fields) -> None:
-    """Answer with the status when the program runs, or with `exec_failed`."""
+    """Answer with the status when the program runs, or with `exec_failed`.
+
+    With `follow` the status is the first DATA, the output follows as in `exec_read`, and
+    the final status is the result: a short command is one exchange.
+    """
     exec_id = fields.text("id")
+    follows = fields.flag("follow", False)
     if agent.execs.known(exec_id):
         execution = agent.execs.find(exec_id)
     else:
@@ -25,6 +30,10 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
     def answer() -> None:
         if execution.failure is not None:
             stream.fail(execution.failure)
+        elif follows and execution.log.oldest == 0:
+            execution.readers.follow(
+                stream, execution.log, head=encode_json(execution.describe()), at_end=execution.final_status
+            )
         else:
             stream.finish(execution.describe())
 
