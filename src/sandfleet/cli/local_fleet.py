@@ -45,7 +45,7 @@ def up(  # noqa: PLR0913 -- one argument per option
     from sandfleet.local.status import fleet_status
 
     layout = _layout(data_dir)
-    _require_image()
+    _require_what_is_needed()
     fleet.configure(layout, fleet.UpOrder(api_host=host, api_port=port, memory_mib=memory))
     if foreground:
         from sandfleet.local.supervise import run
@@ -130,7 +130,7 @@ def ensure_up(data_dir: Path | None) -> Layout:
     from sandfleet.local import up as fleet
 
     layout = _layout(data_dir)
-    _require_image()
+    _require_what_is_needed()
     fleet.configure(layout, fleet.UpOrder())
     fleet.start(layout)
     fleet.await_ready(layout, timeout_s=_UP_TIMEOUT_S, report=lambda line: tell(f"  {line}"))
@@ -143,10 +143,16 @@ def _layout(data_dir: Path | None) -> Layout:
     return Layout((data_dir or default_data_dir()).resolve())
 
 
-def _require_image() -> None:
+def _require_what_is_needed() -> None:
+    import os
+
     from sandfleet.cli.errors import CommandFailed
     from sandfleet.local.image import current_image
 
+    if os.geteuid() != 0:
+        raise CommandFailed(
+            "the fleet's worker needs root, for network namespaces and cgroups", hint="run it with sudo"
+        )
     if current_image() is None:
         raise CommandFailed(
             "there is no guest image on this machine",

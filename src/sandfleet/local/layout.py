@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DATA_DIR_VARIABLE = "SANDFLEET_DATA_DIR"
+MACHINE_DATA_DIR = Path("/var/lib/sandfleet")
 
 
 def default_data_dir() -> Path:
-    """Return where the fleet lives unless told otherwise: /var/lib for root, XDG for others."""
+    """Return where the fleet lives unless told otherwise: /var/lib for root, XDG for others.
+
+    Others without a fleet of their own are shown the machine's, though they may not read its key.
+    """
     if named := os.environ.get(DATA_DIR_VARIABLE):
         return Path(named)
     if os.geteuid() == 0:
-        return Path("/var/lib/sandfleet")
+        return MACHINE_DATA_DIR
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "sandfleet"
+    own = Path(base) / "sandfleet"
+    return own if own.exists() or not (MACHINE_DATA_DIR / "state.json").exists() else MACHINE_DATA_DIR
 
 
 @dataclass(frozen=True, slots=True)
