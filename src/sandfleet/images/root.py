@@ -23,11 +23,6 @@ SUITE = "trixie"
 ARCHITECTURE = "amd64"
 KEY_RING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 BOOTSTRAP_TIMEOUT_S = 1800.0
-# mmdebstrap mounts file systems and starts programs: however the build ends, none of them outlives it.
-ISOLATION = (
-    *("setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"),
-)
 # Settings of the machine's apt without which it could not reach its mirror either.
 APT_SETTINGS = (
     "Acquire::http::Proxy",
@@ -91,11 +86,27 @@ def _bootstrap(tree: Path, *, guest_dir: Path, mirrors: Mirrors) -> None:
     # The kernel's own initrd would be made and thrown away.
     env = {"INITRD": "No", "LC_ALL": "C.UTF-8", "TMPDIR": str(tree.parent)}
     run(
-        [*ISOLATION, "mmdebstrap", *options, SUITE, tree, "-"],
+        [*_isolation(), "mmdebstrap", *options, SUITE, tree, "-"],
         timeout_s=BOOTSTRAP_TIMEOUT_S,
         env=env,
         stdin="\n".join(source_lines(mirrors)).encode() + b"\n",
     )
+
+
+def _isolation() -> Sequence[str]:
+    """Return what starts mmdebstrap so that nothing it mounts or starts outlives the build."""
+    # Inside a chroot the root directory is no mount, and its propagation is not ours to change.
+    propagation = "private" if _is_mount_point("/") else "unchanged"
+    return (
+        *("setpriv", "--pdeathsig", "KILL"),
+        *("unshare", "--mount", "--propagation", propagation),
+        *("--pid", "--fork", "--kill-child", "--mount-proc"),
+    )
+
+
+def _is_mount_point(path: str) -> bool:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(line.split()[4] == path for line in lines)
 
 
 def _apt_settings() -> Sequence[str]:
