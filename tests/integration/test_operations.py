@@ -274,6 +274,33 @@ async def test_a_host_that_is_full_itself_is_left_for_another(replicas: Any) -> 
     assert await committed_mib(observer) == 1024
 
 
+@pytest.mark.parametrize("trouble", ["is_unreachable", "is_adopting"])
+async def test_a_worker_that_comes_back_still_gets_its_create(replicas: Any, trouble: str) -> None:
+    observer = await prepare(replicas)
+    host = replicas.workers.host("wk-one")
+    setattr(host, trouble, True)
+    async with replicas.replica("replica-1") as fleet:
+        await fleet.create(an_order())
+        await asyncio.sleep(0.5)
+        assert (await observer.stores.sandboxes.get_any(SandboxId("sb-one"))).state is SandboxState.CREATING
+        setattr(host, trouble, False)
+        await until(observer, lambda row: row.state is SandboxState.RUNNING)
+    assert host.starts == 1
+
+
+async def test_the_only_host_may_refuse_once_and_take_it_later(replicas: Any) -> None:
+    observer = await prepare(replicas)
+    host = replicas.workers.host("wk-one")
+    host.is_full = True
+    async with replicas.replica("replica-1") as fleet:
+        await fleet.create(an_order())
+        await until_queued(observer, 1)
+        assert await committed_mib(observer) == 0
+        host.is_full = False
+        await until(observer, lambda row: row.state is SandboxState.RUNNING)
+    assert await committed_mib(observer) == 1024
+
+
 async def test_the_queue_serves_the_oldest_when_a_place_becomes_free(replicas: Any) -> None:
     observer = await prepare(replicas, memory_mib=1024)
     async with replicas.replica("replica-1") as one, replicas.replica("replica-2") as two:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sandfleet.model.errors import Conflict, NoCapacity, NotFound, StaleEpoch, WorkerUnreachable
+from sandfleet.model.errors import Conflict, NoCapacity, NotFound, StaleEpoch, Unavailable, WorkerUnreachable
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.wire.worker_messages import StartVm, StopVm, VmStatus, VmStopped
 
@@ -24,6 +24,7 @@ class FakeHost:
     starts: int = 0
     is_unreachable: bool = False
     is_full: bool = False
+    is_adopting: bool = False
 
 
 class FakeWorkerClient:
@@ -74,6 +75,8 @@ class FakeWorkerClient:
         host = self.host(worker_id)
         if host.is_unreachable:
             raise WorkerUnreachable(f"worker {worker_id} does not answer")
+        if host.is_adopting:
+            raise Unavailable("the worker is still looking for the VMs of its host")
         return host
 
     def _see(self, host: FakeHost, sandbox_id: SandboxId, epoch: int) -> None:

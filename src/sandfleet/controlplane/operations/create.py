@@ -31,7 +31,7 @@ from sandfleet.model.errors import (
     SandfleetError,
     StaleVersion,
     StoreUnavailable,
-    WorkerUnreachable,
+    Unavailable,
 )
 from sandfleet.model.ids import WorkerId, operation_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
@@ -47,7 +47,7 @@ QUEUE_MARGIN_S = 1.0
 """The queue ends so much earlier, so that its 503 is on the wire before a reader gives up."""
 RETRY_AFTER_S = 5
 _REFUSALS_NAMED = 10
-_START_ATTEMPTS = 8
+_START_ATTEMPTS = 30
 _WRITE_ATTEMPTS = 20
 
 
@@ -102,9 +102,9 @@ async def _place(run: Run, operation: Operation) -> Operation:
         return await _cancelled(run, operation)
     if isinstance(answer, Placed):
         return _took(run, answer)
-    return await run.plane.stores.operations.save(
-        replace(operation, step="queue", progress={**operation.progress, **_refusal(answer)})
-    )
+    progress = {**operation.progress, **_refusal(answer)}
+    progress.pop("excluded", None)  # by the time of the next try that host may have room
+    return await run.plane.stores.operations.save(replace(operation, step="queue", progress=progress))
 
 
 async def _queue(run: Run, operation: Operation) -> Operation:
@@ -173,14 +173,15 @@ async def _start(run: Run, operation: Operation) -> Operation:
             break
         except NoCapacity as error:
             return await _try_elsewhere(run, operation, error)
-        except WorkerUnreachable as error:
-            # Nothing is known: repeat here, where it may already run, rather than start a second one.
+        except StoreUnavailable:
+            raise
+        except Unavailable as error:
+            # It does not answer, or not yet after its restart. Nothing is known: repeat here,
+            # where the VM may already run, rather than start a second one.
             if backoff.attempts >= _START_ATTEMPTS:
                 return await fail(run, operation, error)
             await backoff.wait()
             operation = await _look_up_worker(run, operation)
-        except StoreUnavailable:
-            raise
         except SandfleetError as error:
             return await fail(run, operation, error)
     return await _commit(run, operation, status)

@@ -17,7 +17,7 @@ from sandfleet.controlplane.operations.creation_queue import CAPACITY_TOPIC
 from sandfleet.controlplane.operations.records import ended, log_row, new_operation
 from sandfleet.controlplane.operations.step import Definition, Run
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance
-from sandfleet.model.errors import SandfleetError, StaleVersion, StoreUnavailable, WorkerUnreachable
+from sandfleet.model.errors import SandfleetError, StaleVersion, StoreUnavailable, Unavailable
 from sandfleet.model.ids import operation_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState, StopReason
@@ -63,11 +63,11 @@ async def _stop(run: Run, operation: Operation) -> Operation:
         try:
             worker = await run.plane.stores.workers.get(sandbox.worker_id)
             await run.plane.worker_client.stop_vm(worker.id, worker.http_url, sandbox.id, order)
-        except WorkerUnreachable:
-            await backoff.wait()
-            continue
         except StoreUnavailable:
             raise
+        except Unavailable:
+            await backoff.wait()
+            continue
         except SandfleetError as error:
             return await _refused(run, operation, error)
         return await _expired(run, operation)
