@@ -1,14 +1,19 @@
-"""The fleet that the acceptance tests share: one `sandfleet up`, brought down and removed at the end."""
+"""The fleet that the acceptance tests share: one `sandfleet up`, brought down and removed at the end.
+
+With SANDFLEET_ACCEPTANCE_DIR the fleet of that data directory is used instead, and left as it is: for
+the time when one test is being written.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.acceptance.live_fleet import LiveFleet, start_fleet
+from tests.acceptance.live_fleet import LiveFleet, find_fleet, start_fleet
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,6 +34,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[LiveFleet]:
     """A running fleet, on ports that were free and a directory of its own."""
+    if standing := os.environ.get("SANDFLEET_ACCEPTANCE_DIR"):
+        yield find_fleet(Path(standing))
+        return
     data_dir = Path(tempfile.mkdtemp(prefix="sandfleet-acceptance-", dir="/var/tmp"))
     data_dir.chmod(0o755)
     running = start_fleet(data_dir)

@@ -85,6 +85,11 @@ class LiveFleet:
 def start_fleet(data_dir: Path, *options: str, environment: dict[str, str] | None = None) -> LiveFleet:
     """Run `sandfleet up` on a directory and return the fleet that it started."""
     _run("up", "--data-dir", str(data_dir), *options, timeout_s=300, environment=environment)
+    return find_fleet(data_dir)
+
+
+def find_fleet(data_dir: Path) -> LiveFleet:
+    """Return the fleet that runs on a directory."""
     status = json.loads(_run("status", "--json", "--data-dir", str(data_dir)))
     return LiveFleet(data_dir, status["url"], status["apiKey"])
 
