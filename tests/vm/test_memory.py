@@ -34,6 +34,7 @@ async def test_a_size_is_rounded_up_to_the_block_and_kept_in_the_machines_range(
 async def test_memory_in_use_is_not_taken_away(start: Start) -> None:
     machine = await start()
     assert await machine.resize_memory(1536) == 1536
+    await machine.guest.set_limits(memory_mib=1536, cpu_percent=100, pids_max=256)
     hold = "python3 -c 'import time; held = bytearray(b\"x\" * (900 << 20)); time.sleep(600)'"
     await run(machine.guest, f"{hold} >/dev/null 2>&1 & sleep 0.1")
     await run(
