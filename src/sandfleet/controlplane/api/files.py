@@ -23,7 +23,8 @@ from sandfleet.wire.public_api import FileEntry
 ASYNC_WAKE_WAIT_S = 5.0
 LIST_BYTES_MAX = 256 * 1024 * 1024
 FILE_SILENCE_S = 120.0
-_PATH = Parameter("path", "absolute, or relative to /home/sandbox", is_required=True)
+_PATH_SCHEMA = {"type": "string", "minLength": 1, "pattern": "^[^\\u0000]*$"}
+_PATH = Parameter("path", "absolute, or relative to /home/sandbox", is_required=True, schema=_PATH_SCHEMA)
 
 
 class Waking(NotReady):
@@ -158,7 +159,7 @@ ENDPOINTS = (
         access=Access.DATA_PLANE,
         answers={200: list[FileEntry]},
         errors=(*_ERRORS, "not_a_directory"),
-        parameters=(Parameter("path", "the directory; `/` if absent"),),
+        parameters=(Parameter("path", "the directory; `/` if absent", schema=_PATH_SCHEMA),),
     ),
     Endpoint(
         method="POST",

@@ -1,0 +1,100 @@
+"""What operators rely on: readiness, metrics, the reference, graceful stop, and logs without secrets."""
+
+from __future__ import annotations
+
+from sandfleet import __version__
+
+from .conftest import BOOTSTRAP_KEY, JOIN_TOKEN, Fleet, OpenFleet
+
+
+async def test_health(fleet: Fleet) -> None:
+    async with fleet.anonymous() as client:
+        assert (await client.get("/health")).json() == {"status": "ok", "version": __version__}
+        assert (await client.get("/healthz")).json() == {"status": "alive"}
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()) == (
+            200,
+            {"status": "ready", "postgres": "ok", "redis": "ok"},
+        )
+        fleet.edge.drain.give_notice()
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["reason"]) == (503, "draining")
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_a_fleet_without_redis_is_degraded_and_works(open_fleet: OpenFleet) -> None:
+    async with open_fleet(redis_url="redis://127.0.0.1:1/0") as fleet:
+        assert (await fleet.client.get("/readyz")).json()["redis"] == "degraded"
+        sandbox = await fleet.create()
+        run = await fleet.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo x"})
+        assert run.json()["stdout"] == "x\n"
+
+
+async def test_without_postgresql_nothing_is_ready_and_the_error_says_so(fleet: Fleet) -> None:
+    await fleet.edge.plane.stores.sandboxes._database.close()  # type: ignore[attr-defined]
+    engine = fleet.edge.plane.stores.sandboxes._database.engine  # type: ignore[attr-defined]
+    port = engine.url.port
+    engine.dialect.connect = _refuse  # every new connection is refused from here on
+    ready = await fleet.client.get("/readyz")
+    assert ready.status_code == 503, port
+    assert ready.json()["postgres"] == "unavailable"
+    answer = await fleet.client.get("/api/sandboxes")
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+    del engine.dialect.connect
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise ConnectionRefusedError
+
+
+async def test_metrics(fleet: Fleet) -> None:
+    sandbox = await fleet.create()
+    await fleet.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo x"})
+    await fleet.client.get(f"/api/sandboxes/{sandbox}/files")
+    text = (await fleet.client.get("/metrics")).text
+    for line in (
+        'sandfleet_http_requests_total{method="POST",route="/api/sandboxes/{id}/exec/run",status="200"} 1.0',
+        'sandfleet_sandboxes{region="local",status="running"} 1.0',
+        'sandfleet_errors_total{code="bad_request"} 1.0',
+        'sandfleet_worker_memory_committed_bytes{worker="wk-1"} 1.073741824e+09',
+        "sandfleet_create_queue_length 0.0",
+    ):
+        assert line in text
+    for secret in (sandbox, BOOTSTRAP_KEY, "default"):
+        assert secret not in text
+    async with fleet.anonymous() as client:
+        assert (await client.get("/metrics")).status_code == 401
+
+
+async def test_the_reference_needs_no_internet(fleet: Fleet) -> None:
+    async with fleet.anonymous() as client:
+        page = await client.get("/docs")
+        assert page.headers["Content-Type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        assert "http://" not in page.text
+        assert "https://" not in page.text
+        document = (await client.get("/openapi.json")).json()
+        assert document["openapi"] == "3.1.0"
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                if path.startswith(("/api", "/admin", "/sandboxes")):
+                    codes = [
+                        code
+                        for one in operation["responses"].values()
+                        for code in one.get("x-error-codes", ())
+                    ]
+                    assert {"missing_api_key", "invalid_api_key", "internal"} <= set(codes)
+        keys = (await client.get("/.well-known/jwks.json")).json()["keys"]
+        assert [key["kty"] for key in keys] == ["OKP"]
+        assert "d" not in keys[0]
+
+
+async def test_workers_need_the_join_token(fleet: Fleet) -> None:
+    path = "/internal/workers/wk-2/heartbeat"
+    async with fleet.anonymous() as client:
+        assert (await client.post(path)).status_code == 401
+        wrong = {"Authorization": "Bearer " + "x" * 24}
+        assert (await client.post(path, headers=wrong)).status_code == 403
+        right = {"Authorization": f"Bearer {JOIN_TOKEN}"}
+        assert (await client.post(path, headers=right, content=b"{}")).status_code == 400
