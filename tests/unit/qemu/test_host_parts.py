@@ -153,6 +153,8 @@ def test_a_pid_file_names_a_process_only_if_it_is_the_machines(tmp_path: Path) -
     assert recorded_process(tmp_path, "abcd2345efgh") is None
     with subprocess.Popen(["sleep", "60"], env={}) as other:
         (tmp_path / "pid").write_text(str(other.pid))
+        while not Path(f"/proc/{other.pid}/cmdline").read_bytes():
+            continue  # The kernel fills it in a moment after the program has begun.
         assert recorded_process(tmp_path, "sleep") is not None
         other.kill()
     (tmp_path / "pid").write_text("nonsense")

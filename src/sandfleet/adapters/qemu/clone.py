@@ -15,7 +15,7 @@ import msgspec
 
 from sandfleet.adapters.qemu import disks, memory
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, DATA_OVERLAY, QMP_SOCKET, ROOT_OVERLAY
-from sandfleet.adapters.qemu.erase import erase
+from sandfleet.adapters.qemu.erase import end_process, erase
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
@@ -60,6 +60,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
             limits=limits(memory_mib=template.shape.memory_base_mib, cpu_count=order.cpu_count),
         )
         spawned = await spawn(host, manifest, recipe)
+        undo.push_async_callback(end_process, spawned.process)
         manifest = msgspec.structs.replace(
             manifest,
             process=spawned.process,

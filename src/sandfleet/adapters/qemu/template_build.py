@@ -16,6 +16,7 @@ import msgspec
 from sandfleet.adapters.qemu import disks
 from sandfleet.adapters.qemu.clone import IGNORE_SHARED, clone, seat
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, DATA_OVERLAY, QMP_SOCKET, ImageFiles
+from sandfleet.adapters.qemu.erase import end_process
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.manifest import Manifest, sync_directory, write_atomically
@@ -89,6 +90,7 @@ async def _save_booted(host: Host, image: ImageFiles, inputs: TemplateInputs, st
             kernel=KernelFiles(image.kernel, image.initrd, inputs.kernel_arguments),
         )
         spawned = await spawn(host, manifest, recipe)
+        undo.push_async_callback(end_process, spawned.process)
         await _boot_and_save(host, undo, manifest, spawned)
 
 
