@@ -180,9 +180,8 @@ for option in "$@"; do
     esac
 done
 
-mkdir -p .cache
-: > "$LOG"
 check_system
+{ mkdir -p .cache && : > "$LOG"; } 2> /dev/null || die "cannot write to $PWD: run it as root or as the owner"
 install_packages "${PYTHON_PACKAGES[@]}"
 check_python
 if ! $check_only; then
