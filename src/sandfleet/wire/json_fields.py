@@ -48,10 +48,12 @@ def text(body: Mapping[str, Any], name: str) -> str | None:
 
 
 def integer(body: Mapping[str, Any], name: str) -> int | None:
-    """Return an integer field."""
+    """Return an integer field; 5.0 is one, as in JSON Schema."""
     value = field(body, name)
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(f"{name} must be an integer")
     return value
@@ -72,9 +74,12 @@ def text_map(body: Mapping[str, Any], name: str) -> dict[str, str]:
     value = field(body, name)
     if value is None:
         return {}
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+    if not isinstance(value, dict):
         raise BadRequest(f"{name} must be an object of strings")
-    return {without_nul(key, name): without_nul(item, name) for key, item in value.items()}
+    present = {key: item for key, item in value.items() if item is not None}
+    if not all(isinstance(item, str) for item in present.values()):
+        raise BadRequest(f"{name} must be an object of strings")
+    return {without_nul(key, name): without_nul(item, name) for key, item in present.items()}
 
 
 def without_nul(value: str, name: str) -> str:

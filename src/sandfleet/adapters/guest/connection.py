@@ -26,7 +26,6 @@ from sandfleet.wire.channel_events import (
     StreamReset,
 )
 
-
 GREET_AGAIN_S = 0.1
 
 
