@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,6 +46,19 @@ def run(http: httpx.Client, identity: str, command: str, **options: Any) -> dict
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
+
+
+@contextmanager
+def upload_begun(fleet: LiveFleet, target: str, *, length: int) -> Iterator[socket.socket]:
+    """Send the head of an upload and leave its body, and its end, to the caller."""
+    address = urlsplit(fleet.url)
+    with socket.create_connection((address.hostname or "", address.port or 80), timeout=10) as line:
+        head = (
+            f"PUT {target} HTTP/1.1\r\nHost: x\r\nX-API-Key: {fleet.api_key}\r\n"
+            f"Content-Length: {length}\r\n\r\n"
+        )
+        line.sendall(head.encode())
+        yield line
 
 
 def refusal(answer: httpx.Response) -> tuple[int, str]:
@@ -157,13 +171,8 @@ def test_an_interrupted_upload_leaves_the_old_content(
 ) -> None:
     files = f"/api/sandboxes/{neighbour}/files"
     assert http.put(files, params={"path": "/workspace/kept"}, content=b"old").status_code == 204
-    address = urlsplit(fleet.url)
-    with socket.create_connection((address.hostname or "", address.port or 80), timeout=10) as line:
-        head = (
-            f"PUT {files}?path=/workspace/kept HTTP/1.1\r\nHost: x\r\nX-API-Key: {fleet.api_key}\r\n"
-            "Content-Length: 50000000\r\n\r\n"
-        )
-        line.sendall(head.encode() + b"n" * 3_000_000)
+    with upload_begun(fleet, f"{files}?path=/workspace/kept", length=50_000_000) as line:
+        line.sendall(b"n" * 3_000_000)
         time.sleep(1)
     time.sleep(1)
     assert http.get(files, params={"path": "/workspace/kept"}).content == b"old"
@@ -171,22 +180,15 @@ def test_an_interrupted_upload_leaves_the_old_content(
     assert listing == ["kept"], "the half upload left a file behind"
 
 
-def test_a_file_above_the_limit_is_refused_at_its_announcement(http: httpx.Client, neighbour: str) -> None:
+def test_a_file_above_the_limit_is_refused_at_its_announcement(
+    fleet: LiveFleet, http: httpx.Client, neighbour: str
+) -> None:
     files = f"/api/sandboxes/{neighbour}/files"
-
-    def endless() -> Iterator[bytes]:
-        yield b"x" * 65536
-
-    headers = {"Content-Length": str(2 * GIB + 1)}
-    request = http.build_request(
-        "PUT", files, params={"path": "/workspace/huge"}, content=endless(), headers=headers
-    )
-    request.headers.pop("Transfer-Encoding", None)
-    try:
-        answer = http.send(request)
-    except httpx.HTTPError:
-        pytest.fail("the server must answer 413 from the announced length, before it has the body")
-    assert refusal(answer) == (413, "too_large")
+    with upload_begun(fleet, f"{files}?path=/workspace/huge", length=2 * GIB + 1) as line:
+        line.sendall(b"x" * 65536)
+        answer = line.recv(65536).decode()
+    assert answer.startswith("HTTP/1.1 413 ")
+    assert '"code":"too_large"' in answer
     assert http.get(files, params={"path": "/workspace/huge"}).status_code == 404
 
 
