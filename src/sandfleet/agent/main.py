@@ -120,7 +120,7 @@ def _open_port(loop: EventLoop, transport: Transport) -> None:
     except OSError:
         loop.call_later(PORT_WAIT_S, lambda: _open_port(loop, transport))
     else:
-        transport.attach(fd)
+        transport.attach(fd, is_port=True)
 
 
 def _port_path() -> str:

@@ -17,8 +17,12 @@ from collections.abc import Callable
 
 from sandfleet.agent.loop import EventLoop
 
-READ_BYTES = 64 * 1024
-READS_PER_TURN_MAX = 32
+SOCKET_READ_BYTES = 64 * 1024
+PORT_READ_BYTES = 4 * 1024
+"""A virtio port gives no more at once."""
+PORT_DOUBT_S = 0.5
+BATCH_BYTES = 64 * 1024
+BATCHES_PER_TURN_MAX = 16
 PIECES_PER_WRITE_MAX = 16
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
@@ -39,12 +43,17 @@ class Transport:
         self._on_gone = on_gone
         self._on_room = on_room
         self._fd = -1
+        self._is_port = False
+        self._doubting = False
+        self._read_bytes = SOCKET_READ_BYTES
         self._waiting: deque[memoryview] = deque()
         self.waiting_bytes = 0
 
-    def attach(self, fd: int) -> None:
-        """Serve `fd` from now on (nonblocking)."""
+    def attach(self, fd: int, *, is_port: bool = False) -> None:
+        """Serve a connected socket, or a virtio port, whose hosts come and go."""
         self._fd = fd
+        self._is_port = is_port
+        self._read_bytes = PORT_READ_BYTES if is_port else SOCKET_READ_BYTES
         os.set_blocking(fd, False)
         self._loop.watch(fd, _EDGES, self._on_events)
 
@@ -97,20 +106,55 @@ class Transport:
             self._on_room()
 
     def _read(self) -> None:
-        for _ in range(READS_PER_TURN_MAX):
+        for _ in range(BATCHES_PER_TURN_MAX):
             if self._fd < 0:
                 return
-            try:
-                data = os.read(self._fd, READ_BYTES)
-            except BlockingIOError:
+            data, is_more = self._gather()
+            if data:
+                self._on_bytes(data)
+            if is_more is None:
+                self._on_end()
+            if not is_more:
                 return
+        self._loop.call_soon(self._read)
+
+    def _on_end(self) -> None:
+        """A socket that has ended is gone. A port says so too while its next host is connecting:
+
+        that host's first bytes may have been read already, so it is asked again after a while.
+        """
+        if not self._is_port:
+            self._on_gone()
+        elif not self._doubting:
+            self._doubting = True
+            self._loop.call_later(PORT_DOUBT_S, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._doubting = False
+        data, is_more = self._gather()
+        if data:
+            self._on_bytes(data)
+        if data or is_more:
+            self._loop.call_soon(self._read)
+        elif is_more is None:
+            self._on_gone()
+
+    def _gather(self) -> tuple[bytes, bool | None]:
+        """Read a batch; return it and whether there may be more (None: the host is gone)."""
+        pieces: list[bytes] = []
+        size = 0
+        while size < BATCH_BYTES:
+            try:
+                data = os.read(self._fd, self._read_bytes)
+            except BlockingIOError:
+                return b"".join(pieces), False
             except OSError:
                 data = b""
             if not data:
-                self._on_gone()
-                return
-            self._on_bytes(data)
-        self._loop.call_soon(self._read)
+                return b"".join(pieces), None
+            pieces.append(data)
+            size += len(data)
+        return b"".join(pieces), True
 
 
 class SocketListener:

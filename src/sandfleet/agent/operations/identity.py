@@ -56,8 +56,7 @@ def _seed(fields: Fields) -> bytes:
 
 
 def _make_new(agent: Agent) -> None:
-    with open("/etc/machine-id", "w") as file:
-        file.write(f"{os.urandom(16).hex()}\n")
+    network.overwrite("/etc/machine-id", f"{os.urandom(16).hex()}\n")
     host_keys.remove_host_keys()
     owner = ids_of(agent.users, agent.places.user, switches_user=True)
     if owner is not None:
