@@ -84,9 +84,15 @@ def _agent(loop: EventLoop, options: argparse.Namespace, *, is_init: bool) -> Ag
         is_init=is_init,
     )
     agent.power_off = (lambda: power.power_off(agent)) if is_init else loop.stop
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPWR):
-        loop.on_signal(number, agent.power_off)
+    # A broad `pkill` by root is no wish to lose the machine: the first process hears only what is meant for it.
+    ending = (signal.SIGPWR,) if is_init else (signal.SIGPWR, signal.SIGTERM, signal.SIGINT)
+    for number in (signal.SIGPWR, signal.SIGTERM, signal.SIGINT):
+        loop.on_signal(number, agent.power_off if number in ending else _nothing)
     return agent
+
+
+def _nothing() -> None:
+    """Take a signal. A handler, unlike ignoring it, is not inherited by what the agent starts."""
 
 
 def _connect(agent: Agent, socket_path: str | None) -> list[SocketListener]:
