@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tomllib
 from ipaddress import ip_network
 from pathlib import Path
@@ -22,6 +23,7 @@ from sandfleet.local.configuration import (
 from sandfleet.local.layout import Layout
 from sandfleet.local.log_rotation import rotate
 from sandfleet.local.machines import MachineCount, count_machines
+from sandfleet.local.services import with_ports
 from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
 from sandfleet.local.state import (
     FleetState,
@@ -189,3 +191,19 @@ def test_machines_are_counted_by_their_manifests(layout: Layout) -> None:
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text(text)
     assert count_machines(layout) == MachineCount(owned=1, warm=1, unfinished=2)
+
+
+def test_a_taken_port_is_replaced_and_a_running_service_keeps_its_own(layout: Layout) -> None:
+    own = processes.identify(os.getpid())
+    assert own is not None
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        stranger, ours = one.getsockname()[1], other.getsockname()[1]
+        configuration = msgspec.structs.replace(
+            load_configuration(layout), api_port=stranger, postgres_port=ours
+        )
+        running = ServiceState("postgres", ServiceKind.POSTGRES, ServiceCondition.RUNNING, ours, process=own)
+        chosen = with_ports(configuration, FleetState("http://x", own, (running,)))
+        assert chosen.api_port not in (0, stranger, ours)
+        assert chosen.postgres_port == ours
+        assert with_ports(configuration, None).postgres_port != ours
+    assert with_ports(chosen, None) == chosen  # what was chosen is kept while it is free

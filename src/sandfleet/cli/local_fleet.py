@@ -82,10 +82,13 @@ def down(
     ended = 0
     with waiting("ending the fleet"):
         if stop_sandboxes:
-            from sandfleet.local.stop_sandboxes import stop_sandboxes as end_all
+            from sandfleet.local import stop_sandboxes as everything
 
-            ended = end_all(layout)
-        was_running = fleet.stop(layout)
+            ended = everything.stop_sandboxes(layout)
+            was_running = fleet.stop(layout)
+            everything.withdraw_host_rules(layout)
+        else:
+            was_running = fleet.stop(layout)
     if as_json:
         show_json({"stopped": was_running, "sandboxesEnded": ended})
     elif was_running:

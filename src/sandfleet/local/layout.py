@@ -60,9 +60,14 @@ class Layout:
         """Valkey's directory."""
         return self.data_dir / "valkey"
 
+    @property
+    def settings_dir(self) -> Path:
+        """Where the settings files lie."""
+        return self.data_dir / "settings"
+
     def settings(self, service: str) -> Path:
         """Return the settings file of a server or worker."""
-        return self.data_dir / "settings" / f"{service}.toml"
+        return self.settings_dir / f"{service}.toml"
 
     def worker_data(self, service: str) -> Path:
         """Return where a worker keeps its sandboxes."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import time
+import tomllib
 from collections.abc import Callable
+from ipaddress import IPv4Network
+from pathlib import Path
 
+from sandfleet.adapters.network.namespaces import NamespaceNetwork
+from sandfleet.adapters.qemu.config import HypervisorConfig
 from sandfleet.local.atomic_file import write_atomically
 from sandfleet.local.configuration import load_secrets
 from sandfleet.local.layout import Layout
@@ -36,6 +42,19 @@ def stop_sandboxes(layout: Layout) -> int:
     _empty_pools(layout, state)
     _wait(lambda: count_machines(layout).total == 0, "the machines that stand ready to end")
     return ended
+
+
+def withdraw_host_rules(layout: Layout) -> None:
+    """Take this fleet's firewall table off the host, when its worker has ended and no VM needs it."""
+    if count_machines(layout).total:
+        return
+    for path in layout.settings_dir.glob("wk-*.toml"):
+        settings = tomllib.loads(path.read_text())
+        folders = HypervisorConfig(data_dir=Path(settings["data_dir"]), templates_dir=Path("/"))
+        network = NamespaceNetwork(
+            tag=folders.tag, address_range=IPv4Network(settings["network_range"]), resolvers=()
+        )
+        asyncio.run(network.withdraw())
 
 
 def _end_all_of(admin: Client, url: str, organisation: Organisation) -> int:
