@@ -83,7 +83,9 @@ _TOUCH = (
     .where(
         sandboxes.c.id == bindparam("sandbox"),
         sandboxes.c.state == SandboxState.RUNNING.value,
-        sandboxes.c.active_at < bindparam("at"),
+        # By less than that is not worth a write: the worker knows the idle time exactly.
+        sandboxes.c.active_at
+        < bindparam("at", type_=sandboxes.c.active_at.type) - text("interval '1 second'"),
     )
     .values(active_at=bindparam("at"))
 )
