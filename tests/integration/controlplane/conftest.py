@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.main import serve
@@ -58,6 +60,14 @@ class Fleet:
     def anonymous(self) -> httpx.AsyncClient:
         """Return a client without a credential."""
         return httpx.AsyncClient(base_url=self.url, timeout=60)
+
+
+@pytest.fixture(autouse=True)
+def quiet_logs() -> Iterator[None]:
+    """Say only what is wrong: a fuzzed fleet says thousands of lines a second."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    yield
+    structlog.reset_defaults()
 
 
 OpenFleet = Callable[..., AbstractAsyncContextManager[Fleet]]

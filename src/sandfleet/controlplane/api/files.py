@@ -23,7 +23,8 @@ from sandfleet.wire.public_api import FileEntry
 ASYNC_WAKE_WAIT_S = 5.0
 LIST_BYTES_MAX = 256 * 1024 * 1024
 FILE_SILENCE_S = 120.0
-_PATH_SCHEMA = {"type": "string", "minLength": 1, "pattern": "^[^\\u0000]*$"}
+_NO_NUL = {"type": "string", "pattern": "^[^\\u0000]*$"}
+_PATH_SCHEMA = {**_NO_NUL, "minLength": 1}
 _PATH = Parameter("path", "absolute, or relative to /home/sandbox", is_required=True, schema=_PATH_SCHEMA)
 
 
@@ -159,7 +160,7 @@ ENDPOINTS = (
         access=Access.DATA_PLANE,
         answers={200: list[FileEntry]},
         errors=(*_ERRORS, "not_a_directory"),
-        parameters=(Parameter("path", "the directory; `/` if absent", schema=_PATH_SCHEMA),),
+        parameters=(Parameter("path", "the directory; `/` if absent", schema=_NO_NUL),),
     ),
     Endpoint(
         method="POST",
