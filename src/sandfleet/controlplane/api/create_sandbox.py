@@ -51,6 +51,8 @@ async def create_sandbox(call: Call) -> Answer:
     hints = call.edge.plane.wake_ups.subscribe(topic)
     sandbox = await call.edge.lifecycle.create(order)
     sandbox = await _outcome(call, sandbox, hints)
+    seconds = call.edge.plane.clock.monotonic() - call.received_at
+    call.edge.metrics.operation_seconds.labels("create", sandbox.state.value).observe(seconds)
     if sandbox.state is SandboxState.FAILED:
         raise await _failure(call, order, sandbox)
     if sandbox.is_terminal:
