@@ -84,7 +84,7 @@ def _agent(loop: EventLoop, options: argparse.Namespace, *, is_init: bool) -> Ag
         is_init=is_init,
     )
     agent.power_off = (lambda: power.power_off(agent)) if is_init else loop.stop
-    # A broad `pkill` by root is no wish to lose the machine: the first process hears only what is meant for it.
+    # A broad `pkill` by root is no wish to lose the machine: the first process hears only what it is sent.
     ending = (signal.SIGPWR,) if is_init else (signal.SIGPWR, signal.SIGTERM, signal.SIGINT)
     for number in (signal.SIGPWR, signal.SIGTERM, signal.SIGINT):
         loop.on_signal(number, agent.power_off if number in ending else _nothing)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import _posixsubprocess
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sandfleet.agent.users import User
 
 PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HELPER = "/usr/lib/sandfleet/osb-enter"
+"""Part of the guest image (`images/guest/osb-enter.c`)."""
 OOM_SCORE_AGENT = b"-1000"
 
 
@@ -62,6 +64,12 @@ class Pipes:
         self._fds.update(ends)
         return ends
 
+    def copy(self, fd: int) -> int:
+        """Return another descriptor of the same end."""
+        fd = os.dup(fd)
+        self._fds.add(fd)
+        return fd
+
     def null(self) -> int:
         """Return /dev/null for reading."""
         fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -82,7 +90,12 @@ def spawn(command: Command) -> Spawned:
         stdout, stdout_end = pipes.pipe()
         stderr, stderr_end = pipes.pipe()
         failure, failure_end = pipes.pipe()
-        pid = _fork(command, [stdin_end, stdout_end, stderr_end], failure=(failure, failure_end))
+        start = (
+            _by_helper(command, pipes.copy(failure_end)) if _may_use_helper(command) else _by_fork(command)
+        )
+        pid = _fork_exec(
+            command, start, ends=(stdin_end, stdout_end, stderr_end), failure=(failure, failure_end)
+        )
         return Spawned(
             pid,
             stdin=None if stdin is None else pipes.keep(stdin),
@@ -92,18 +105,54 @@ def spawn(command: Command) -> Spawned:
         )
 
 
-def _fork(command: Command, ends: Sequence[int], *, failure: tuple[int, int]) -> int:
-    user = command.user
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """How the child becomes its program: by itself as `user` through `join`, or by the helper."""
+
+    argv: Sequence[str]
+    programs: Sequence[str]
+    kept: Sequence[int] = ()
+    user: User | None = None
+    join: Callable[[], None] | None = None
+
+
+def _may_use_helper(command: Command) -> bool:
+    has_both = command.user is not None and command.cgroup_door is not None
+    return has_both and ":" not in command.argv[0] and os.path.exists(HELPER)
+
+
+def _by_helper(command: Command, report: int) -> _Start:
+    """Let the helper enter cgroup and user: it is started by vfork.
+
+    A fork of this Python process would cost a translated guest more than the rest of a
+    short command does. `report` is the helper's own descriptor of the failure pipe.
+    """
+    user, door = command.user, command.cgroup_door
+    if user is None or door is None:
+        raise ValueError("the helper enters a user and a cgroup")
+    numbers = (door, report, user.uid, user.gid)
+    groups = ":".join(map(str, user.groups))
+    argv = ["osb-enter", *map(str, numbers), groups, ":".join(_candidates(command)), *command.argv]
+    return _Start(argv, (HELPER,), kept=(door, report))
+
+
+def _by_fork(command: Command) -> _Start:
     door = command.cgroup_door
+    join = None if door is None else lambda: _join(door)
+    return _Start(command.argv, _candidates(command), user=command.user, join=join)
 
-    def join() -> None:
-        os.write(door, b"0")  # type: ignore[arg-type]  # only called with a door
 
+def _join(door: int) -> None:
+    os.write(door, b"0")
+
+
+def _fork_exec(command: Command, start: _Start, *, ends: Sequence[int], failure: tuple[int, int]) -> int:
+    user = start.user
     arguments: tuple[Any, ...] = (
-        [os.fsencode(part) for part in command.argv],
-        tuple(os.fsencode(path) for path in _candidates(command)),
+        [os.fsencode(part) for part in start.argv],
+        tuple(os.fsencode(path) for path in start.programs),
         True,  # close descriptors
-        (failure[1],),
+        tuple(sorted((failure[1], *start.kept))),
         os.fsencode(command.cwd),
         [os.fsencode(f"{name}={value}") for name, value in command.envs.items()],
         *(ends[0], -1, -1, ends[1], -1, ends[2]),
@@ -115,7 +164,7 @@ def _fork(command: Command, ends: Sequence[int], *, failure: tuple[int, int]) ->
         None if user is None else list(user.groups),
         None if user is None else user.uid,
         0o022,
-        None if door is None else join,
+        start.join,
         True,  # vfork where it is safe
     )
     with _ordinary_victim():

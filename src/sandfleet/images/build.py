@@ -42,6 +42,7 @@ ROOT_INPUTS = (
     "npm.py",
     "guest/packages.txt",
     "guest/customise.sh",
+    "guest/osb-enter.c",
     "guest/mke2fs.conf",
 )
 INITRD_INPUTS = ("initrd.py", "cpio.py", "agent_archive.py", "guest/init", "guest/modules.txt")

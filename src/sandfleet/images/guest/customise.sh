@@ -37,3 +37,9 @@ mkdir -p "$root/var/cache/apt/archives/partial"
 rm -f "$root"/etc/passwd- "$root"/etc/shadow- "$root"/etc/group- "$root"/etc/gshadow- "$root"/etc/subuid- "$root"/etc/subgid-
 sed -i -E 's/^(([^:]*:){2})[0-9]+:/\120309:/' "$root/etc/shadow"
 rm -rf "$root"/var/log/*.log "$root"/var/log/apt/* "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
+
+# What the agent starts to enter an exec's cgroup and user; compiled by the guest's own compiler.
+mkdir -p "$root/usr/lib/sandfleet"
+cp "$(dirname "$0")/osb-enter.c" "$root/usr/lib/sandfleet/osb-enter.c"
+chroot "$root" gcc -O2 -Wall -Wextra -Werror -static -s -o /usr/lib/sandfleet/osb-enter /usr/lib/sandfleet/osb-enter.c
+rm "$root/usr/lib/sandfleet/osb-enter.c"
