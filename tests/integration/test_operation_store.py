@@ -13,6 +13,7 @@ from sandfleet.lifecycle.sandbox import SandboxEvent, advance
 from sandfleet.model.errors import NotFound, StaleLease, StaleVersion
 from sandfleet.model.ids import OperationId
 from sandfleet.model.operation import Operation, OperationKind, OperationState
+from sandfleet.model.sandbox import SandboxState
 from sandfleet.testing.builders import (
     NOON,
     ORGANISATION,
@@ -152,3 +153,33 @@ async def test_kills_and_ends_at_once_do_not_deadlock(stores: PostgresStores) ->
 async def test_an_unknown_operation_is_not_found(stores: PostgresStores) -> None:
     with pytest.raises(NotFound):
         await stores.operations.get(OperationId("op-none"))
+
+
+async def test_an_end_meets_renewals_and_activity_of_the_same_moment_and_loses_nothing(
+    stores: PostgresStores,
+) -> None:
+    await stores.organisations.create(an_organisation())
+    for number in range(30):
+        name = f"sb-{number}"
+        sandbox = a_sandbox(name, state=SandboxState.RUNNING)
+        operation = an_operation(f"op-{name}", sandbox=name, kind=OperationKind.EXPIRE)
+        await stores.sandboxes.create(sandbox, operation, a_transition())
+        hibernating = advance(sandbox, SandboxEvent.IDLE_EXPIRED, at=NOON)
+        later = NOON + timedelta(seconds=9)
+        await asyncio.gather(
+            *(stores.operations.extend(operation, lease_s=30) for _ in range(2)),
+            stores.sandboxes.touch({sandbox.id: later}),
+            stores.operations.finish(
+                replace(operation, state=OperationState.SUCCEEDED),
+                sandbox=hibernating,
+                transition=a_transition("idle_expired", sandbox_id=sandbox.id),
+            ),
+            return_exceptions=True,
+        )
+        after = await stores.sandboxes.get_any(sandbox.id)
+        ended = await stores.operations.get(operation.id)
+        assert (after.state, ended.state) == (SandboxState.HIBERNATING, OperationState.SUCCEEDED)
+        assert after.active_at in (NOON, later)
+        assert [one.event for one in await stores.sandboxes.transitions(ORGANISATION, sandbox.id)] == [
+            "idle_expired"
+        ]
