@@ -50,6 +50,7 @@ def up(  # noqa: PLR0913 -- one argument per option
     if foreground:
         from sandfleet.local.supervise import run
 
+        tell("The fleet runs until Ctrl-C; `sandfleet status` in another terminal shows URL and key.")
         raise typer.Exit(run(layout))
     started = fleet.start(layout)
     with waiting("starting the fleet"):
