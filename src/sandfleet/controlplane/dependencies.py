@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from sandfleet.model.ids import OperationId, OrganisationId, SandboxId
@@ -57,6 +58,8 @@ class CreateOrder:
     envs: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
     alias: str | None = None
+    requested_at: datetime | None = None
+    """When the request was read; the queue's time runs from here, not from when the row was written."""
 
 
 class Lifecycle(Protocol):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from socket import create_server
+
+import httpx
+
 from sandfleet import __version__
 
 from .conftest import BOOTSTRAP_KEY, JOIN_TOKEN, Fleet, OpenFleet
@@ -98,3 +102,12 @@ async def test_workers_need_the_join_token(fleet: Fleet) -> None:
         assert (await client.post(path, headers=wrong)).status_code == 403
         right = {"Authorization": f"Bearer {JOIN_TOKEN}"}
         assert (await client.post(path, headers=right, content=b"{}")).status_code == 400
+
+
+async def test_the_internal_listener_serves_metrics_only(open_fleet: OpenFleet) -> None:
+    with create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    async with open_fleet(metrics_listen_port=port), httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/metrics")
+        assert "sandfleet_leader_term" in answer.text
+        assert (await client.get(f"http://127.0.0.1:{port}/api/sandboxes")).status_code == 404

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from typing import cast
 
 from sandfleet.controlplane.api.field_values import (
@@ -31,8 +32,8 @@ TEMPLATE_DEFAULT = "base"
 METADATA_BYTES_MAX = 64 * 1024
 ALIAS_LENGTH_MAX = 128
 NO_CAPACITY_RETRY_S = 5
-QUEUE_MARGIN_S = 1.0
-"""The queue's 503 must be on the wire before a reader with the queue's own time gives up."""
+QUEUE_END_GRACE_S = 5.0
+"""How long after the queue's time its 503 is waited for, when the store is slow to write the end."""
 _BASE_NAMES = frozenset({"", "default", "ubuntu", TEMPLATE_DEFAULT})
 
 
@@ -73,6 +74,7 @@ async def _order(call: Call, body: CreateSandbox) -> CreateOrder:
     template = await _template(call, body.template_id)
     organisation = await call.edge.plane.stores.organisations.get(call.principal.organisation_id)
     check_caps(resources, organisation.caps)
+    clock = call.edge.plane.clock
     return CreateOrder(
         sandbox_id=SandboxId(call.fixed["sandbox_id"]),
         operation_id=OperationId(call.fixed["operation_id"]),
@@ -87,6 +89,7 @@ async def _order(call: Call, body: CreateSandbox) -> CreateOrder:
         envs=envs,
         metadata=metadata,
         alias=body.alias,
+        requested_at=clock.now() - timedelta(seconds=clock.monotonic() - call.received_at),
     )
 
 
@@ -142,7 +145,7 @@ async def _outcome(call: Call, sandbox: Sandbox, hints: AsyncIterator[None]) -> 
     settings, clock = call.edge.plane.settings, call.edge.plane.clock
     preferred = preferred_wait_s(call.headers.get("prefer"))
     until = call.received_at + (settings.answer_by_s if preferred is None else preferred)
-    queue_ends = call.received_at + settings.creation_queue_s - QUEUE_MARGIN_S / 2
+    queue_ends = call.received_at + settings.creation_queue_s + QUEUE_END_GRACE_S
     while sandbox.state is SandboxState.CREATING:
         is_queued = preferred is None and sandbox.worker_id is None
         seconds = (max(until, queue_ends) if is_queued else until) - clock.monotonic()

@@ -1,19 +1,24 @@
 """Keys, tokens and signatures are taken out before a line is formatted.
 
-Two nets: by name (query values, headers, fields that are known to hold secrets) and by
+Two nets: by name (query values and fields, headers among them, that are known to hold secrets) and by
 form (whatever looks like one of our keys or tokens, wherever it stands).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 REDACTED = "[redacted]"
 SECRET_QUERY = frozenset({"api_key", "key", "token", "signature"})
-SECRET_HEADERS = frozenset({"x-api-key", "authorization", "x-oc-preview-token", "cookie"})
-_SECRET_FIELDS = frozenset({"api_key", "key", "token", "password", "secret", "join_token", "master_secret"})
+_SECRET_FIELDS = frozenset(
+    {
+        *SECRET_QUERY,
+        *("x-api-key", "authorization", "x-oc-preview-token", "cookie"),
+        *("password", "secret", "join_token", "master_secret", "bootstrap_key"),
+    }
+)
 _FORMS = re.compile(
     r"osb_[a-z0-9]{16,}"
     r"|[A-Za-z0-9_-]{12,}\.[A-Za-z0-9_-]{12,}\.[A-Za-z0-9_-]{12,}"
@@ -31,14 +36,6 @@ def redact_query(query: str) -> str:
     if not query:
         return ""
     return redact_text("&".join(_redacted_pair(pair) for pair in query.split("&")))
-
-
-def redact_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return headers with the values of secret names replaced."""
-    return {
-        name: REDACTED if name.lower() in SECRET_HEADERS else redact_text(value)
-        for name, value in headers.items()
-    }
 
 
 def redact_event(

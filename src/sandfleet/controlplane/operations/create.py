@@ -83,6 +83,7 @@ async def begin_create(plane: ControlPlane, order: CreateOrder) -> tuple[Sandbox
         step="place",
         deadline_s=settings.create_deadline_s,
     )
+    operation = replace(operation, created_at=order.requested_at or operation.created_at)
     sandbox = replace(sandbox, deadline_at=operation.deadline_at)
     log = log_row(
         sandbox, sandbox, event="created", actor=order.actor, reason="requested", operation=operation
