@@ -19,11 +19,13 @@ SandfleetError
 │   ├── NoCapacity            no worker can take it within the queue's time
 │   ├── NotReady              the waiting time is over
 │   ├── StoreUnavailable      PostgreSQL cannot be reached
+│   ├── BlobsUnavailable      the object store cannot be reached or does not do what it should
 │   └── WorkerUnreachable     the worker did not answer: says nothing about its sandboxes
 ├── GuestUnresponsive         the guest agent does not answer
 ├── GuestDiskFull             no space left inside the guest
 ├── NotAvailable              the feature is not configured on this server
 ├── ExecFailed                the program or its directory does not exist
+├── SnapshotUnusable          a saved state is incomplete, damaged or made for another kind of machine
 └── HypervisorFailed          QEMU or the host refused: the operation fails, the rest goes on
 
 Each class carries the API's `code`; only the HTTP edge knows status numbers.
@@ -173,6 +175,12 @@ class StoreUnavailable(Unavailable):
     code = "store_unavailable"
 
 
+class BlobsUnavailable(Unavailable):
+    """The object store cannot be reached, or does not do what it should."""
+
+    code = "blobs_unavailable"
+
+
 class WorkerUnreachable(Unavailable):
     """The worker did not answer. Nothing follows about its sandboxes."""
 
@@ -201,6 +209,12 @@ class ExecFailed(BadRequest):
     """The program or the working directory does not exist, or is not executable."""
 
     code = "exec_failed"
+
+
+class SnapshotUnusable(SandfleetError):
+    """A saved state cannot be loaded as it is; nothing else may be started in its place."""
+
+    code = "snapshot_unusable"
 
 
 class HypervisorFailed(SandfleetError):

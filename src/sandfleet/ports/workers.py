@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from sandfleet.model.ids import SandboxId, WorkerId
-from sandfleet.wire.worker_messages import StartVm, StopVm, VmStatus, VmStopped
+from sandfleet.wire.worker_messages import (
+    CaptureVm,
+    SavedVm,
+    SaveVm,
+    SnapshotDropped,
+    SnapshotState,
+    StartVm,
+    StopVm,
+    VmStatus,
+    VmStopped,
+)
 
 
 class WorkerClient(Protocol):
@@ -33,4 +43,37 @@ class WorkerClient(Protocol):
 
     async def vms(self, worker_id: WorkerId, url: str) -> Sequence[VmStatus]:
         """Return everything the host holds."""
+        ...
+
+    async def save_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: SaveVm) -> SavedVm:
+        """Have the VM saved to a local snapshot of the order's name, and ended.
+
+        `NotFound` says that neither the VM nor the snapshot is there. After any other refusal the
+        sandbox runs on; after `WorkerUnreachable` repeating the call tells.
+        """
+        ...
+
+    async def capture_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: CaptureVm
+    ) -> SavedVm:
+        """Have a local snapshot of the VM, which runs on."""
+        ...
+
+    async def upload_snapshot(
+        self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
+    ) -> SnapshotState:
+        """Begin (or begin again) to bring the snapshot to the object store; return how it stands now.
+
+        `NotFound` says that the worker has no local copy.
+        """
+        ...
+
+    async def drop_snapshot(
+        self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
+    ) -> SnapshotDropped:
+        """Have no local copy of the snapshot left."""
+        ...
+
+    async def snapshots(self, worker_id: WorkerId, url: str) -> Sequence[SnapshotState]:
+        """Return every local copy and upload of the host."""
         ...

@@ -9,9 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sandfleet.model.errors import Conflict, NoCapacity, NotFound, StaleEpoch, Unavailable, WorkerUnreachable
+from sandfleet.model.errors import (
+    Conflict,
+    NoCapacity,
+    NotFound,
+    SandfleetError,
+    SnapshotUnusable,
+    StaleEpoch,
+    Unavailable,
+    WorkerUnreachable,
+)
 from sandfleet.model.ids import SandboxId, WorkerId
-from sandfleet.wire.worker_messages import StartVm, StopVm, VmStatus, VmStopped
+from sandfleet.testing.fake_snapshots import SIZE_BYTES, a_saved_vm
+from sandfleet.wire.worker_messages import (
+    CaptureVm,
+    SavedVm,
+    SaveVm,
+    SnapshotDropped,
+    SnapshotState,
+    StartVm,
+    StopVm,
+    VmStatus,
+    VmStopped,
+)
 
 
 @dataclass
@@ -22,6 +42,10 @@ class FakeHost:
     epochs: dict[SandboxId, int] = field(default_factory=dict)
     busy: set[SandboxId] = field(default_factory=set)
     starts: int = 0
+    saved: dict[str, SavedVm] = field(default_factory=dict)
+    upload_failure: str | None = None
+    save_failure: SandfleetError | None = None
+    """Raised by the next save or capture: the VM runs on."""
     is_unreachable: bool = False
     is_full: bool = False
     is_adopting: bool = False
@@ -32,6 +56,8 @@ class FakeWorkerClient:
 
     def __init__(self) -> None:
         self._hosts: dict[WorkerId, FakeHost] = {}
+        self.durable: dict[str, SavedVm] = {}
+        """What stands in the object store, which all hosts share."""
 
     def host(self, worker_id: str) -> FakeHost:
         """Return a host, for tests to look at and to break."""
@@ -46,6 +72,9 @@ class FakeWorkerClient:
         if host.is_full:
             raise NoCapacity("the host has no memory left")
         if sandbox_id not in host.vms:
+            source = order.snapshot
+            if source is not None and not {source.snapshot_id} & (host.saved.keys() | self.durable.keys()):
+                raise SnapshotUnusable(f"snapshot {source.snapshot_id} is nowhere")
             host.starts += 1
             host.vms[sandbox_id] = VmStatus(
                 sandbox_id=sandbox_id, epoch=order.epoch, state="running", template_version="digest-1"
@@ -70,6 +99,71 @@ class FakeWorkerClient:
     async def vms(self, worker_id: WorkerId, url: str) -> Sequence[VmStatus]:
         """Return all."""
         return list(self._answering(worker_id).vms.values())
+
+    async def save_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: SaveVm) -> SavedVm:
+        """Save and end it."""
+        host = self._answering(worker_id)
+        if order.snapshot_id not in host.saved:
+            self._see(host, sandbox_id, order.epoch)
+            if order.idle_since_s is not None and sandbox_id in host.busy:
+                raise Conflict("something is in flight", code="busy")
+            self._save(host, sandbox_id, order.snapshot_id)
+            del host.vms[sandbox_id]
+        return host.saved[order.snapshot_id]
+
+    async def capture_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: CaptureVm
+    ) -> SavedVm:
+        """Save it while it runs on."""
+        host = self._answering(worker_id)
+        if order.snapshot_id not in host.saved:
+            self._see(host, sandbox_id, order.epoch)
+            self._save(host, sandbox_id, order.snapshot_id)
+        return host.saved[order.snapshot_id]
+
+    async def upload_snapshot(
+        self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
+    ) -> SnapshotState:
+        """Be durable at once, or fail as told."""
+        host = self._answering(worker_id)
+        if snapshot_id not in host.saved:
+            raise NotFound(f"no local copy of {snapshot_id}")
+        if host.upload_failure is None:
+            self.durable[snapshot_id] = host.saved[snapshot_id]
+        return self._state(host, snapshot_id)
+
+    async def drop_snapshot(
+        self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
+    ) -> SnapshotDropped:
+        """Forget the local copy."""
+        host = self._answering(worker_id)
+        existed = host.saved.pop(snapshot_id, None) is not None
+        return SnapshotDropped(snapshot_id=snapshot_id, existed=existed)
+
+    async def snapshots(self, worker_id: WorkerId, url: str) -> Sequence[SnapshotState]:
+        """Return all local copies."""
+        host = self._answering(worker_id)
+        return [self._state(host, snapshot_id) for snapshot_id in host.saved]
+
+    def _save(self, host: FakeHost, sandbox_id: SandboxId, snapshot_id: str) -> None:
+        if sandbox_id not in host.vms:
+            raise NotFound(f"no machine of {sandbox_id}")
+        failure, host.save_failure = host.save_failure, None
+        if failure is not None:
+            raise failure
+        host.saved[snapshot_id] = a_saved_vm(snapshot_id, host.vms[sandbox_id])
+
+    def _state(self, host: FakeHost, snapshot_id: str) -> SnapshotState:
+        state = "durable" if snapshot_id in self.durable else "failed" if host.upload_failure else "local"
+        done = SIZE_BYTES if state == "durable" else 0
+        return SnapshotState(
+            snapshot_id=snapshot_id,
+            state=state,
+            bytes_done=done,
+            bytes_total=SIZE_BYTES,
+            size_bytes=SIZE_BYTES,
+            reason=host.upload_failure,
+        )
 
     def _answering(self, worker_id: WorkerId) -> FakeHost:
         host = self.host(worker_id)

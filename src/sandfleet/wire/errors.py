@@ -18,6 +18,7 @@ STATUS: Mapping[type[e.SandfleetError], int] = MappingProxyType(
         e.Conflict: 409,
         e.Gone: 410,
         e.TooLarge: 413,
+        e.SnapshotUnusable: 422,
         e.QuotaExceeded: 429,
         e.NotAvailable: 501,
         e.Unavailable: 503,
@@ -31,6 +32,7 @@ _BY_CODE: Mapping[str, type[e.SandfleetError]] = MappingProxyType(
         e.NoCapacity.code: e.NoCapacity,
         e.ExecFailed.code: e.ExecFailed,
         e.StoreUnavailable.code: e.StoreUnavailable,
+        e.BlobsUnavailable.code: e.BlobsUnavailable,
         e.WorkerUnreachable.code: e.WorkerUnreachable,
     }
 )

@@ -10,6 +10,11 @@ plane whose `aud` is the worker's id):
     GET    /vms/{sandbox}                   VmStatus, 404 not_found
     PUT    /vms/{sandbox}                   StartVm -> VmStatus; the same epoch twice is one start
     DELETE /vms/{sandbox}                   StopVm  -> VmStopped; true also for what is not here
+    POST   /vms/{sandbox}/hibernate         SaveVm  -> SavedVm; the same snapshot id twice is one save
+    POST   /vms/{sandbox}/capture           CaptureVm -> SavedVm; the guest runs on
+    GET    /snapshots                       [SnapshotState], every local copy and upload of this host
+    PUT    /snapshots/{snapshot}            UploadSnapshot -> SnapshotState; begins, or reports
+    DELETE /snapshots/{snapshot}            DropSnapshot -> SnapshotDropped, the local copy only
     *      /sandboxes/{sandbox}/...         the data plane, public shapes, header EPOCH_HEADER
 
 A worker answers 409 `moved` to an epoch older than the one it has seen, and 409
@@ -24,10 +29,25 @@ from __future__ import annotations
 
 import msgspec
 
+from sandfleet.wire.snapshot_manifest import SnapshotManifest
+
 EPOCH_HEADER = "X-Sandfleet-Epoch"
 EXEC_ID_HEADER = "X-Sandfleet-Exec-Id"
 """Names the exec that a data-plane call starts, so that a repeated call runs nothing twice."""
 REQUEST_ID_HEADER = "X-Request-Id"
+
+
+class SnapshotSource(msgspec.Struct, frozen=True, kw_only=True):
+    """What a VM starts from instead of a template: the local copy if there is one, else the store's.
+
+    With `is_fork` the guest becomes somebody else before anyone may use it; otherwise it is
+    the same sandbox again and only its clock and randomness are renewed.
+    """
+
+    snapshot_id: str
+    is_fork: bool = False
+    manifest: SnapshotManifest | None = None
+    """What the control plane published: a copy that says otherwise is refused."""
 
 
 class StartVm(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +61,68 @@ class StartVm(msgspec.Struct, frozen=True, kw_only=True):
     network_enabled: bool = True
     envs: dict[str, str] = {}
     term: int = 0
+    snapshot: SnapshotSource | None = None
+    """Its sizes are the snapshot's; the VM is never started without it."""
+
+
+class SaveVm(msgspec.Struct, frozen=True, kw_only=True):
+    """Order to save a VM to a local snapshot and to end it.
+
+    With `idle_since_s` as in `StopVm`. A failure leaves the sandbox running and served:
+    409 `guest_disk_full`, 504 `agent_unresponsive`, 507 and 500 with the host's reason.
+    """
+
+    epoch: int
+    snapshot_id: str
+    idle_since_s: float | None = None
+    term: int = 0
+
+
+class CaptureVm(msgspec.Struct, frozen=True, kw_only=True):
+    """Order to take a snapshot of a VM that runs on."""
+
+    epoch: int
+    snapshot_id: str
+    term: int = 0
+
+
+class SavedVm(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot that is complete on this worker's disk, and not yet anywhere else."""
+
+    snapshot_id: str
+    size_bytes: int
+    manifest: SnapshotManifest
+    pause_ms: float
+
+
+class UploadSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Order to bring a local snapshot to the object store; it survives the worker's restart."""
+
+    term: int = 0
+
+
+class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a snapshot stands here. `state`: local, uploading, durable, failed (tried again when asked)."""
+
+    snapshot_id: str
+    state: str
+    bytes_done: int = 0
+    bytes_total: int = 0
+    size_bytes: int = 0
+    reason: str | None = None
+
+
+class DropSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Order to remove the local copy of a snapshot; one that is not durable goes too."""
+
+    term: int = 0
+
+
+class SnapshotDropped(msgspec.Struct, frozen=True, kw_only=True):
+    """Positive proof that this host has no copy of it any more."""
+
+    snapshot_id: str
+    existed: bool
 
 
 class StopVm(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,9 +12,23 @@ from sandfleet.adapters.workers.connections import FleetTokens, timeouts
 from sandfleet.model.errors import WorkerUnreachable
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.wire.errors import error_from
-from sandfleet.wire.worker_messages import StartVm, StopVm, VmStatus, VmStopped
+from sandfleet.wire.worker_messages import (
+    CaptureVm,
+    DropSnapshot,
+    SavedVm,
+    SaveVm,
+    SnapshotDropped,
+    SnapshotState,
+    StartVm,
+    StopVm,
+    UploadSnapshot,
+    VmStatus,
+    VmStopped,
+)
 
 START_TIMEOUT_S = 120.0
+SAVE_TIMEOUT_S = 600.0
+"""Gibibytes are written and read back; the worker's own bounds on silence are tighter."""
 STOP_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
@@ -55,12 +69,49 @@ class AiohttpWorkerClient:
         raw = await self._call(worker_id, ("GET", f"{url}/vms"), timeout_s=READ_TIMEOUT_S)
         return _decoded(raw, list[VmStatus], worker_id)
 
+    async def save_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: SaveVm) -> SavedVm:
+        """Have the VM saved to a local snapshot, and ended."""
+        target = ("POST", f"{url}/vms/{sandbox_id}/hibernate")
+        return _decoded(
+            await self._call(worker_id, target, body=order, timeout_s=SAVE_TIMEOUT_S), SavedVm, worker_id
+        )
+
+    async def capture_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: CaptureVm
+    ) -> SavedVm:
+        """Have a local snapshot of the VM, which runs on."""
+        target = ("POST", f"{url}/vms/{sandbox_id}/capture")
+        return _decoded(
+            await self._call(worker_id, target, body=order, timeout_s=SAVE_TIMEOUT_S), SavedVm, worker_id
+        )
+
+    async def upload_snapshot(
+        self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
+    ) -> SnapshotState:
+        """Begin to bring the snapshot to the object store; return how it stands now."""
+        target = ("PUT", f"{url}/snapshots/{snapshot_id}")
+        raw = await self._call(worker_id, target, body=UploadSnapshot(term=term), timeout_s=READ_TIMEOUT_S)
+        return _decoded(raw, SnapshotState, worker_id)
+
+    async def drop_snapshot(
+        self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
+    ) -> SnapshotDropped:
+        """Have no local copy of the snapshot left."""
+        target = ("DELETE", f"{url}/snapshots/{snapshot_id}")
+        raw = await self._call(worker_id, target, body=DropSnapshot(term=term), timeout_s=STOP_TIMEOUT_S)
+        return _decoded(raw, SnapshotDropped, worker_id)
+
+    async def snapshots(self, worker_id: WorkerId, url: str) -> Sequence[SnapshotState]:
+        """Return every local copy and upload of the host."""
+        raw = await self._call(worker_id, ("GET", f"{url}/snapshots"), timeout_s=READ_TIMEOUT_S)
+        return _decoded(raw, list[SnapshotState], worker_id)
+
     async def _call(
         self,
         worker_id: WorkerId,
         target: tuple[str, str],
         *,
-        body: StartVm | StopVm | None = None,
+        body: msgspec.Struct | None = None,
         timeout_s: float,
     ) -> bytes:
         method, url = target

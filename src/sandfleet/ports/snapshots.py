@@ -1,0 +1,56 @@
+"""Snapshots on one host: what a machine is saved to and loaded from (adapter: `adapters/qemu`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sandfleet.ports.hypervisor import Machine
+from sandfleet.wire.snapshot_manifest import SnapshotManifest
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSnapshot:
+    """A complete snapshot in `directory` of this host. `pause_s` is how long the guest stood still."""
+
+    manifest: SnapshotManifest
+    directory: Path
+    size_bytes: int
+    pause_s: float
+
+
+class SnapshotSaver(Protocol):
+    """The part of a host's engine that saves and loads. Every snapshot it shows is complete."""
+
+    async def save(self, machine: Machine, snapshot_id: str) -> SavedSnapshot:
+        """Save the machine and end its QEMU: the snapshot is the sandbox from then on.
+
+        Raises `GuestUnresponsive`, `GuestDiskFull` or `HypervisorFailed`; the guest then runs on,
+        thawed, and nothing of the snapshot is left. The machine itself is destroyed by the caller.
+        """
+        ...
+
+    async def capture(self, machine: Machine, snapshot_id: str) -> SavedSnapshot:
+        """Save the machine while its guest runs on; it stands still only for an instant. Raises as `save`."""
+        ...
+
+    async def load(self, directory: Path, *, owner: str, epoch: int) -> Machine:
+        """Start a machine from the snapshot in `directory`, assigned to `owner`, its agent answering.
+
+        Raises `SnapshotUnusable` when it is incomplete, damaged or made for another kind of
+        machine; nothing is left behind then, and the snapshot stays as it was.
+        """
+        ...
+
+    def find(self, snapshot_id: str) -> SavedSnapshot | None:
+        """Return the complete snapshot of this name on this host."""
+        ...
+
+    async def local_snapshots(self) -> list[SavedSnapshot]:
+        """Return all complete snapshots of this host."""
+        ...
+
+    async def drop(self, snapshot_id: str) -> bool:
+        """Remove the local files; machines that run on its layers go on. Says whether there were any."""
+        ...
