@@ -19,6 +19,8 @@ from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
+from sandfleet.ports.labels import PreviewStore, TagStore
+from sandfleet.ports.saved_states import CheckpointRecords, SnapshotRecords
 from sandfleet.ports.stores import (
     FleetSecretStore,
     IdempotencyStore,
@@ -96,6 +98,10 @@ class Stores:
     idempotency: IdempotencyStore
     secrets: FleetSecretStore
     terms: TermStore
+    snapshots: SnapshotRecords
+    checkpoints: CheckpointRecords
+    previews: PreviewStore
+    tags: TagStore
 
 
 @dataclass(frozen=True, slots=True)

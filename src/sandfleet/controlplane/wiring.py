@@ -124,4 +124,8 @@ def _stores(stores: PostgresStores) -> Stores:
         idempotency=stores.idempotency,
         secrets=stores.secrets,
         terms=stores.terms,
+        snapshots=stores.snapshots,
+        checkpoints=stores.checkpoints,
+        previews=stores.previews,
+        tags=stores.tags,
     )

@@ -29,6 +29,18 @@ class SandboxEvent(StrEnum):
     IDLE_EXPIRED = "idle_expired"
     EXPIRY_REFUSED = "expiry_refused"
     EXPIRED = "expired"
+    HIBERNATE_REQUESTED = "hibernate_requested"
+    HIBERNATE_FAILED = "hibernate_failed"
+    SAVED = "saved"
+    WAKE_REQUESTED = "wake_requested"
+    WAKE_FAILED = "wake_failed"
+    WOKEN = "woken"
+    RESTORE_REQUESTED = "restore_requested"
+    RESTORE_FAILED = "restore_failed"
+    RESTORED = "restored"
+    REBOOT_REQUESTED = "reboot_requested"
+    REBOOT_FAILED = "reboot_failed"
+    REBOOTED = "rebooted"
     KILL_REQUESTED = "kill_requested"
     LOST = "lost"
 
@@ -38,10 +50,38 @@ E = SandboxEvent
 TRANSITIONS: Mapping[SandboxState, Mapping[SandboxEvent, SandboxState]] = MappingProxyType(
     {
         S.CREATING: {E.BOOTED: S.RUNNING, E.CREATE_FAILED: S.FAILED, E.KILL_REQUESTED: S.STOPPED},
-        S.RUNNING: {E.IDLE_EXPIRED: S.HIBERNATING, E.KILL_REQUESTED: S.STOPPED, E.LOST: S.ERROR},
+        S.RUNNING: {
+            E.IDLE_EXPIRED: S.HIBERNATING,
+            E.HIBERNATE_REQUESTED: S.HIBERNATING,
+            E.RESTORE_REQUESTED: S.RESTORING,
+            E.REBOOT_REQUESTED: S.REBOOTING,
+            E.KILL_REQUESTED: S.STOPPED,
+            E.LOST: S.ERROR,
+        },
         S.HIBERNATING: {
             E.EXPIRY_REFUSED: S.RUNNING,
             E.EXPIRED: S.STOPPED,
+            E.HIBERNATE_FAILED: S.RUNNING,
+            E.SAVED: S.HIBERNATED,
+            E.KILL_REQUESTED: S.STOPPED,
+            E.LOST: S.ERROR,
+        },
+        S.HIBERNATED: {E.WAKE_REQUESTED: S.WAKING, E.KILL_REQUESTED: S.STOPPED},
+        S.WAKING: {
+            E.WOKEN: S.RUNNING,
+            E.WAKE_FAILED: S.HIBERNATED,
+            E.KILL_REQUESTED: S.STOPPED,
+            E.LOST: S.ERROR,
+        },
+        S.RESTORING: {
+            E.RESTORED: S.RUNNING,
+            E.RESTORE_FAILED: S.RUNNING,
+            E.KILL_REQUESTED: S.STOPPED,
+            E.LOST: S.ERROR,
+        },
+        S.REBOOTING: {
+            E.REBOOTED: S.RUNNING,
+            E.REBOOT_FAILED: S.RUNNING,
             E.KILL_REQUESTED: S.STOPPED,
             E.LOST: S.ERROR,
         },

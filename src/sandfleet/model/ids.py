@@ -14,6 +14,8 @@ OperationId = NewType("OperationId", str)
 OrganisationId = NewType("OrganisationId", str)
 KeyId = NewType("KeyId", str)
 ExecId = NewType("ExecId", str)
+SnapshotId = NewType("SnapshotId", str)
+CheckpointId = NewType("CheckpointId", str)
 
 ID_BYTES = 16
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
@@ -46,6 +48,11 @@ def operation_id(random_bytes: bytes) -> OperationId:
 def exec_id(random_bytes: bytes) -> ExecId:
     """Return `ex-` and 26 characters; it also matches the API's form of a session id."""
     return ExecId("ex-" + encode_id(random_bytes))
+
+
+def snapshot_id(random_bytes: bytes) -> SnapshotId:
+    """Return `sn-` and 26 characters."""
+    return SnapshotId("sn-" + encode_id(random_bytes))
 
 
 def record_uuid(random_bytes: bytes) -> str:

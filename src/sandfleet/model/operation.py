@@ -17,6 +17,16 @@ class OperationKind(StrEnum):
     CREATE = "create"
     DESTROY = "destroy"
     EXPIRE = "expire"
+    HIBERNATE = "hibernate"
+    WAKE = "wake"
+    CHECKPOINT = "checkpoint"
+    RESTORE = "restore"
+    FORK = "fork"
+    UPLOAD = "upload"
+
+
+BACKGROUND_KINDS = frozenset({OperationKind.UPLOAD, OperationKind.DESTROY})
+"""Operations beside which the sandbox may be changed by others; of all the rest there is one at a time."""
 
 
 class OperationState(StrEnum):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from sandfleet.model.ids import OrganisationId, SandboxId, WorkerId
+from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.resources import Resources
 
 
@@ -80,6 +80,16 @@ class Sandbox:
     deadline_at: datetime | None = None
     stop_reason: StopReason | None = None
     error_message: str | None = None
+    snapshot_id: SnapshotId | None = None
+    """What it starts from while it is coming, what it was saved to when hibernated, and, after a
+    wake, the newest state that is safe until there is a newer one."""
+    from_checkpoint_id: CheckpointId | None = None
+    cpu_percent: int | None = None
+    """CPU limit in percent of one core; None is all of the vCPUs."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    tags_changed_at: datetime | None = None
+    preview_digest: bytes | None = field(default=None, repr=False)
+    """SHA-256 of the token that preview requests must carry; None is an open door."""
 
     @property
     def is_terminal(self) -> bool:

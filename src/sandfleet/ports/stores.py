@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from sandfleet.model.checkpoint import Checkpoint
 from sandfleet.model.ids import KeyId, OperationId, OrganisationId, SandboxId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.organisation import ApiKey, Caps, Organisation, Quotas
 from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.snapshot import Snapshot
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker
 from sandfleet.planning.placement import FleetView, NoPlacement, Placement
@@ -41,16 +43,36 @@ class SandboxStore(Protocol):
 
         Raises QuotaExceeded. The check and the insert are one transaction under the
         organisation's row lock, so parallel requests cannot pass the same check. A row
-        of that id and organisation that is there already makes it do nothing.
+        of that id and organisation that is there already makes it do nothing. NotFound when
+        the checkpoint that it is forked from was deleted.
         """
         ...
 
-    async def start_operation(
-        self, sandbox: Sandbox, operation: Operation, transition: Transition, *, term: int | None = None
+    async def create_many(
+        self, created: Sequence[tuple[Sandbox, Operation, Transition]], *, partial: bool
+    ) -> int:
+        """Insert rows of one organisation as `create` does, in one transaction; return how many.
+
+        QuotaExceeded when not all fit, with `partial` only when not even the first does.
+        """
+        ...
+
+    async def start_operation(  # noqa: PLR0913 -- one argument for each part of a beginning
+        self,
+        sandbox: Sandbox,
+        operation: Operation,
+        transition: Transition,
+        *,
+        term: int | None = None,
+        admits: bool = False,
+        snapshot: Snapshot | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         """Write `sandbox` as `save` does and insert the operation that the new state calls for.
 
         With `term`, StaleTerm is raised and nothing is written if a newer leader was elected.
+        With `admits` the quotas are checked first (QuotaExceeded), as for a create. `snapshot` and
+        `checkpoint` are inserted with it; Conflict `name_taken` when the name is in use.
         """
         ...
 
@@ -182,12 +204,14 @@ class OperationStore(Protocol):
         transition: Transition | None = None,
         follow_up: Operation | None = None,
         releases: bool = False,
+        snapshot: Snapshot | None = None,
     ) -> Operation:
         """End the operation together with all that its end means, in one transaction.
 
         Writes the operation if its lease token matches (StaleLease), `sandbox` if the row
         still has the version before (StaleVersion), the log row, the operation that
-        must follow, and with `releases` removes the sandbox's reservation.
+        must follow, and with `releases` removes the sandbox's reservation. `snapshot` is
+        written unless it is garbage by now, and decides the fate of its checkpoint.
         """
         ...
 

@@ -15,14 +15,14 @@ from sandfleet.model.sandbox import SandboxState
 
 _LOCK = select(organisations).where(organisations.c.id == bindparam("id")).with_for_update(key_share=True)
 # What has a reservation counts until its worker has proven that nothing is left of it;
-# what is still being created counts before it has one.
+# what is being created or woken counts before it has one.
 _COUNTED = union_all(
     select(reservations.c.memory_mib, reservations.c.cpu_count, reservations.c.disk_mib).where(
         reservations.c.organisation_id == bindparam("id")
     ),
     select(sandboxes.c.memory_mib, sandboxes.c.cpu_count, sandboxes.c.disk_mib).where(
         sandboxes.c.organisation_id == bindparam("id"),
-        sandboxes.c.state == SandboxState.CREATING.value,
+        sandboxes.c.state.in_([SandboxState.CREATING.value, SandboxState.WAKING.value]),
         ~exists().where(reservations.c.sandbox_id == sandboxes.c.id),
     ),
 ).subquery()

@@ -8,14 +8,16 @@ from typing import Any
 from sqlalchemy import BindParameter, Double, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sandfleet.adapters.postgres import rows, statements
+from sandfleet.adapters.postgres import rows, saved_rows, statements
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.operation_statements import finish_statement
 from sandfleet.adapters.postgres.placement import raise_stale
 from sandfleet.adapters.postgres.tables import operations
 from sandfleet.model.errors import NotFound, StaleLease
 from sandfleet.model.ids import OperationId, SandboxId
 from sandfleet.model.operation import Operation
 from sandfleet.model.sandbox import Sandbox
+from sandfleet.model.snapshot import Snapshot
 from sandfleet.model.transition import Transition
 
 _LEASE_S: BindParameter[float] = bindparam("new_lease_s", type_=Double())
@@ -102,6 +104,7 @@ class PostgresOperationStore:
         transition: Transition | None = None,
         follow_up: Operation | None = None,
         releases: bool = False,
+        snapshot: Snapshot | None = None,
     ) -> Operation:
         """End it with all that its end means, in one statement."""
         parameters = statements.operation_parameters(operation)
@@ -113,11 +116,15 @@ class PostgresOperationStore:
             parameters.update(statements.new_operation_parameters(follow_up))
         if releases:
             parameters["r_sandbox_id"] = operation.sandbox_id
-        statement = statements.finish_statement(
+        if snapshot is not None:
+            parameters.update(saved_rows.snapshot_parameters(snapshot))
+            parameters.update(saved_rows.fate_parameters(snapshot, at=operation.finished_at))
+        statement = finish_statement(
             sandbox=sandbox is not None,
             transition=transition is not None,
             follow_up=follow_up is not None,
             releases=releases,
+            snapshot=snapshot is not None,
         )
 
         async def work(connection: AsyncConnection) -> None:

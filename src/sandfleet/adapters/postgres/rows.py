@@ -9,7 +9,15 @@ import msgspec
 from sqlalchemy import Row
 
 from sandfleet.adapters.postgres.sealing import Sealer
-from sandfleet.model.ids import KeyId, OperationId, OrganisationId, SandboxId, WorkerId
+from sandfleet.model.ids import (
+    CheckpointId,
+    KeyId,
+    OperationId,
+    OrganisationId,
+    SandboxId,
+    SnapshotId,
+    WorkerId,
+)
 from sandfleet.model.operation import Lease, Operation, OperationKind, OperationState
 from sandfleet.model.organisation import ApiKey, Caps, Organisation, Quotas, Scope
 from sandfleet.model.resources import NOTHING, Resources
@@ -37,6 +45,7 @@ def sandbox_values(sandbox: Sandbox, sealer: Sealer) -> Values:
         "created_at": sandbox.created_at,
         "port": sandbox.port,
         "network_enabled": sandbox.network_enabled,
+        "from_checkpoint_id": sandbox.from_checkpoint_id,
     }
 
 
@@ -61,6 +70,11 @@ def sandbox_changes(sandbox: Sandbox) -> Values:
         "deadline_at": sandbox.deadline_at,
         "stop_reason": _optional(lambda reason: reason.value, sandbox.stop_reason),
         "error_message": sandbox.error_message,
+        "snapshot_id": sandbox.snapshot_id,
+        "cpu_percent": sandbox.cpu_percent,
+        "tags": dict(sandbox.tags),
+        "tags_changed_at": sandbox.tags_changed_at,
+        "preview_digest": sandbox.preview_digest,
     }
 
 
@@ -94,6 +108,12 @@ def sandbox_from(row: Row[Any], sealer: Sealer) -> Sandbox:
         deadline_at=row.deadline_at,
         stop_reason=_optional(StopReason, row.stop_reason),
         error_message=row.error_message,
+        snapshot_id=_optional(SnapshotId, row.snapshot_id),
+        from_checkpoint_id=_optional(CheckpointId, row.from_checkpoint_id),
+        cpu_percent=row.cpu_percent,
+        tags=row.tags,
+        tags_changed_at=row.tags_changed_at,
+        preview_digest=row.preview_digest,
     )
 
 

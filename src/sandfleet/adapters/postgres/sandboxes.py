@@ -9,10 +9,8 @@ from typing import Any
 
 from sqlalchemy import (
     CTE,
-    Interval,
     Select,
     bindparam,
-    delete,
     exists,
     func,
     or_,
@@ -24,22 +22,24 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sandfleet.adapters.postgres import admission, rows, statements
+from sandfleet.adapters.postgres import admission, old_rows, rows, saved_rows, statements
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.operation_statements import start_statement
 from sandfleet.adapters.postgres.sealing import Sealer
-from sandfleet.adapters.postgres.tables import operations, reservations, sandboxes, transitions
+from sandfleet.adapters.postgres.tables import checkpoints, operations, reservations, sandboxes, transitions
 from sandfleet.adapters.postgres.terms import require_term
-from sandfleet.model.errors import NotFound, QuotaExceeded, StaleVersion
+from sandfleet.model.checkpoint import Checkpoint
+from sandfleet.model.errors import Conflict, NotFound, QuotaExceeded, StaleVersion
 from sandfleet.model.ids import OrganisationId, SandboxId, WorkerId
-from sandfleet.model.operation import Operation
-from sandfleet.model.sandbox import TERMINAL_STATES, Sandbox, SandboxState
+from sandfleet.model.operation import Operation, OperationKind
+from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.snapshot import Snapshot
 from sandfleet.model.transition import Transition
 from sandfleet.planning.repair import Presence
 from sandfleet.ports.stores import SandboxFilter
 
 _ADMISSIONS_AT_ONCE = 4
 """The organisation's row lock lets one through at a time; more would only hold connections."""
-_TERMINAL = sorted(state.value for state in TERMINAL_STATES)
 
 
 def _create_statement() -> Select[Any]:
@@ -74,6 +74,11 @@ _SAVE_LOGGED = _save_statement(transition=True)
 _KILL = _kill_statement()
 _GET_ANY = select(sandboxes).where(sandboxes.c.id == bindparam("id"))
 _GET = _GET_ANY.where(sandboxes.c.organisation_id == bindparam("organisation_id"))
+_HOLD_CHECKPOINT = (
+    select(checkpoints.c.id)
+    .where(checkpoints.c.id == bindparam("id"), checkpoints.c.snapshot_id == bindparam("snapshot"))
+    .with_for_update(read=True, key_share=True)
+)
 _EXISTS = select(sandboxes.c.id).where(
     sandboxes.c.id == bindparam("id"), sandboxes.c.organisation_id == bindparam("organisation_id")
 )
@@ -111,12 +116,18 @@ _HAS_RESERVATION = exists().where(
     reservations.c.sandbox_id == sandboxes.c.id, reservations.c.worker_id == bindparam("worker")
 )
 _HAS_OPERATION = exists().where(operations.c.sandbox_id == sandboxes.c.id, operations.c.state == "running")
+# An upload goes on whatever becomes of the machine: it says nothing about who looks after that.
+_HAS_KEEPER = exists().where(
+    operations.c.sandbox_id == sandboxes.c.id,
+    operations.c.state == "running",
+    operations.c.kind != OperationKind.UPLOAD.value,
+)
 _PRESENCE = select(
     sandboxes.c.id,
     sandboxes.c.state,
     sandboxes.c.epoch,
     _HAS_RESERVATION.label("has_reservation"),
-    _HAS_OPERATION.label("has_open_operation"),
+    _HAS_KEEPER.label("has_open_operation"),
 ).where(or_(sandboxes.c.worker_id == bindparam("worker"), _HAS_RESERVATION))
 _LOG = (
     select(transitions)
@@ -127,33 +138,6 @@ _LOG = (
     .order_by(transitions.c.id.desc())
     .limit(bindparam("limit"))
 )
-_ENDED = (
-    select(sandboxes.c.id)
-    .where(
-        sandboxes.c.state.in_(_TERMINAL),
-        sandboxes.c.changed_at < func.now() - bindparam("kept", type_=Interval()),
-        ~exists().where(reservations.c.sandbox_id == sandboxes.c.id),
-        ~_HAS_OPERATION,
-    )
-    .limit(bindparam("limit"))
-    .cte("ended")
-)
-_REMOVE_ENDED = (
-    delete(sandboxes)
-    .where(sandboxes.c.id.in_(select(_ENDED.c.id)))
-    .add_cte(
-        delete(operations)
-        .where(operations.c.sandbox_id.in_(select(_ENDED.c.id)))
-        .returning(operations.c.id)
-        .cte("their_operations")
-    )
-)
-_OLD_EVENTS = (
-    select(transitions.c.id)
-    .where(transitions.c.at < func.now() - bindparam("kept", type_=Interval()))
-    .limit(bindparam("limit"))
-)
-_REMOVE_EVENTS = delete(transitions).where(transitions.c.id.in_(_OLD_EVENTS))
 
 
 class PostgresSandboxStore:
@@ -166,26 +150,57 @@ class PostgresSandboxStore:
 
     async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> None:
         """Insert row, operation and log under the organisation's lock."""
-        parameters = {
-            **statements.new_sandbox_parameters(sandbox, self._sealer),
-            **statements.new_operation_parameters(operation),
-            **statements.transition_parameters(transition),
-        }
+        parameters = self._create_parameters(sandbox, operation, transition)
 
         async def work(connection: AsyncConnection) -> None:
-            quotas = await admission.lock_organisation(connection, sandbox.organisation_id)
-            await admission.admit(connection, sandbox.organisation_id, quotas, sandbox.resources)
+            if sandbox.from_checkpoint_id is not None:
+                await _hold_checkpoint(connection, sandbox)
+            await _admit(connection, sandbox)
             await connection.execute(_CREATE, parameters)
 
         try:
             async with self._admissions:
                 await self._database.transact(work)
-        except (IntegrityError, QuotaExceeded):
+        except (IntegrityError, QuotaExceeded, NotFound):
             if not await self._exists(sandbox):
                 raise
 
-    async def start_operation(
-        self, sandbox: Sandbox, operation: Operation, transition: Transition, *, term: int | None = None
+    async def create_many(
+        self, created: Sequence[tuple[Sandbox, Operation, Transition]], *, partial: bool
+    ) -> int:
+        """Insert as many as the quotas let in, all of them unless `partial`."""
+        first = created[0][0]
+
+        async def work(connection: AsyncConnection) -> int:
+            quotas = await admission.lock_organisation(connection, first.organisation_id)
+            for number, (sandbox, operation, transition) in enumerate(created):
+                try:
+                    await admission.admit(connection, sandbox.organisation_id, quotas, sandbox.resources)
+                except QuotaExceeded:
+                    if not partial or number == 0:
+                        raise
+                    return number
+                await connection.execute(_CREATE, self._create_parameters(sandbox, operation, transition))
+            return len(created)
+
+        try:
+            async with self._admissions:
+                return await self._database.transact(work)
+        except (IntegrityError, QuotaExceeded):
+            if not await self._exists(first):
+                raise
+            return sum([await self._exists(sandbox) for sandbox, _, _ in created])
+
+    async def start_operation(  # noqa: PLR0913 -- one argument for each part of a beginning
+        self,
+        sandbox: Sandbox,
+        operation: Operation,
+        transition: Transition,
+        *,
+        term: int | None = None,
+        admits: bool = False,
+        snapshot: Snapshot | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         """Change the row and begin the operation in one statement."""
         parameters = {
@@ -195,15 +210,29 @@ class PostgresSandboxStore:
         }
         if term is not None:
             parameters["term"] = term
-        statement = statements.start_statement(term=term is not None)
+        if snapshot is not None:
+            parameters.update(saved_rows.snapshot_parameters(snapshot))
+        if checkpoint is not None:
+            parameters.update(saved_rows.checkpoint_parameters(checkpoint, self._sealer))
+        statement = start_statement(
+            term=term is not None, snapshot=snapshot is not None, checkpoint=checkpoint is not None
+        )
 
         async def work(connection: AsyncConnection) -> None:
+            if admits:
+                await _admit(connection, sandbox)
             if (await connection.execute(statement, parameters)).scalar_one() == 0:
                 if term is not None:
                     await require_term(connection, term)
                 raise _stale(sandbox)
 
-        await self._database.statement(work)
+        run = self._database.transact if admits else self._database.statement
+        try:
+            await run(work)
+        except IntegrityError as error:
+            if checkpoint is None:
+                raise
+            raise Conflict(f'the sandbox has a checkpoint "{checkpoint.name}"', code="name_taken") from error
 
     async def get(self, organisation_id: OrganisationId, sandbox_id: SandboxId) -> Sandbox:
         """Return the organisation's sandbox."""
@@ -297,12 +326,21 @@ class PostgresSandboxStore:
     async def remove_old(self, *, stopped_for: timedelta, events_for: timedelta, limit: int = 1000) -> int:
         """Delete what has ended and what has been logged long ago."""
 
-        async def work(connection: AsyncConnection) -> int:
-            ended = await connection.execute(_REMOVE_ENDED, {"kept": stopped_for, "limit": limit})
-            events = await connection.execute(_REMOVE_EVENTS, {"kept": events_for, "limit": limit})
-            return ended.rowcount + events.rowcount
+        return await self._database.statement(
+            lambda connection: old_rows.remove(
+                connection, stopped_for=stopped_for, events_for=events_for, limit=limit
+            ),
+            repeatable=True,
+        )
 
-        return await self._database.statement(work, repeatable=True)
+    def _create_parameters(
+        self, sandbox: Sandbox, operation: Operation, transition: Transition
+    ) -> statements.Parameters:
+        return {
+            **statements.new_sandbox_parameters(sandbox, self._sealer),
+            **statements.new_operation_parameters(operation),
+            **statements.transition_parameters(transition),
+        }
 
     async def _exists(self, sandbox: Sandbox) -> bool:
         identity = {"id": sandbox.id, "organisation_id": sandbox.organisation_id}
@@ -330,6 +368,18 @@ class PostgresSandboxStore:
         result = await self._database.statement(lambda connection: connection.execute(statement, parameters))
         if result.scalar_one() == 0:
             raise _stale(sandbox)
+
+
+async def _admit(connection: AsyncConnection, sandbox: Sandbox) -> None:
+    quotas = await admission.lock_organisation(connection, sandbox.organisation_id)
+    await admission.admit(connection, sandbox.organisation_id, quotas, sandbox.resources)
+
+
+async def _hold_checkpoint(connection: AsyncConnection, sandbox: Sandbox) -> None:
+    """Keep the checkpoint from being deleted until the row that needs its snapshot is there."""
+    parameters = {"id": sandbox.from_checkpoint_id, "snapshot": sandbox.snapshot_id}
+    if (await connection.execute(_HOLD_CHECKPOINT, parameters)).first() is None:
+        raise NotFound("checkpoint not found")
 
 
 def _stale(sandbox: Sandbox) -> StaleVersion:

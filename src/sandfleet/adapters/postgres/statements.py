@@ -10,13 +10,12 @@ newest row again, so a check inside a locking CTE cannot be passed by two writer
 statements never wait for each other. Every write hangs on the last of the chain; when
 one check fails the statement writes nothing and says so with a count of zero.
 Parameters carry a prefix per row: `s_` sandbox, `o_` operation, `f_` operation that
-is inserted, `t_` transition, `r_` reservation.
+is inserted, `t_` transition, `r_` reservation, `n_` snapshot, `c_` checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -68,6 +67,11 @@ _SANDBOX_CHANGES = (
     "deadline_at",
     "stop_reason",
     "error_message",
+    "snapshot_id",
+    "cpu_percent",
+    "tags",
+    "tags_changed_at",
+    "preview_digest",
 )
 _OPERATION_CHANGES = ["state", "step", "progress", "error_code", "error_message", "finished_at"]
 _TRANSITION_COLUMNS = [column.name for column in transitions.columns if column.name != "id"]
@@ -190,21 +194,21 @@ def insert_operation(held: CTE | None) -> CTE:
         "lease_deadline_at": in_seconds(bindparam("f_lease_s", type_=Double())),
     }
     source = select(*[durations.get(name, bind(operations, "f_", name)) for name in columns])
-    return _insert(operations, columns, source, held).returning(operations.c.id).cte("new_operation")
+    return insert_from(operations, columns, source, held).returning(operations.c.id).cte("new_operation")
 
 
 def insert_sandbox(held: CTE | None) -> CTE:
     """Insert a sandbox."""
     columns = [column.name for column in sandboxes.columns]
     source = select(*[bind(sandboxes, "s_", name) for name in columns])
-    return _insert(sandboxes, columns, source, held).returning(sandboxes.c.id).cte("new_sandbox")
+    return insert_from(sandboxes, columns, source, held).returning(sandboxes.c.id).cte("new_sandbox")
 
 
 def insert_transition(held: CTE | None) -> CTE:
     """Insert a log row."""
     source = select(*[bind(transitions, "t_", name) for name in _TRANSITION_COLUMNS])
     return (
-        _insert(transitions, _TRANSITION_COLUMNS, source, held)
+        insert_from(transitions, _TRANSITION_COLUMNS, source, held)
         .returning(transitions.c.id)
         .cte("new_transition")
     )
@@ -214,7 +218,9 @@ def insert_reservation(held: CTE) -> CTE:
     """Insert a reservation."""
     columns = [column.name for column in reservations.columns]
     source = select(*[bind(reservations, "r_", name) for name in columns])
-    return _insert(reservations, columns, source, held).returning(reservations.c.sandbox_id).cte("reserved")
+    return (
+        insert_from(reservations, columns, source, held).returning(reservations.c.sandbox_id).cte("reserved")
+    )
 
 
 def delete_reservation(held: CTE) -> CTE:
@@ -232,32 +238,9 @@ def count_of(held: CTE, *writes: CTE) -> Select[Any]:
     return select(func.count()).select_from(held).add_cte(*writes)
 
 
-def _insert(table: Table, columns: Sequence[str], source: Select[Any], held: CTE | None) -> Insert:
+def insert_from(table: Table, columns: Sequence[str], source: Select[Any], held: CTE | None) -> Insert:
     guarded = source if held is None else source.select_from(held)
     return insert(table).from_select(list(columns), guarded, include_defaults=False)
-
-
-@cache
-def finish_statement(*, sandbox: bool, transition: bool, follow_up: bool, releases: bool) -> Select[Any]:
-    """Return the statement that ends an operation with all that its end means."""
-    held = guard(sandbox=sandbox, operation=True)
-    writes = [update_operation(held)]
-    if sandbox:
-        writes.append(update_sandbox(held))
-    if transition:
-        writes.append(insert_transition(held))
-    if follow_up:
-        writes.append(insert_operation(held))
-    if releases:
-        writes.append(delete_reservation(held))
-    return count_of(held, *writes)
-
-
-@cache
-def start_statement(*, term: bool) -> Select[Any]:
-    """Return the statement that changes a sandbox and begins an operation on it."""
-    held = guard(term=term, sandbox=True)
-    return count_of(held, update_sandbox(held), insert_operation(held), insert_transition(held))
 
 
 def sandbox_parameters(sandbox: Sandbox) -> Parameters:

@@ -85,6 +85,23 @@ workers = Table(
     Column("quarantined", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
 )
 
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("organisation_id", Text, ForeignKey("organisations.id"), nullable=False),
+    # Not a foreign key: a checkpoint's snapshot outlives its sandbox's row.
+    Column("sandbox_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("worker_id", Text, ForeignKey("workers.id")),
+    Column("manifest", JSONB, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("pause_ms", Double, nullable=False),
+    Column("error_message", Text),
+    Index("snapshots_sandbox", "sandbox_id"),
+)
+
 sandboxes = Table(
     "sandboxes",
     metadata,
@@ -114,6 +131,13 @@ sandboxes = Table(
     Column("deadline_at", _TIME),
     Column("stop_reason", Text),
     Column("error_message", Text),
+    Column("snapshot_id", Text, ForeignKey("snapshots.id", ondelete="SET NULL")),
+    Column("from_checkpoint_id", Text),
+    Column("cpu_percent", Integer),
+    Column("tags", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("tags_changed_at", _TIME),
+    Column("preview_digest", LargeBinary),
+    Index("sandboxes_snapshot", "snapshot_id", postgresql_where=text("snapshot_id IS NOT NULL")),
     Index("sandboxes_list", "organisation_id", "created_at", "id"),
     Index("sandboxes_worker", "worker_id", postgresql_where=text("worker_id IS NOT NULL")),
     Index("sandboxes_state", "state"),
@@ -122,6 +146,42 @@ sandboxes = Table(
         "active_at",
         postgresql_where=text("state = 'running' AND timeout_s > 0"),
     ),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("organisation_id", Text, ForeignKey("organisations.id"), nullable=False),
+    Column("sandbox_id", Text, ForeignKey("sandboxes.id"), nullable=False),
+    Column("snapshot_id", Text, ForeignKey("snapshots.id", ondelete="SET NULL")),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("template", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("memory_mib", BigInteger, nullable=False),
+    Column("cpu_count", Integer, nullable=False),
+    Column("disk_mib", BigInteger, nullable=False),
+    Column("timeout_s", BigInteger, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("network_enabled", Boolean, nullable=False),
+    Column("envs_sealed", LargeBinary),
+    Column("metadata", JSONB, nullable=False),
+    Column("template_version", Text),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("ready_at", _TIME),
+    Column("failed_at", _TIME),
+    Column("error_message", Text),
+    Index(
+        "checkpoints_name",
+        "sandbox_id",
+        "name",
+        unique=True,
+        postgresql_where=text("state <> 'failed'"),
+    ),
+    Index("checkpoints_list", "organisation_id", "sandbox_id", "created_at"),
+    Index("checkpoints_snapshot", "snapshot_id"),
 )
 
 reservations = Table(
@@ -135,6 +195,19 @@ reservations = Table(
     Column("disk_mib", BigInteger, nullable=False),
     Index("reservations_worker", "worker_id"),
     Index("reservations_organisation", "organisation_id"),
+)
+
+previews = Table(
+    "previews",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("organisation_id", Text, ForeignKey("organisations.id"), nullable=False),
+    Column("sandbox_id", Text, ForeignKey("sandboxes.id", ondelete="CASCADE"), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("custom_hostname", Text),
+    Column("auth_config", JSONB, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Index("previews_port", "sandbox_id", "port", unique=True),
 )
 
 operations = Table(

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.fleet_secrets import PostgresFleetSecretStore
 from sandfleet.adapters.postgres.idempotency import PostgresIdempotencyStore
+from sandfleet.adapters.postgres.labels import PostgresPreviewStore, PostgresTagStore
 from sandfleet.adapters.postgres.operations import PostgresOperationStore
 from sandfleet.adapters.postgres.organisations import PostgresOrganisationStore
 from sandfleet.adapters.postgres.placement import PostgresPlacementStore
 from sandfleet.adapters.postgres.sandboxes import PostgresSandboxStore
+from sandfleet.adapters.postgres.saved_states import PostgresCheckpointRecords, PostgresSnapshotRecords
 from sandfleet.adapters.postgres.sealing import Sealer
 from sandfleet.adapters.postgres.terms import PostgresTermStore
 from sandfleet.adapters.postgres.workers import PostgresWorkerStore
@@ -29,6 +31,10 @@ class PostgresStores:
     idempotency: PostgresIdempotencyStore
     secrets: PostgresFleetSecretStore
     terms: PostgresTermStore
+    snapshots: PostgresSnapshotRecords
+    checkpoints: PostgresCheckpointRecords
+    previews: PostgresPreviewStore
+    tags: PostgresTagStore
 
 
 def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> PostgresStores:
@@ -45,4 +51,8 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         idempotency=PostgresIdempotencyStore(database, sealer),
         secrets=PostgresFleetSecretStore(database, sealer),
         terms=PostgresTermStore(database),
+        snapshots=PostgresSnapshotRecords(database),
+        checkpoints=PostgresCheckpointRecords(database, sealer),
+        previews=PostgresPreviewStore(database),
+        tags=PostgresTagStore(database),
     )
