@@ -62,7 +62,11 @@ class StartVm(msgspec.Struct, frozen=True, kw_only=True):
     envs: dict[str, str] = {}
     term: int = 0
     snapshot: SnapshotSource | None = None
-    """Its sizes are the snapshot's; the VM is never started without it."""
+    """Its sizes are the snapshot's; the VM is never started without it.
+
+    On a worker that has the sandbox under an older epoch this is a restore in place: the old
+    VM goes on being kept until the new one's agent has answered, and stays if that fails.
+    """
 
 
 class SaveVm(msgspec.Struct, frozen=True, kw_only=True):
