@@ -10,6 +10,7 @@ import typer
 
 from sandfleet import __version__
 from sandfleet.cli import (
+    attached,
     completion,
     copy,
     demonstration,
@@ -19,6 +20,7 @@ from sandfleet.cli import (
     key,
     local_fleet,
     options,
+    preview,
     processes,
     sandboxes,
 )
@@ -48,6 +50,13 @@ app.command("cp", short_help="Copy files in or out.")(copy.cp)
 app.command("rm", short_help="End sandboxes for good.")(sandboxes.rm)
 app.command("timeout", short_help="Set after how many idle seconds one ends.")(sandboxes.timeout)
 app.command("events", short_help="Show what happened to a sandbox.")(sandboxes.events)
+app.command("stats", short_help="Show what a sandbox uses now.")(attached.stats)
+app.command("tags", short_help="Show or replace the tags of a sandbox.")(attached.tags)
+app.command("url", short_help="Print a URL that reads or writes one file.")(attached.signed_url)
+app.command("scale", short_help="Change memory and CPU of a running sandbox.")(attached.scale)
+app.command("reboot", short_help="Restart the guest of a sandbox.")(attached.reboot)
+app.command("power-cycle", short_help="Replace the VM's process of a sandbox.")(attached.power_cycle)
+app.add_typer(preview.app, name="preview", short_help="Show guest ports to the outside.")
 app.add_typer(files.app, name="files", short_help="List, make and remove files of a sandbox.")
 app.add_typer(key.app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(image.app, name="image", short_help="Build and list guest images.")

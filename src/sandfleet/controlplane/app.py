@@ -8,7 +8,18 @@ from __future__ import annotations
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from sandfleet.controlplane.api import commands, files, health, organisations, reference, sandboxes, workers
+from sandfleet.controlplane.api import (
+    commands,
+    files,
+    health,
+    organisations,
+    reference,
+    sandbox_state,
+    sandboxes,
+    signed_files,
+    tags,
+    workers,
+)
 from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.http.answers import Answer, error_answer, json_answer
 from sandfleet.controlplane.http.authentication import Access
@@ -25,6 +36,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *sandboxes.ENDPOINTS,
     *commands.ENDPOINTS,
     *files.ENDPOINTS,
+    *signed_files.ENDPOINTS,
+    *sandbox_state.ENDPOINTS,
+    *tags.ENDPOINTS,
     *workers.ENDPOINTS,
     *organisations.ENDPOINTS,
 )

@@ -37,6 +37,8 @@ class ControlPlaneSettings(BaseSettings):
     bootstrap_key: SecretStr
     join_token: SecretStr
     region: str = "local"
+    checkpoint_store_url: str | None = None
+    """Object store of snapshots, `file:///dir`, `s3://…`, `az://…` or `gs://…`; without one nothing is saved."""
     sandbox_domain: str = "localhost:8080"
     replica_id: str | None = None
 
@@ -48,6 +50,7 @@ class ControlPlaneSettings(BaseSettings):
     answer_by_s: PositiveSeconds = 25
     creation_queue_s: PositiveSeconds = 30
     create_deadline_s: PositiveSeconds = 120
+    save_deadline_s: PositiveSeconds = 900
     exec_pad_after_s: PositiveSeconds = 10
     exec_pad_every_s: PositiveSeconds = 10
     sse_keepalive_s: PositiveSeconds = 10
@@ -55,6 +58,7 @@ class ControlPlaneSettings(BaseSettings):
     body_bytes_max: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     file_bytes_max: Annotated[int, Field(gt=0)] = 2 * 1024**3
     sandbox_token_ttl_s: PositiveSeconds = 86400
+    signed_url_ttl_s: PositiveSeconds = 3600
     stopped_kept_days: Annotated[int, Field(ge=0)] = 30
     events_kept_days: Annotated[int, Field(ge=0)] = 30
 

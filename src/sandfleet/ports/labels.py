@@ -1,4 +1,4 @@
-"""Stores of what is attached to a sandbox: preview records and the use of tags (adapter: `adapters/postgres`)."""
+"""Stores of what hangs on a sandbox: preview records, tags in use (adapter: `adapters/postgres`)."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from sandfleet.worker import metrics
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.call import json_answer
 from sandfleet.worker.edge import DataPlane, Edge
+from sandfleet.worker.glance import Glance
 from sandfleet.worker.host import Host
 from sandfleet.worker.operations.exec_async import exec_async
 from sandfleet.worker.operations.exec_result import exec_result
@@ -28,6 +29,7 @@ from sandfleet.worker.operations.file_mkdir import file_mkdir
 from sandfleet.worker.operations.file_read import file_read
 from sandfleet.worker.operations.file_write import file_write
 from sandfleet.worker.operations.start import start
+from sandfleet.worker.operations.stats import stats
 from sandfleet.worker.operations.status import status, statuses
 from sandfleet.worker.operations.stop import stop
 
@@ -109,6 +111,7 @@ def _data_plane_routes(host: Host) -> list[Route]:
         Route(f"{root}/files", reading, methods=["GET"]),
         Route(f"{root}/files", writing, methods=["PUT"]),
         Route(f"{root}/files", deleting, methods=["DELETE"]),
+        Route(f"{root}/stats", Glance(host, stats), methods=["GET"]),
         Route(f"{root}/files/list", DataPlane(host, file_list, name="file_list"), methods=["GET"]),
         Route(f"{root}/files/mkdir", DataPlane(host, file_mkdir, name="file_mkdir"), methods=["POST"]),
     ]

@@ -104,7 +104,8 @@ class DataPlane:
         counter = self._refused
         try:
             self._host.require_adopted()
-            resident = self._host.residents.serving(scope["path_params"]["sandbox_id"], epoch=_epoch(request))
+            sandbox_id = scope["path_params"]["sandbox_id"]
+            resident = self._host.residents.serving(sandbox_id, epoch=asked_epoch(request))
             async with resident.activity() as machine:
                 response = await self._operation(
                     Call(host=self._host, resident=resident, guest=machine.guest, request=request)
@@ -116,7 +117,8 @@ class DataPlane:
             self._seconds.observe(clock.monotonic() - began_s)
 
 
-def _epoch(request: Request) -> int:
+def asked_epoch(request: Request) -> int:
+    """Return the epoch under which the caller believes the sandbox to be here."""
     value = request.headers.get(EPOCH_HEADER, "")
     if not value.isdecimal() or len(value) > 18:
         raise BadRequest(f"the header {EPOCH_HEADER} must be a number")

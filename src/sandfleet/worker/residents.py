@@ -125,6 +125,10 @@ class Resident:
             self.in_flight -= 1
             self._idle_since = self._clock.monotonic()
 
+    def glance(self) -> Machine:
+        """Return the machine for a look that neither holds the gate nor counts as activity."""
+        return self._require_open()
+
     def ended(self) -> SandfleetError:
         """Return the error for work that met the end of the VM."""
         if self.state is VmState.DEAD:

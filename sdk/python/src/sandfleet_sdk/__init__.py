@@ -1,5 +1,6 @@
 """Python client of sandfleet: sandboxes that are real computers."""
 
+from sandfleet_sdk.attached_models import Preview, SignedUrl, Size, Stats, Tags, TagUse
 from sandfleet_sdk.calls import Sink, Source
 from sandfleet_sdk.client import AsyncClient, Client
 from sandfleet_sdk.errors import (
@@ -55,12 +56,18 @@ __all__ = [
     "NotFound",
     "Organisation",
     "PlanLimit",
+    "Preview",
     "QuotaExceeded",
     "RetryPolicy",
     "Sandbox",
     "SandfleetError",
+    "SignedUrl",
     "Sink",
+    "Size",
     "Source",
+    "Stats",
+    "TagUse",
+    "Tags",
     "TooLarge",
     "Unauthorised",
     "Unavailable",

@@ -16,7 +16,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sandfleet_sdk import commands, files, fleet, sandboxes
+from sandfleet_sdk import attached, commands, files, fleet, previews, sandboxes
 from sandfleet_sdk.calls import Flow
 from sandfleet_sdk.errors import SandfleetError
 from sandfleet_sdk.retries import RetryPolicy
@@ -63,6 +63,14 @@ class Sandboxes(_Blocking):
     kill = _blocking(sandboxes.kill)
     set_timeout = _blocking(sandboxes.set_timeout)
     events = _blocking(sandboxes.events)
+    stats = _blocking(attached.stats)
+    tags = _blocking(attached.tags)
+    set_tags = _blocking(attached.set_tags)
+    tag_keys = _blocking(attached.tag_keys)
+    refresh_token = _blocking(attached.refresh_token)
+    scale = _blocking(attached.scale)
+    reboot = _blocking(attached.reboot)
+    power_cycle = _blocking(attached.power_cycle)
 
 
 class AsyncSandboxes(_Awaiting):
@@ -74,6 +82,14 @@ class AsyncSandboxes(_Awaiting):
     kill = _awaiting(sandboxes.kill)
     set_timeout = _awaiting(sandboxes.set_timeout)
     events = _awaiting(sandboxes.events)
+    stats = _awaiting(attached.stats)
+    tags = _awaiting(attached.tags)
+    set_tags = _awaiting(attached.set_tags)
+    tag_keys = _awaiting(attached.tag_keys)
+    refresh_token = _awaiting(attached.refresh_token)
+    scale = _awaiting(attached.scale)
+    reboot = _awaiting(attached.reboot)
+    power_cycle = _awaiting(attached.power_cycle)
 
 
 class Commands(_Blocking):
@@ -106,6 +122,8 @@ class Files(_Blocking):
     delete = _blocking(files.delete)
     find = _blocking(files.find)
     exists = _blocking(files.exists)
+    download_url = _blocking(files.download_url)
+    upload_url = _blocking(files.upload_url)
 
 
 class AsyncFiles(_Awaiting):
@@ -120,6 +138,26 @@ class AsyncFiles(_Awaiting):
     delete = _awaiting(files.delete)
     find = _awaiting(files.find)
     exists = _awaiting(files.exists)
+    download_url = _awaiting(files.download_url)
+    upload_url = _awaiting(files.upload_url)
+
+
+class Previews(_Blocking):
+    """Guest ports that are seen from outside."""
+
+    create = _blocking(previews.create)
+    list = _blocking(previews.list_previews)
+    delete = _blocking(previews.delete)
+    rotate_token = _blocking(previews.rotate_token)
+
+
+class AsyncPreviews(_Awaiting):
+    """Guest ports that are seen from outside."""
+
+    create = _awaiting(previews.create)
+    list = _awaiting(previews.list_previews)
+    delete = _awaiting(previews.delete)
+    rotate_token = _awaiting(previews.rotate_token)
 
 
 class Fleet(_Blocking):
@@ -155,6 +193,7 @@ class Client:
         self.sandboxes = Sandboxes(transport)
         self.commands = Commands(transport)
         self.files = Files(transport)
+        self.previews = Previews(transport)
         self.fleet = Fleet(transport)
 
     def close(self) -> None:
@@ -181,6 +220,7 @@ class AsyncClient:
         self.sandboxes = AsyncSandboxes(transport)
         self.commands = AsyncCommands(transport)
         self.files = AsyncFiles(transport)
+        self.previews = AsyncPreviews(transport)
         self.fleet = AsyncFleet(transport)
 
     async def close(self) -> None:

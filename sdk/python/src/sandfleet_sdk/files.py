@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from sandfleet_sdk.attached_models import SignedUrl
 from sandfleet_sdk.calls import Call, Flow, Sink, Source, path_of
 from sandfleet_sdk.errors import NotFound
 from sandfleet_sdk.models import FileEntry
@@ -58,6 +59,22 @@ def make_directory(sandbox_id: str, path: str) -> Flow[None]:
 def delete(sandbox_id: str, path: str) -> Flow[None]:
     """Remove a file, or a directory with all in it; a missing one is no error."""
     yield Call(method="DELETE", path=path_of("sandboxes", sandbox_id, "files"), query={"path": path})
+
+
+def download_url(sandbox_id: str, path: str, *, expires_in_s: int | None = None) -> Flow[SignedUrl]:
+    """Return a URL by which anybody can read the file for a while."""
+    return (yield from _signed_url(sandbox_id, path, "download-url", expires_in_s))
+
+
+def upload_url(sandbox_id: str, path: str, *, expires_in_s: int | None = None) -> Flow[SignedUrl]:
+    """Return a URL by which anybody can write the file (PUT) for a while."""
+    return (yield from _signed_url(sandbox_id, path, "upload-url", expires_in_s))
+
+
+def _signed_url(sandbox_id: str, path: str, kind: str, expires_in_s: int | None) -> Flow[SignedUrl]:
+    payload = {"path": path} if expires_in_s is None else {"path": path, "expiresIn": expires_in_s}
+    answer = yield Call(method="POST", path=path_of("sandboxes", sandbox_id, "files", kind), payload=payload)
+    return SignedUrl.parse(answer.object())
 
 
 def find(sandbox_id: str, path: str) -> Flow[FileEntry | None]:

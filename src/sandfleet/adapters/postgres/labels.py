@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, Text, bindparam, column, delete, distinct, exists, func, select
+from sqlalchemy import Row, Text, bindparam, column, delete, distinct, exists, func, select, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,7 +26,11 @@ _LIST = (
 _HAS = select(exists().where(*_OF_PORT))
 _REMOVE = delete(previews).where(_OWN, *_OF_PORT)
 
-_TAGS = func.jsonb_each_text(sandboxes.c.tags).table_valued(column("key", Text), column("value", Text))
+_TAGS = (
+    func.jsonb_each_text(sandboxes.c.tags)
+    .table_valued(column("key", Text), column("value", Text))
+    .lateral("tag")
+)
 _KEYS = (
     select(
         _TAGS.c.key,
@@ -34,7 +38,7 @@ _KEYS = (
         func.count(distinct(_TAGS.c.value)).label("value_count"),
     )
     .select_from(sandboxes)
-    .join(_TAGS.lateral(), sandboxes.c.id == sandboxes.c.id)
+    .join(_TAGS, true())
     .where(sandboxes.c.organisation_id == bindparam("organisation"))
     .group_by(_TAGS.c.key)
     .order_by(_TAGS.c.key)

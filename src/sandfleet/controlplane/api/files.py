@@ -15,6 +15,7 @@ from sandfleet.controlplane.proxy.readiness import locate, wait_until_ready
 from sandfleet.controlplane.proxy.relay import RelayedAnswer
 from sandfleet.controlplane.proxy.upload import Upload
 from sandfleet.model.errors import BadRequest, NotReady
+from sandfleet.model.ids import OrganisationId
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.coordination import Route
 from sandfleet.ports.data_plane import DataPlaneRequest
@@ -25,7 +26,7 @@ LIST_BYTES_MAX = 256 * 1024 * 1024
 FILE_SILENCE_S = 120.0
 _NO_NUL = {"type": "string", "pattern": "^[^\\u0000]*$"}
 _PATH_SCHEMA = {**_NO_NUL, "minLength": 1}
-_PATH = Parameter("path", "absolute, or relative to /home/sandbox", is_required=True, schema=_PATH_SCHEMA)
+PATH = Parameter("path", "absolute, or relative to /home/sandbox", is_required=True, schema=_PATH_SCHEMA)
 
 
 class Waking(NotReady):
@@ -36,7 +37,12 @@ class Waking(NotReady):
 
 async def read_file(call: Call) -> Streamed:
     """Stream a file out."""
-    located, target = await _admit(call, "files")
+    return await read_file_of(call, call.principal.organisation_id)
+
+
+async def read_file_of(call: Call, organisation_id: OrganisationId) -> Streamed:
+    """Stream a file of the organisation's sandbox out."""
+    located, target = await _admit(call, "files", organisation_id=organisation_id)
     request = DataPlaneRequest(method="GET", target=target, headers={}, silence_max_s=FILE_SILENCE_S)
     stack = AsyncExitStack()
     answer = await open_answer(call, located, Forwarding(make=lambda: request), stack=stack)
@@ -45,9 +51,14 @@ async def read_file(call: Call) -> Streamed:
 
 async def write_file(call: Call) -> Answer:
     """Stream a file in. A body that breaks off leaves the old content."""
+    return await write_file_of(call, call.principal.organisation_id)
+
+
+async def write_file_of(call: Call, organisation_id: OrganisationId) -> Answer:
+    """Stream a file into the organisation's sandbox."""
     bytes_max = call.edge.plane.settings.file_bytes_max
     length = announced_length(call.headers.get("content-length"), bytes_max=bytes_max)
-    located, target = await _admit(call, "files")
+    located, target = await _admit(call, "files", organisation_id=organisation_id)
     upload = Upload(call.receive, bytes_max=bytes_max)
     headers = {"Content-Type": "application/octet-stream"}
     if length is not None:
@@ -92,9 +103,12 @@ async def _forward(call: Call, located: Route, forwarding: Forwarding) -> Answer
         return Answer(answer.status, await answer.read(bytes_max=LIST_BYTES_MAX))
 
 
-async def _admit(call: Call, suffix: str, *, default: str | None = None) -> tuple[Route, str]:
+async def _admit(
+    call: Call, suffix: str, *, default: str | None = None, organisation_id: OrganisationId | None = None
+) -> tuple[Route, str]:
     """Check in the order of the contract: existence, then the path, then wait."""
-    located = await locate(call.edge, call.principal.organisation_id, call.values["id"])
+    owner = organisation_id or call.principal.organisation_id
+    located = await locate(call.edge, owner, call.values["id"])
     path = _raw_path(call.scope["query_string"], default=default)
     target = f"/sandboxes/{call.values['id']}/{suffix}?path={path}"
     if isinstance(located, Sandbox):
@@ -128,7 +142,7 @@ def _now(call: Call) -> float:
     return call.edge.plane.clock.monotonic()
 
 
-_ERRORS = ("not_found", "gone", "not_ready", "waking", "agent_unresponsive")
+FILE_ERRORS = ("not_found", "gone", "not_ready", "waking", "agent_unresponsive")
 
 ENDPOINTS = (
     Endpoint(
@@ -138,8 +152,8 @@ ENDPOINTS = (
         summary="Read a file",
         access=Access.DATA_PLANE,
         answers={200: bytes},
-        errors=(*_ERRORS, "is_directory"),
-        parameters=(_PATH,),
+        errors=(*FILE_ERRORS, "is_directory"),
+        parameters=(PATH,),
     ),
     Endpoint(
         method="PUT",
@@ -148,8 +162,8 @@ ENDPOINTS = (
         summary="Write a file; parents are created, the replacement is atomic",
         access=Access.DATA_PLANE,
         answers={204: None},
-        errors=(*_ERRORS, "is_directory", "not_a_directory", "too_large", "disk_full"),
-        parameters=(_PATH,),
+        errors=(*FILE_ERRORS, "is_directory", "not_a_directory", "too_large", "disk_full"),
+        parameters=(PATH,),
         takes_bytes=True,
     ),
     Endpoint(
@@ -159,7 +173,7 @@ ENDPOINTS = (
         summary="List a directory by name",
         access=Access.DATA_PLANE,
         answers={200: list[FileEntry]},
-        errors=(*_ERRORS, "not_a_directory"),
+        errors=(*FILE_ERRORS, "not_a_directory"),
         parameters=(Parameter("path", "the directory; `/` if absent", schema=_NO_NUL),),
     ),
     Endpoint(
@@ -169,8 +183,8 @@ ENDPOINTS = (
         summary="Make a directory and its parents",
         access=Access.DATA_PLANE,
         answers={204: None},
-        errors=(*_ERRORS, "not_a_directory", "disk_full"),
-        parameters=(_PATH,),
+        errors=(*FILE_ERRORS, "not_a_directory", "disk_full"),
+        parameters=(PATH,),
         changes=True,
     ),
     Endpoint(
@@ -180,7 +194,7 @@ ENDPOINTS = (
         summary="Delete a file or a directory with all it holds",
         access=Access.DATA_PLANE,
         answers={204: None},
-        errors=(*_ERRORS, "invalid_argument"),
-        parameters=(_PATH,),
+        errors=(*FILE_ERRORS, "invalid_argument"),
+        parameters=(PATH,),
     ),
 )

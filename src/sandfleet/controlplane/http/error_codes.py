@@ -24,6 +24,8 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "invalid_api_key": (403, "wrong key"),
         "forbidden": (403, "the key lacks the scope"),
         "token_scope": (403, "token of another sandbox, or on a route that it does not cover"),
+        "signature_expired": (403, "the signed URL's time is over"),
+        "signature_invalid": (403, "the signed URL was changed, or is not ours"),
         "disk_limit": (403, "disk above the organisation's cap"),
         "not_found": (404, "unknown object or path"),
         "method_not_allowed": (405, "the path has no such method"),

@@ -59,7 +59,9 @@ async def open_answer(
         if isinstance(located, Sandbox):
             seconds = deadline - clock.monotonic()
             located = await wait_until_ready(call.edge, located, seconds=seconds)
-        outcome = await _attempt(call, located, forwarding, stack=stack)
+        outcome = await attempt_once(
+            call, located, forwarding.make(), stack=stack, failure=forwarding.failure
+        )
         if not isinstance(outcome, SandfleetError):
             return outcome
         fresh = await _look_again(call, located)
@@ -74,11 +76,15 @@ async def open_answer(
     raise NotReady("sandbox is not ready yet", retry_after_s=2)
 
 
-async def _attempt(
-    call: Call, route: Route, forwarding: Forwarding, *, stack: AsyncExitStack
+async def attempt_once(
+    call: Call,
+    route: Route,
+    request: DataPlaneRequest,
+    *,
+    stack: AsyncExitStack,
+    failure: Callable[[], SandfleetError | None] = lambda: None,
 ) -> DataPlaneAnswer | SandfleetError:
     """Return the answer, or an error that may only mean that the route is out of date."""
-    request = forwarding.make()
     headers = {**request.headers, EPOCH_HEADER: str(route.epoch), REQUEST_ID_HEADER: call.request_id}
     request = replace(request, headers=headers)
     try:
@@ -92,9 +98,9 @@ async def _attempt(
             problem = await _problem(answer)
     except Unavailable as error:
         problem = error
-    failure = forwarding.failure()
-    if failure is not None:
-        raise failure
+    broken = failure()
+    if broken is not None:
+        raise broken
     if isinstance(problem, (StaleEpoch, Unavailable, Unauthorised, Forbidden, Gone)):
         return problem
     raise problem

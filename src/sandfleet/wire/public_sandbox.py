@@ -1,0 +1,93 @@
+"""Bodies of what is asked of one sandbox besides its life: URLs, tags, stats, previews, sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+
+from sandfleet.wire.public_api import AnswerBody, Integer, RequestBody, Time
+
+_TEXT: JsonDict = {"pattern": "^[^\\u0000]*$"}
+_REQUIRED_TEXT: JsonDict = {"type": "string", "minLength": 1, **_TEXT}
+
+
+class SignUrl(RequestBody):
+    """`POST …/files/download-url` and `…/upload-url`."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["path"]})
+
+    path: str | None = Field(default=None, json_schema_extra=_REQUIRED_TEXT)
+    expires_in: Integer | None = Field(
+        default=None,
+        description="seconds, at most a day",
+        json_schema_extra={"minimum": 1, "maximum": 2**31 - 1},
+    )
+
+
+def _describe_tags(schema: dict[str, Any]) -> None:
+    """Publish the map itself, which is what clients send."""
+    schema.pop("properties", None)
+    schema["maxProperties"] = 50
+    schema["propertyNames"] = {"pattern": "^(?!oc:)[A-Za-z0-9_.\\-:]{1,128}$"}
+    schema["additionalProperties"] = {"type": "string", "maxLength": 256, **_TEXT}
+
+
+class ReplaceTags(RequestBody):
+    """`PUT …/tags`: the whole body is the map."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_tags)
+
+    tags: dict[str, str | None] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _match_names(cls, data: Any) -> Any:
+        return {"tags": data}
+
+
+class TokenBody(AnswerBody):
+    """The answer of `token/refresh`."""
+
+    token: str
+
+
+class SignedUrlBody(AnswerBody):
+    """A URL that needs no key, and until when it works."""
+
+    url: str
+    expires_at: Time
+
+
+class TagsBody(AnswerBody):
+    """The tags of one sandbox."""
+
+    tags: dict[str, str]
+    tags_last_updated_at: Time | None
+
+
+class TagKey(AnswerBody):
+    """One tag key of an organisation."""
+
+    key: str
+    sandbox_count: int
+    value_count: int
+
+
+class TagKeys(AnswerBody):
+    """The answer of `/api/tags`."""
+
+    keys: list[TagKey]
+
+
+class StatsBody(AnswerBody):
+    """What a sandbox uses now; bytes, and percent of one core."""
+
+    cpu_percent: float
+    mem_usage: int
+    mem_limit: int
+    net_input: int
+    net_output: int
+    pids: int
+    status: str
