@@ -13,11 +13,22 @@ from dataclasses import dataclass
 from sandfleet.agent.loop import EventLoop, Timer
 from sandfleet.agent.output_log import OutputLog
 from sandfleet.agent.streams import Stream
-from sandfleet.wire.agent_messages import OUTPUT_HEAD_BYTES, Code, OperationFailed, encode_output
+from sandfleet.wire.agent_messages import (
+    ACKNOWLEDGED_BYTES,
+    OUTPUT_HEAD_BYTES,
+    Code,
+    OperationFailed,
+    decode_acknowledged,
+    encode_output,
+)
 from sandfleet.wire.channel import WINDOW_BYTES
 
 AtEnd = Callable[[], dict[str, object] | None]
 HOLD_S = 15.0
+ATTACHED_HOLD_S = 60.0
+"""A host that acknowledges carries clients, and may have to be started again before they come back."""
+SLACK_BYTES = 4 * 1024 * 1024
+"""What is acknowledged may still be on its way to the client; one that breaks off asks for it again."""
 FIRST_HOLD_S = 2.0
 READERS_MAX = 64
 
@@ -29,10 +40,18 @@ class _Reader:
     position: int
     is_claimed: bool = True
     """False for one that the host has opened in advance and may never read."""
+    acknowledged: int | None = None
+    """Up to where the output is known to have come, if the host says so."""
 
     @property
     def needed_from(self) -> int:
+        if self.acknowledged is not None:
+            return max(self.start, self.acknowledged - SLACK_BYTES)
         return max(self.start, self.position - WINDOW_BYTES)
+
+    @property
+    def hold_s(self) -> float:
+        return HOLD_S if self.acknowledged is None else ATTACHED_HOLD_S
 
 
 @dataclass(slots=True, eq=False)
@@ -84,28 +103,46 @@ class Readers:
         """
         reader = self._serve(stream, log, offset=0, at_end=at_end)
         reader.is_claimed = False
-        produce_output = stream.produce
-
-        def produce(_count: int) -> bytes:
-            stream.produce = produce_output
-            return head
 
         def claim() -> None:
             reader.is_claimed = True
 
-        stream.produce = produce
+        _begin_with(stream, head)
         stream.on_credit = claim
         stream.wake()
 
-    def attach(self, stream: Stream, log: OutputLog, *, offset: int, at_end: AtEnd) -> None:
-        """Send the output from `offset` on; `at_end` returns the final status once there is one."""
+    def attach(
+        self, stream: Stream, log: OutputLog, *, offset: int, at_end: AtEnd, head: bytes | None = None
+    ) -> None:
+        """Send the output from `offset` on; `at_end` returns the final status once there is one.
+
+        With `head`, that comes first, and the host says by DATA up to where the output has come.
+        """
         if not log.oldest <= offset <= log.end:
             raise _not_kept(log)
         if len(self._readers) >= READERS_MAX:
             raise OperationFailed(Code.BUSY, "too many readers of one exec")
         self._release_hold(offset)
-        self._serve(stream, log, offset=offset, at_end=at_end)
+        reader = self._serve(stream, log, offset=offset, at_end=at_end)
+        if head is not None:
+            _begin_with(stream, head)
+            self._take_acknowledgements(stream, reader)
         stream.wake()
+
+    def _take_acknowledgements(self, stream: Stream, reader: _Reader) -> None:
+        reader.acknowledged = reader.start
+        waiting = bytearray()
+
+        def on_data(data: bytes) -> None:
+            waiting.extend(data)
+            while len(waiting) >= ACKNOWLEDGED_BYTES:
+                offset = decode_acknowledged(bytes(waiting[:ACKNOWLEDGED_BYTES]))
+                del waiting[:ACKNOWLEDGED_BYTES]
+                reader.acknowledged = max(reader.acknowledged or 0, min(offset, reader.position))
+            stream.consumed(len(data))
+            self._on_progress()
+
+        stream.on_data = on_data
 
     def _serve(self, stream: Stream, log: OutputLog, *, offset: int, at_end: AtEnd) -> _Reader:
         reader = _Reader(stream, offset, offset)
@@ -129,7 +166,7 @@ class Readers:
 
         def on_abort() -> None:
             if stream.is_lost and reader.is_claimed:
-                self.hold(reader.needed_from, HOLD_S)
+                self.hold(reader.needed_from, reader.hold_s)
             self._detach(reader)
 
         stream.produce = produce
@@ -152,6 +189,16 @@ class Readers:
     def _drop(self, hold: _Hold) -> None:
         self._holds.remove(hold)
         self._on_progress()
+
+
+def _begin_with(stream: Stream, head: bytes) -> None:
+    produce_output = stream.produce
+
+    def produce(_count: int) -> bytes:
+        stream.produce = produce_output
+        return head
+
+    stream.produce = produce
 
 
 def _not_kept(log: OutputLog) -> OperationFailed:

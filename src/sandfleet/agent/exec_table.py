@@ -85,13 +85,13 @@ class ExecTable:
             self._give_up(execution)
             raise
         execution.take_pipes(spawned)
+        report = bytearray()
 
         def settle(_events: int = 0) -> None:
-            report = _take_report(self._loop, spawned.failure) if execution.starting else None
-            if report is None:
+            if not execution.starting or not _take_report(self._loop, spawned.failure, report):
                 return
             if report:
-                execution.failure = OperationFailed(Code.EXEC_FAILED, explain(report, command))
+                execution.failure = OperationFailed(Code.EXEC_FAILED, explain(bytes(report), command))
                 self._give_up(execution)
             execution.on_started()
 
@@ -167,12 +167,13 @@ def _spawn_into(cgroup: Cgroup | None, command: Command) -> Spawned:
             os.close(door)
 
 
-def _take_report(loop: EventLoop, fd: int) -> bytes | None:
-    """Return what the failure pipe says, b"" for success, None for not yet."""
+def _take_report(loop: EventLoop, fd: int, report: bytearray) -> bool:
+    """Add what the failure pipe says, nothing for success; return whether that is all (it comes in pieces)."""
     try:
-        report = os.read(fd, 4096)
+        while piece := os.read(fd, 4096):
+            report += piece
     except BlockingIOError:
-        return None
+        return False
     loop.forget(fd)
     os.close(fd)
-    return report
+    return True

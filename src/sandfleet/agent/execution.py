@@ -7,6 +7,7 @@ is read and dropped.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -20,6 +21,7 @@ from sandfleet.agent.loop import EventLoop, Timer
 from sandfleet.agent.output_log import OutputLog
 from sandfleet.agent.spawn import Spawned
 from sandfleet.agent.stdin_pipe import StdinPipe
+from sandfleet.agent.terminal import TerminalSize, resize
 from sandfleet.wire.agent_messages import OperationFailed
 
 READ_BYTES = 64 * 1024
@@ -39,6 +41,10 @@ class ExecState:
     signal: int | None = None
     timed_out: bool = False
     ended_at_s: float | None = None
+    has_terminal: bool = False
+    linger_s: float | None = None
+    """How long the host lets it run after its last client has left; kept here for the host's next process."""
+    was_attached: bool = False
 
 
 @dataclass(slots=True)
@@ -66,6 +72,7 @@ class Execution:
     stdin: StdinPipe = field(init=False)
     readers: Readers = field(init=False)
     timer: Timer | None = None
+    _terminal: int | None = None
     _outputs: dict[int, int] = field(default_factory=dict)
     _paused: bool = False
     _exited: bool = False
@@ -80,8 +87,9 @@ class Execution:
     def take_pipes(self, spawned: Spawned) -> None:
         """Begin to serve the process."""
         self.pid = spawned.pid
-        self.stdin = StdinPipe(self.loop, spawned.stdin)
-        self._outputs = {spawned.stdout: 1, spawned.stderr: 2}
+        self.stdin = StdinPipe(self.loop, spawned.stdin, has_end=spawned.terminal is None)
+        self._outputs = dict(spawned.outputs)
+        self._terminal = spawned.terminal
         self._watch_outputs()
 
     def describe(self) -> dict[str, Any]:
@@ -98,6 +106,9 @@ class Execution:
             "ended_at_s": state.ended_at_s,
             "output_bytes": self.log.end,
             "oldest_offset": self.log.oldest,
+            "terminal": state.has_terminal,
+            "linger_s": state.linger_s,
+            "was_attached": state.was_attached,
         }
 
     def final_status(self) -> dict[str, Any] | None:
@@ -174,6 +185,11 @@ class Execution:
         except PermissionError:
             os.kill(self.pid, number)
 
+    def resize(self, size: TerminalSize) -> None:
+        """Set the size of the terminal; one that has ended takes any."""
+        if self._terminal is not None:
+            resize(self._terminal, size)
+
     def make_room(self) -> None:
         """Forget old output as far as readers allow, and pause or go on reading accordingly."""
         has_room = self.log.trim(self.hooks.log_size_max(), needed_from=self.readers.needed_from())
@@ -205,6 +221,10 @@ class Execution:
             data = os.read(fd, READ_BYTES)
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            data = b""
         if not data:
             self._close_output(fd)
             return False
@@ -218,6 +238,8 @@ class Execution:
         self.loop.forget(fd)
         os.close(fd)
         del self._outputs[fd]
+        if fd == self._terminal:
+            self._terminal = None
 
     def _on_grace_over(self) -> None:
         """Take what is in the pipes, then call the output complete, whoever still holds them."""

@@ -28,7 +28,7 @@ def run_program(agent: Agent, argv: Sequence[str], on_end: Callable[[int, str], 
 
     def on_exit(status: int) -> None:
         timer.cancel()
-        said = b"".join(_take(fd) for fd in (spawned.failure, spawned.stdout, spawned.stderr))
+        said = b"".join(_take(fd) for fd in (spawned.failure, *spawned.outputs))
         on_end(os.waitstatus_to_exitcode(status), said[-OUTPUT_KEPT_BYTES:].decode(errors="replace"))
 
     agent.reaper.expect(spawned.pid, on_exit)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sandfleet.agent.terminal import TerminalSize, open_terminal, take_control
 from sandfleet.agent.users import User
 
 PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -32,17 +33,22 @@ class Command:
     user: User | None
     cgroup_door: int | None
     stdin: bool
+    terminal: TerminalSize | None = None
+    """The size of the terminal that is to be all three of its descriptors, None for pipes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A child on its way: our ends of its pipes, nonblocking, and the pipe that tells of failure."""
+    """A child on its way: our ends of its pipes, nonblocking, and the pipe that tells of failure.
+
+    `outputs` says of each descriptor which stream it is; a terminal is stream 1.
+    """
 
     pid: int
     stdin: int | None
-    stdout: int
-    stderr: int
+    outputs: Mapping[int, int]
     failure: int
+    terminal: int | None = None
 
 
 class Pipes:
@@ -70,6 +76,12 @@ class Pipes:
         self._fds.add(fd)
         return fd
 
+    def terminal(self, size: TerminalSize, *, user: User | None) -> tuple[int, int]:
+        """Return the outer and the inner end of a new terminal."""
+        ends = open_terminal(size, user=user)
+        self._fds.update(ends)
+        return ends
+
     def null(self) -> int:
         """Return /dev/null for reading."""
         fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -86,6 +98,8 @@ class Pipes:
 def spawn(command: Command) -> Spawned:
     """Start `command`; whether its program could be executed comes through `failure` (`explain`)."""
     with Pipes() as pipes:
+        if command.terminal is not None:
+            return _spawn_in_terminal(command, pipes, command.terminal)
         stdin_end, stdin = pipes.pipe() if command.stdin else (pipes.null(), None)
         stdout, stdout_end = pipes.pipe()
         stderr, stderr_end = pipes.pipe()
@@ -99,10 +113,24 @@ def spawn(command: Command) -> Spawned:
         return Spawned(
             pid,
             stdin=None if stdin is None else pipes.keep(stdin),
-            stdout=pipes.keep(stdout),
-            stderr=pipes.keep(stderr),
+            outputs={pipes.keep(stdout): 1, pipes.keep(stderr): 2},
             failure=pipes.keep(failure),
         )
+
+
+def _spawn_in_terminal(command: Command, pipes: Pipes, size: TerminalSize) -> Spawned:
+    """Start it by fork: the helper of short commands knows nothing of terminals."""
+    outer, inner = pipes.terminal(size, user=command.user)
+    failure, failure_end = pipes.pipe()
+    pid = _fork_exec(command, _by_fork(command), ends=(inner, inner, inner), failure=(failure, failure_end))
+    stdin = pipes.keep(pipes.copy(outer))
+    return Spawned(
+        pid,
+        stdin=stdin,
+        outputs={pipes.keep(outer): 1},
+        failure=pipes.keep(failure),
+        terminal=outer,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +165,16 @@ def _by_helper(command: Command, report: int) -> _Start:
 
 
 def _by_fork(command: Command) -> _Start:
-    door = command.cgroup_door
-    join = None if door is None else lambda: _join(door)
-    return _Start(command.argv, _candidates(command), user=command.user, join=join)
+    door, has_terminal = command.cgroup_door, command.terminal is not None
 
+    def join() -> None:
+        if door is not None:
+            os.write(door, b"0")
+        if has_terminal:
+            take_control()
 
-def _join(door: int) -> None:
-    os.write(door, b"0")
+    needs_join = door is not None or has_terminal
+    return _Start(command.argv, _candidates(command), user=command.user, join=join if needs_join else None)
 
 
 def _fork_exec(command: Command, start: _Start, *, ends: Sequence[int], failure: tuple[int, int]) -> int:

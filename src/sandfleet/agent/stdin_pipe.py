@@ -1,4 +1,8 @@
-"""The way into an exec's standard input, with a bounded queue before it."""
+"""The way into an exec's standard input, with a bounded queue before it.
+
+Who may have to send again names itself and says at which position of its own bytes
+a piece stands: what was taken before is not taken twice.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from collections import deque
 from collections.abc import Callable
 
 from sandfleet.agent.loop import EventLoop
-from sandfleet.wire.agent_messages import STDIN_BUFFERED_BYTES_MAX
+from sandfleet.wire.agent_messages import STDIN_BUFFERED_BYTES_MAX, Code, OperationFailed
+
+WRITERS_MAX = 256
 
 
 class StdinPipe:
@@ -17,9 +23,11 @@ class StdinPipe:
     Bytes for a process that no longer reads are dropped.
     """
 
-    def __init__(self, loop: EventLoop, fd: int | None) -> None:
+    def __init__(self, loop: EventLoop, fd: int | None, *, has_end: bool = True) -> None:
         self._loop = loop
         self._fd = fd
+        self._has_end = has_end
+        self._writers: dict[str, int] = {}
         self._queue: deque[memoryview] = deque()
         self._size = 0
         self._ending = False
@@ -33,8 +41,23 @@ class StdinPipe:
         self._size += len(data)
         self._flush()
 
+    def put_at(self, writer: str, position: int, data: bytes) -> None:
+        """Queue what `writer` has not given before of the bytes that stand at its `position`."""
+        taken = self._writers.pop(writer, 0)
+        self._writers[writer] = taken  # the one used last stands last
+        if position > taken:
+            raise OperationFailed(Code.BAD_REQUEST, f"stdin between {taken} and {position} is missing")
+        fresh = data[taken - position :]
+        self._writers[writer] = taken + len(fresh)
+        while len(self._writers) > WRITERS_MAX:
+            del self._writers[next(iter(self._writers))]
+        if fresh:
+            self.put(fresh)
+
     def end(self) -> None:
-        """Close the pipe when everything queued has been written."""
+        """Close the pipe when everything queued has been written; a terminal has no such end."""
+        if not self._has_end:
+            return
         self._ending = True
         self._flush()
 

@@ -2,7 +2,8 @@
 
 SandfleetError
 ├── BadRequest                the caller must change the request
-│   └── SizeOutOfRange        … with the range in `details`
+│   ├── SizeOutOfRange        … with the range in `details`
+│   └── OffsetGone            that output is no longer kept; `details` says what is
 ├── Unauthorised / Forbidden  the caller must change the credential
 ├── PlanLimit                 the size is above the organisation's own cap
 ├── NotFound                  no such thing (in this organisation)
@@ -62,6 +63,12 @@ class SizeOutOfRange(BadRequest):
     """Memory, disk or CPU outside what the fleet offers."""
 
     code = "memory_out_of_range"
+
+
+class OffsetGone(BadRequest):
+    """Output of an exec from an offset that is not kept (`oldest`), or that is not there yet (`newest`)."""
+
+    code = "offset_gone"
 
 
 class Unauthorised(SandfleetError):

@@ -9,8 +9,17 @@ of its own to go on.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalSize:
+    """Columns and rows of a terminal."""
+
+    cols: int = 80
+    rows: int = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,12 @@ class ExecOrder:
     user: str = "sandbox"
     stdin: bool = False
     """False gives /dev/null."""
+    terminal: TerminalSize | None = None
+    """A terminal takes the place of all three streams; its output is stream 1."""
+    linger_s: float | None = None
+    """How long it may run after its last client has left. The guest only remembers it."""
+    is_session: bool = False
+    """True for one whose output is read by `attach`, if anybody does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,27 @@ class ExecStatus:
     ended_at_s: float | None
     output_bytes: int
     oldest_offset: int
+    has_terminal: bool = False
+    linger_s: float | None = None
+    was_attached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExecPlace:
+    """Where in an exec's output an attachment begins: at `offset`, else so many bytes before its end."""
+
+    offset: int | None = None
+    scrollback_bytes: int = 0
+    first_scrollback_bytes: int = 0
+    """Takes the place of `scrollback_bytes` for the first who ever attaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class StdinPlace:
+    """Whose bytes are given and where among the writer's own they stand, so that none is taken twice."""
+
+    writer: str
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +132,33 @@ class GuestStats:
     uptime_s: float
 
 
+class ExecAttachment(Protocol):
+    """One client's view of an exec's output; nothing it has not acknowledged is forgotten meanwhile."""
+
+    @property
+    def status(self) -> ExecStatus:
+        """How the exec stood when this began."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """The offset of the first byte."""
+        ...
+
+    @property
+    def replay_to(self) -> int:
+        """Where what was there already ends, and what follows is live."""
+        ...
+
+    def pieces(self) -> AsyncIterator[ExecOutput]:
+        """Yield output until the exec has ended and all is read."""
+        ...
+
+    def acknowledge(self, offset: int) -> None:
+        """Say that everything before `offset` has reached the client. Never waits."""
+        ...
+
+
 class Guest(Protocol):
     """A live session with the agent of one VM.
 
@@ -136,6 +199,14 @@ class Guest(Protocol):
         """
         ...
 
+    def attach(self, exec_id: str, place: ExecPlace) -> AbstractAsyncContextManager[ExecAttachment]:
+        """Attach to an exec; `NotFound`, or `OffsetGone` with what is kept in its details."""
+        ...
+
+    async def resize_exec(self, exec_id: str, size: TerminalSize) -> None:
+        """Set the size of an exec's terminal."""
+        ...
+
     async def wait_exec(self, exec_id: str, *, timeout_s: float | None = None) -> ExecStatus:
         """Return the status when the exec has ended, or as it is after `timeout_s`."""
         ...
@@ -148,8 +219,13 @@ class Guest(Protocol):
         """Return all execs the guest still knows."""
         ...
 
-    async def write_stdin(self, exec_id: str, data: bytes, *, end: bool = False) -> None:
-        """Give bytes to the exec's stdin; returns when the guest has room for more."""
+    async def write_stdin(
+        self, exec_id: str, data: bytes, *, end: bool = False, place: StdinPlace | None = None
+    ) -> None:
+        """Give bytes to the exec's stdin; returns when the guest has room for more.
+
+        With `place` it is safe to repeat, by whichever process.
+        """
         ...
 
     async def kill_exec(self, exec_id: str, *, signal: int = 9) -> None:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from sandfleet.model.errors import BadRequest, GuestUnresponsive, SandfleetError
+from sandfleet.model.errors import BadRequest, GuestUnresponsive, OffsetGone, SandfleetError
 from sandfleet.ports.clock import Clock
-from sandfleet.ports.guest import ExecOrder, ExecOutput, ExecStatus
+from sandfleet.ports.guest import ExecOrder, ExecOutput, ExecPlace, ExecStatus, StdinPlace, TerminalSize
 from sandfleet.testing.fake_programs import FakeProcess, Program, Signalled
 
 RETAINED_BYTES = 16 * 1024 * 1024
@@ -17,6 +17,26 @@ RETAINED_BYTES = 16 * 1024 * 1024
 @dataclass
 class _Reader:
     offset: int
+
+
+@dataclass(slots=True)
+class FakeAttachment:
+    """One client of a fake exec (port: `ports.guest.ExecAttachment`)."""
+
+    exec_: FakeExec
+    status: ExecStatus
+    start: int
+    replay_to: int
+    acknowledged: int = 0
+
+    async def pieces(self) -> AsyncIterator[ExecOutput]:
+        """Yield output until the end."""
+        async for piece in self.exec_.read(self.start):
+            yield piece
+
+    def acknowledge(self, offset: int) -> None:
+        """Remember it."""
+        self.acknowledged = max(self.acknowledged, offset)
 
 
 class FakeExec:
@@ -38,6 +58,9 @@ class FakeExec:
         self._timed_out = False
         self._is_lost = False
         self.stdin: asyncio.Queue[bytes] = asyncio.Queue(maxsize=64)
+        self.sizes: list[TerminalSize] = [] if order.terminal is None else [order.terminal]
+        self.was_attached = False
+        self._writers: dict[str, int] = {}
         self.refusal: SandfleetError | None = None
         self._killed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -95,12 +118,36 @@ class FakeExec:
             ended_at_s=self._ended_at_s,
             output_bytes=self._written,
             oldest_offset=self._oldest,
+            has_terminal=self.order.terminal is not None,
+            linger_s=self.order.linger_s,
+            was_attached=self.was_attached,
         )
+
+    def attach(self, place: ExecPlace) -> FakeAttachment:
+        """Return a client's view."""
+        back = place.scrollback_bytes if self.was_attached else place.first_scrollback_bytes
+        start = max(self._oldest, self._written - back) if place.offset is None else place.offset
+        self._require_kept(start)
+        attachment = FakeAttachment(self, self.status(), start, max(start, self._written))
+        self.was_attached = True
+        return attachment
+
+    async def take_stdin(self, data: bytes, *, end: bool, place: StdinPlace | None) -> None:
+        """Take what was not taken before."""
+        if place is not None:
+            taken = self._writers.get(place.writer, 0)
+            if place.position > taken:
+                raise BadRequest("stdin is missing")
+            data = data[taken - place.position :]
+            self._writers[place.writer] = taken + len(data)
+        if data:
+            await self.stdin.put(data)
+        if end and self.order.terminal is None:
+            await self.stdin.put(b"")
 
     async def read(self, offset: int) -> AsyncIterator[ExecOutput]:
         """Yield output from `offset` on until the end."""
-        if not self._oldest <= offset <= self._written:
-            raise BadRequest(f"offset {offset} is not kept", code="offset_gone")
+        self._require_kept(offset)
         reader = _Reader(offset)
         self._readers.append(reader)
         try:
@@ -127,6 +174,11 @@ class FakeExec:
             await self._changed.wait_for(lambda: not self.is_running or self._is_lost)
         if self._is_lost:
             raise GuestUnresponsive("agent unresponsive: the VM has gone")
+
+    def _require_kept(self, offset: int) -> None:
+        if not self._oldest <= offset <= self._written:
+            details = {"oldest": self._oldest, "newest": self._written}
+            raise OffsetGone(f"offset {offset} is not kept", details=details)
 
     def _piece_at(self, offset: int) -> ExecOutput:
         piece = next(piece for piece in self._log if piece.offset + len(piece.data) > offset)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from sandfleet.model.errors import GuestUnresponsive, NotFound
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.guest import (
+    ExecAttachment,
     ExecOrder,
     ExecOutput,
+    ExecPlace,
     ExecStatus,
     FileEntry,
     GuestIdentity,
     GuestStats,
+    StdinPlace,
+    TerminalSize,
 )
 from sandfleet.testing.fake_exec import FakeExec
 from sandfleet.testing.fake_files import FakeFiles
@@ -99,6 +104,17 @@ class FakeGuest:
         async for piece in self._known(exec_id).read(offset):
             yield piece
 
+    @asynccontextmanager
+    async def attach(self, exec_id: str, place: ExecPlace) -> AsyncIterator[ExecAttachment]:
+        """Be one of its clients."""
+        await self._at("attach")
+        yield self._known(exec_id).attach(place)
+
+    async def resize_exec(self, exec_id: str, size: TerminalSize) -> None:
+        """Remember the size."""
+        await self._at("resize_exec")
+        self._known(exec_id).sizes.append(size)
+
     async def wait_exec(self, exec_id: str, *, timeout_s: float | None = None) -> ExecStatus:
         """Wait for the end, or `timeout_s`."""
         await self._at("wait_exec")
@@ -120,14 +136,12 @@ class FakeGuest:
         await self._at("list_execs")
         return [exec_.status() for exec_ in self._execs.values()]
 
-    async def write_stdin(self, exec_id: str, data: bytes, *, end: bool = False) -> None:
+    async def write_stdin(
+        self, exec_id: str, data: bytes, *, end: bool = False, place: StdinPlace | None = None
+    ) -> None:
         """Give it bytes."""
         await self._at("write_stdin")
-        exec_ = self._known(exec_id)
-        if data:
-            await exec_.stdin.put(data)
-        if end:
-            await exec_.stdin.put(b"")
+        await self._known(exec_id).take_stdin(data, end=end, place=place)
 
     async def kill_exec(self, exec_id: str, *, signal: int = 9) -> None:
         """End it."""

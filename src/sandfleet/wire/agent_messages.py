@@ -41,6 +41,8 @@ class Op:
     EXEC_LIST = "exec_list"
     EXEC_STDIN = "exec_stdin"
     EXEC_KILL = "exec_kill"
+    EXEC_ATTACH = "exec_attach"
+    EXEC_RESIZE = "exec_resize"
     FILE_STAT = "file_stat"
     FILE_LIST = "file_list"
     FILE_MKDIR = "file_mkdir"
@@ -130,6 +132,23 @@ def decode_output(payload: bytes) -> tuple[int, int, bytes]:
     if stream not in (1, 2):
         raise MalformedMessage(f"output stream {stream}")
     return stream, offset, payload[OUTPUT_HEAD_BYTES:]
+
+
+_ACKNOWLEDGED = struct.Struct("!Q")
+ACKNOWLEDGED_BYTES = _ACKNOWLEDGED.size
+
+
+def encode_acknowledged(offset: int) -> bytes:
+    """Return the DATA by which the host says up to where output has reached its reader."""
+    return _ACKNOWLEDGED.pack(offset)
+
+
+def decode_acknowledged(payload: bytes) -> int:
+    """Return that offset."""
+    if len(payload) != ACKNOWLEDGED_BYTES:
+        raise MalformedMessage(f"an acknowledgement of {len(payload)} bytes")
+    offset: int = _ACKNOWLEDGED.unpack(payload)[0]
+    return offset
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from sandfleet.model import errors as e
 STATUS: Mapping[type[e.SandfleetError], int] = MappingProxyType(
     {
         e.BadRequest: 400,
+        e.OffsetGone: 416,
         e.Unauthorised: 401,
         e.PlanLimit: 402,
         e.Forbidden: 403,

@@ -211,7 +211,7 @@ async def test_output_beyond_what_is_kept_has_a_named_range(commands: Commands, 
     assert 20_000_000 - 16 * 2**20 <= status.oldest_offset < 5_000_000
     with pytest.raises(BadRequest) as caught:
         await anext(guest.read_output(exec_id, offset=0))
-    assert caught.value.code == "offset_out_of_range"
+    assert caught.value.code == "offset_gone"
     assert caught.value.details == {"oldest": status.oldest_offset, "newest": 20_000_000}
     tail = [len(piece.data) async for piece in guest.read_output(exec_id, offset=status.oldest_offset)]
     assert sum(tail) == 20_000_000 - status.oldest_offset

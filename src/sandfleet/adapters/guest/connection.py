@@ -81,6 +81,14 @@ class HostStream:
                 return len(piece)
             await self._wait(silence_s)
 
+    def send_if_room(self, data: bytes) -> bool:
+        """Send all of `data` if that needs no waiting; return whether it was sent."""
+        is_open = self._failure is None and self.result is None
+        if not is_open or self.connection.credit(self) < len(data):
+            return False
+        self.connection.send_data(self, data)
+        return True
+
     def end_input(self) -> None:
         """Say that nothing more is sent."""
         self.connection.end_input(self)

@@ -34,6 +34,10 @@ def exec_status(fields: Fields) -> ExecStatus:
         ended_at_s=fields.number_or_none("ended_at_s"),
         output_bytes=fields.integer("output_bytes"),
         oldest_offset=fields.integer("oldest_offset"),
+        # An agent of before sessions says none of these; its VM may still run under a newer worker.
+        has_terminal=fields.flag("terminal", False),
+        linger_s=fields.number_or_none("linger_s"),
+        was_attached=fields.flag("was_attached", False),
     )
 
 

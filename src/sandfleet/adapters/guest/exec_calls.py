@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
+from typing import Any
 
 from sandfleet.adapters.guest.calls import ATTEMPTS_MAX, Calls
 from sandfleet.adapters.guest.connection import ConnectionBroken, HostStream
@@ -35,17 +36,9 @@ class ExecCalls:
 
     async def start(self, order: ExecOrder) -> ExecStatus:
         """Start an exec, or return the status of the one that has its id."""
-        request = {
-            "op": Op.EXEC_START,
-            "id": order.exec_id,
-            "argv": list(order.argv),
-            "envs": dict(order.envs),
-            "cwd": order.cwd,
-            "timeout_s": order.timeout_s,
-            "user": order.user,
-            "stdin": order.stdin,
-            "follow": True,
-        }
+        request = _start_request(order)
+        if order.is_session:
+            return checked(exec_status, await self._calls.call(request))
 
         async def once() -> ExecStatus:
             with ExitStack() as undo:
@@ -127,3 +120,21 @@ class ExecCalls:
         self._ended[exec_id] = status
         if len(self._ended) > ENDED_MAX:
             self._ended.popitem(last=False)
+
+
+def _start_request(order: ExecOrder) -> dict[str, Any]:
+    request = {
+        "op": Op.EXEC_START,
+        "id": order.exec_id,
+        "argv": list(order.argv),
+        "envs": dict(order.envs),
+        "cwd": order.cwd,
+        "timeout_s": order.timeout_s,
+        "user": order.user,
+        "stdin": order.stdin,
+        "follow": not order.is_session,
+        "linger_s": order.linger_s,
+    }
+    if order.terminal is not None:
+        request.update(cols=order.terminal.cols, rows=order.terminal.rows)
+    return request

@@ -14,13 +14,17 @@ _KINDS: Mapping[str, type[e.SandfleetError]] = MappingProxyType(
         Code.BAD_REQUEST: e.BadRequest,
         Code.IS_DIRECTORY: e.BadRequest,
         Code.NOT_A_DIRECTORY: e.BadRequest,
-        Code.OFFSET_OUT_OF_RANGE: e.BadRequest,
+        Code.OFFSET_OUT_OF_RANGE: e.OffsetGone,
         Code.NOT_FOUND: e.NotFound,
         Code.DISK_FULL: e.GuestDiskFull,
         Code.EXEC_FAILED: e.ExecFailed,
         Code.CHANGED: e.Conflict,
         Code.BUSY: e.NotReady,
     }
+)
+
+_PUBLIC_CODES: Mapping[str, str] = MappingProxyType(
+    {Code.CHANGED: "conflict", Code.OFFSET_OUT_OF_RANGE: e.OffsetGone.code}
 )
 
 
@@ -35,4 +39,4 @@ def error_of(code: str, message: str, *, details: Mapping[str, Any]) -> e.Sandfl
 
 
 def _public_code(code: str) -> str:
-    return "conflict" if code == Code.CHANGED else code
+    return _PUBLIC_CODES.get(code, code)

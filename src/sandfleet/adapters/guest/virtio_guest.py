@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.guest.attaching import attached
 from sandfleet.adapters.guest.calls import Calls, GuestBounds
 from sandfleet.adapters.guest.connection import ConnectionBroken
 from sandfleet.adapters.guest.decoding import checked, exec_status, file_entry, guest_stats
@@ -17,12 +20,16 @@ from sandfleet.adapters.guest.file_reading import FileReading
 from sandfleet.model.errors import BadRequest, GuestUnresponsive
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.guest import (
+    ExecAttachment,
     ExecOrder,
     ExecOutput,
+    ExecPlace,
     ExecStatus,
     FileEntry,
     GuestIdentity,
     GuestStats,
+    StdinPlace,
+    TerminalSize,
 )
 from sandfleet.wire.agent_messages import Op
 
@@ -83,6 +90,14 @@ class VirtioGuest:
             async for piece in pieces:
                 yield piece
 
+    def attach(self, exec_id: str, place: ExecPlace) -> AbstractAsyncContextManager[ExecAttachment]:
+        """Attach to an exec; after a broken connection it goes on where it broke."""
+        return attached(self._calls, exec_id, place)
+
+    async def resize_exec(self, exec_id: str, size: TerminalSize) -> None:
+        """Set the size of an exec's terminal."""
+        await self._calls.call({"op": Op.EXEC_RESIZE, "id": exec_id, "cols": size.cols, "rows": size.rows})
+
     async def wait_exec(self, exec_id: str, *, timeout_s: float | None = None) -> ExecStatus:
         """Return the status when the exec has ended, or as it is after `timeout_s`."""
         return await self._execs.wait(exec_id, timeout_s=timeout_s)
@@ -96,14 +111,26 @@ class VirtioGuest:
         fields = await self._calls.call({"op": Op.EXEC_LIST})
         return checked(lambda fields: [exec_status(one) for one in fields.objects("execs")], fields)
 
-    async def write_stdin(self, exec_id: str, data: bytes, *, end: bool = False) -> None:
-        """Give bytes to the exec's stdin; returns when the guest has room for more. Never repeated."""
-        try:
-            async with self._calls.stream({"op": Op.EXEC_STDIN, "id": exec_id, "end": end}) as stream:
+    async def write_stdin(
+        self, exec_id: str, data: bytes, *, end: bool = False, place: StdinPlace | None = None
+    ) -> None:
+        """Give bytes to the exec's stdin; repeated after a broken connection only if they have a place."""
+        request: dict[str, Any] = {"op": Op.EXEC_STDIN, "id": exec_id, "end": end}
+        if place is not None:
+            request.update(writer=place.writer, position=place.position)
+
+        async def once() -> None:
+            async with self._calls.stream(request) as stream:
                 await self._calls.send(stream, data)
                 stream.end_input()
                 while await self._calls.receive(stream, stall_s=None) is not None:
                     pass
+
+        if place is not None:
+            await self._calls.repeat(once)
+            return
+        try:
+            await once()
         except ConnectionBroken as error:
             raise GuestUnresponsive("the connection broke while stdin was sent") from error
 

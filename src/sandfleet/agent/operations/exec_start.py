@@ -7,6 +7,7 @@ import os
 from sandfleet.agent.context import Agent
 from sandfleet.agent.spawn import PATH_DEFAULT, Command
 from sandfleet.agent.streams import Stream
+from sandfleet.agent.terminal import TYPE, TerminalSize
 from sandfleet.wire.agent_messages import Code, Fields, OperationFailed, encode_json
 
 
@@ -25,6 +26,8 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
         command = _command(agent, fields, argv=argv)
         timeout_s = fields.number_or_none("timeout_s")
         execution = agent.execs.reserve(exec_id, argv)
+        execution.state.has_terminal = command.terminal is not None
+        execution.state.linger_s = fields.number_or_none("linger_s")
         agent.execs.start(execution, command, timeout_s=timeout_s)
 
     def answer() -> None:
@@ -43,7 +46,9 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
 def _command(agent: Agent, fields: Fields, *, argv: list[str]) -> Command:
     user = agent.users.find(fields.text("user", agent.places.user)) if agent.places.switches_user else None
     home = agent.places.home if user is None or user.name == agent.places.user else user.home
+    terminal = _terminal(fields)
     envs = {
+        **({} if terminal is None else {"TERM": TYPE}),
         "HOME": home,
         "USER": agent.places.user if user is None else user.name,
         "LOGNAME": agent.places.user if user is None else user.name,
@@ -64,7 +69,18 @@ def _command(agent: Agent, fields: Fields, *, argv: list[str]) -> Command:
         user=user,
         cgroup_door=None,
         stdin=fields.flag("stdin", False),
+        terminal=terminal,
     )
+
+
+def _terminal(fields: Fields) -> TerminalSize | None:
+    """Return the size of the terminal that is asked for."""
+    if fields.integer_or_none("cols") is None:
+        return None
+    size = TerminalSize(cols=fields.integer("cols"), rows=fields.integer("rows"))
+    if not size.is_valid:
+        raise OperationFailed(Code.BAD_REQUEST, "no such size of a terminal")
+    return size
 
 
 def _check(argv: list[str], envs: dict[str, str], cwd: str) -> None:

@@ -8,9 +8,11 @@ from types import MappingProxyType
 from sandfleet.agent.context import Agent
 from sandfleet.agent.operations import (
     clock,
+    exec_attach,
     exec_kill,
     exec_list,
     exec_read,
+    exec_resize,
     exec_start,
     exec_status,
     exec_stdin,
@@ -34,9 +36,11 @@ from sandfleet.wire.agent_messages import Code, Fields, Op, OperationFailed
 OPERATIONS: Mapping[str, Callable[[Agent, Stream, Fields], None]] = MappingProxyType(
     {
         Op.CLOCK: clock.start,
+        Op.EXEC_ATTACH: exec_attach.start,
         Op.EXEC_KILL: exec_kill.start,
         Op.EXEC_LIST: exec_list.start,
         Op.EXEC_READ: exec_read.start,
+        Op.EXEC_RESIZE: exec_resize.start,
         Op.EXEC_START: exec_start.start,
         Op.EXEC_STATUS: exec_status.start,
         Op.EXEC_STDIN: exec_stdin.start,
