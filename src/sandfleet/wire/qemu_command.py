@@ -59,10 +59,11 @@ class MachineDescriptors:
 
     A disk is its overlay followed by what backs it, each backing one read-only.
     `state_fd` is the device state that is loaded, or written while a template is made;
-    `memory_shared` is true only then. `kvm_fd` is None under TCG.
+    `memory_shared` is true only then. Without `memory_fd` memory is anonymous, and all of it
+    comes with the state. `kvm_fd` is None under TCG.
     """
 
-    memory_fd: int
+    memory_fd: int | None
     memory_shared: bool
     root_fds: Sequence[int]
     data_fds: Sequence[int]
@@ -114,8 +115,9 @@ def descriptor_path(number: int) -> str:
 def all_descriptors(descriptors: MachineDescriptors, boot: KernelBoot | None = None) -> list[int]:
     """Return every descriptor that the process must inherit."""
     kernel = [] if boot is None else [boot.kernel_fd, boot.initrd_fd]
-    own = [descriptors.memory_fd, descriptors.tap_fd, descriptors.qmp_fd, descriptors.agent_fd]
-    return [*own, *descriptor_sets(descriptors), *kernel]
+    memory = [] if descriptors.memory_fd is None else [descriptors.memory_fd]
+    own = [descriptors.tap_fd, descriptors.qmp_fd, descriptors.agent_fd]
+    return [*memory, *own, *descriptor_sets(descriptors), *kernel]
 
 
 def _confinement() -> list[str]:
@@ -131,15 +133,13 @@ def _confinement() -> list[str]:
 def _processor_and_memory(shape: MachineShape, descriptors: MachineDescriptors) -> list[str]:
     device_mib = shape.memory_max_mib - shape.memory_base_mib
     size = f"{shape.memory_base_mib}M"
-    memory = f"memory-backend-file,id=ram0,size={size},mem-path=/proc/self/fd/{descriptors.memory_fd}"
-    mapping = ",share=on" if descriptors.memory_shared else ",share=off,readonly=on,rom=off"
     return [
         *("-machine", f"{shape.machine_type},{_MACHINE_OPTIONS}"),
         *("-accel", _accelerator(shape, descriptors)),
         *("-cpu", shape.cpu_model),
         *("-smp", f"{shape.cpu_max},sockets=1,cores={shape.cpu_max},threads=1"),
         *("-m", f"{size},slots=1,maxmem={shape.memory_max_mib}M"),
-        *("-object", memory + mapping),
+        *("-object", _base_memory(descriptors, size)),
         # Address space only: host memory is taken when the guest plugs and touches it.
         *("-object", f"memory-backend-ram,id=vmem0,size={device_mib}M,prealloc=off,reserve=off"),
         *(
@@ -148,6 +148,13 @@ def _processor_and_memory(shape: MachineShape, descriptors: MachineDescriptors) 
             f"block-size={shape.memory_block_mib}M",
         ),
     ]
+
+
+def _base_memory(descriptors: MachineDescriptors, size: str) -> str:
+    if descriptors.memory_fd is None:
+        return f"memory-backend-ram,id=ram0,size={size}"
+    memory = f"memory-backend-file,id=ram0,size={size},mem-path=/proc/self/fd/{descriptors.memory_fd}"
+    return memory + (",share=on" if descriptors.memory_shared else ",share=off,readonly=on,rom=off")
 
 
 # Merging equal pages between tenants would tell one what the other holds; a dump would hold its memory.
@@ -178,11 +185,16 @@ def _control(descriptors: MachineDescriptors) -> list[str]:
     ]
 
 
+def layer_node(drive: str, depth: int) -> str:
+    """Return the name of the block node at `depth` of a disk as it was started; 0 is the overlay."""
+    return drive if depth == 0 else f"{drive}-backing{depth}"
+
+
 def _disk(drive: str, fds: Sequence[int]) -> list[str]:
     nodes: list[dict[str, object]] = []
     below: str | None = None
     for depth in range(len(fds) - 1, -1, -1):
-        node = drive if depth == 0 else f"{drive}-backing{depth}"
+        node = layer_node(drive, depth)
         is_base = depth > 0
         file = {"driver": "file", "filename": descriptor_path(fds[depth])}
         nodes.append({"node-name": f"{node}-file", "read-only": is_base, "discard": "unmap", **file})

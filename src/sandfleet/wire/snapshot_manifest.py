@@ -65,6 +65,8 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True):
     root: list[str]
     data: list[str]
     backings: dict[str, str]
+    memory_format: str = "mapped"
+    """`mapped`: each page at its own place, with holes; `stream`: pages in the order of saving."""
     format: int = FORMAT
 
 

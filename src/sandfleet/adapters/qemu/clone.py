@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from sandfleet.adapters.qemu import disks, memory
+from sandfleet.adapters.qemu.chains import first_chain
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, DATA_OVERLAY, QMP_SOCKET, ROOT_OVERLAY
 from sandfleet.adapters.qemu.erase import end_process, erase
 from sandfleet.adapters.qemu.host import Host, limits
@@ -36,7 +37,7 @@ from sandfleet.adapters.together import both
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.ports.network import NetworkSeat
-from sandfleet.wire.qemu_command import MachineShape
+from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE, MachineShape
 
 IGNORE_SHARED = "x-ignore-shared"
 RESUME_TIMEOUT_S = 20.0
@@ -64,6 +65,11 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         manifest = msgspec.structs.replace(
             manifest,
             process=spawned.process,
+            image_digest=template.manifest.inputs.image_digest,
+            qemu_version=template.manifest.inputs.qemu_version,
+            host_cpu=template.manifest.inputs.host_cpu,
+            root=first_chain(ROOT_DRIVE, [ROOT_OVERLAY], backings=recipe.root[1:]),
+            data=first_chain(DATA_DRIVE, [DATA_OVERLAY], backings=recipe.data[1:]),
             memory_mib=template.shape.memory_base_mib,
             cpu_count=1,
             disk_mib=template.data_disk_mib,

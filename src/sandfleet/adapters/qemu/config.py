@@ -63,6 +63,7 @@ class HypervisorConfig:
     image_tool: str = "qemu-img"
     template_build_timeout_s: float = 120.0
     clone_timeout_s: float = 30.0
+    load_timeout_s: float = 600.0
 
     @property
     def tag(self) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.qemu.cgroups import CgroupLimits, Cgroups
 from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig
 from sandfleet.adapters.qemu.slots import Slots
@@ -27,6 +28,9 @@ class Host:
     cgroups: Cgroups
     slots: Slots
     busy: set[str] = field(default_factory=set)
+    faults: FaultPoints = field(default_factory=FaultPoints)
+    degradations: dict[str, str] = field(default_factory=dict)
+    """What was found out only while it was tried, as sentences."""
     spawning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
 
     def directory(self, machine_id: str) -> Path:

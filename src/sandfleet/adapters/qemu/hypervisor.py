@@ -7,15 +7,18 @@ import os
 from collections.abc import Sequence
 
 from sandfleet.adapters.qemu import adopt as adopting
+from sandfleet.adapters.qemu import snapshot_files
 from sandfleet.adapters.qemu import sweep as sweeping
 from sandfleet.adapters.qemu.cgroups import Cgroups
 from sandfleet.adapters.qemu.clone import clone
 from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig, ImageFiles, ImageSource
+from sandfleet.adapters.qemu.erase import erase
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.manifest import READY, Manifest, read_manifest
 from sandfleet.adapters.qemu.probe import host_cpu_model, probe
 from sandfleet.adapters.qemu.qemu_version import machine_type, qemu_version
 from sandfleet.adapters.qemu.slots import Slots
+from sandfleet.adapters.qemu.snapshots import QemuSnapshots
 from sandfleet.adapters.qemu.template import Template, inputs_of
 from sandfleet.adapters.qemu.template_store import find_or_build
 from sandfleet.model.errors import HypervisorFailed, NotFound, SizeOutOfRange
@@ -44,6 +47,7 @@ class QemuHypervisor:
             cgroups=Cgroups.detect(),
             slots=Slots(config.machines_max, taken=taken),
         )
+        self.snapshots = QemuSnapshots(self._host, self.accelerator)
         self._images = images
         self._templates: dict[tuple[str, int], Template] = {}
         self._accelerator: Accelerator | None = None
@@ -55,7 +59,7 @@ class QemuHypervisor:
         return [
             f"cgroup controller {name} is not available: machines have no limit on it from outside"
             for name in self._host.cgroups.missing
-        ]
+        ] + list(self._host.degradations.values())
 
     async def accelerator(self) -> Accelerator:
         """Probe once by booting a guest; cached on disk by kernel, CPU and QEMU version."""
@@ -112,7 +116,13 @@ class QemuHypervisor:
 
     async def adopt(self) -> Sequence[Machine]:
         """Return the machines that run on this host from before, sessions re-established."""
-        ready = [manifest for manifest in _manifests(self._host.config) if manifest.state == READY]
+        await asyncio.to_thread(snapshot_files.remove_partial, self._host.config.data_dir)
+        found = [manifest for manifest in _manifests(self._host.config) if manifest.state == READY]
+        ended = _ended_machines(self._host.config)
+        for manifest in found:
+            if manifest.machine_id in ended:  # its snapshot is the sandbox: it must never run again
+                await erase(self._host, manifest.machine_id, process=manifest.process, slot=manifest.slot)
+        ready = [manifest for manifest in found if manifest.machine_id not in ended]
         at_once = asyncio.Semaphore(ADOPTIONS_AT_ONCE)
 
         async def adopt(manifest: Manifest) -> Machine:
@@ -162,6 +172,12 @@ class QemuHypervisor:
             cache_dir=config.templates_dir,
             uid=config.uid_first,
         )
+
+
+def _ended_machines(config: HypervisorConfig) -> set[str]:
+    """Return the machines that a snapshot is the end of."""
+    directories = snapshot_files.complete(config.data_dir)
+    return {name for path in directories if (name := snapshot_files.ended_machine(path)) is not None}
 
 
 def _info(template: Template) -> TemplateInfo:

@@ -37,7 +37,8 @@ class QemuMachine:
     host: Host
     manifest: Manifest
     sessions: Sessions | None
-    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever changes the machine's sizes or saves it."""
 
     @property
     def facts(self) -> MachineFacts:
@@ -75,26 +76,26 @@ class QemuMachine:
 
     async def resize_memory(self, memory_mib: int) -> int:
         """Ask for a size (base + plugged) and return what the guest reached."""
-        async with self._changing:
+        async with self.changing:
             target = memory.reachable(memory_mib, self.manifest.shape)
-            before = await memory.current(self._qmp, self.manifest.shape)
+            before = await memory.current(self.monitor, self.manifest.shape)
             if target > before:
                 self._limit(memory_mib=target)
-            reached = await memory.resize(self._qmp, self.manifest.shape, target)
+            reached = await memory.resize(self.monitor, self.manifest.shape, target)
             if reached != target or target < before:
                 self._limit(memory_mib=reached)
-            self._record(msgspec.structs.replace(self.manifest, memory_mib=reached))
+            self.record(msgspec.structs.replace(self.manifest, memory_mib=reached))
             return reached
 
     async def set_cpu_count(self, cpu_count: int) -> None:
         """Have exactly this many vCPUs online in the guest."""
         if not 1 <= cpu_count <= self.manifest.shape.cpu_max:
             raise HypervisorFailed(f"this machine has up to {self.manifest.shape.cpu_max} vCPUs")
-        async with self._changing:
+        async with self.changing:
             if cpu_count > self.manifest.cpu_count:
                 self._limit(cpu_count=cpu_count)
             await processors.set_online(self.guest, count=cpu_count)
-            self._record(msgspec.structs.replace(self.manifest, cpu_count=cpu_count))
+            self.record(msgspec.structs.replace(self.manifest, cpu_count=cpu_count))
             self._limit()
 
     async def memory_used_mib(self) -> int:
@@ -108,7 +109,7 @@ class QemuMachine:
         """Open or close egress."""
         seat = NetworkSeat(self.manifest.machine_id, self.manifest.slot)
         await self.host.network.set_egress(seat, enabled=enabled)
-        self._record(msgspec.structs.replace(self.manifest, network_enabled=enabled))
+        self.record(msgspec.structs.replace(self.manifest, network_enabled=enabled))
 
     async def grow_disk(self, disk_mib: int) -> None:
         """Grow the data disk (host side); the guest grows the file system after it."""
@@ -118,8 +119,9 @@ class QemuMachine:
             )
         if disk_mib == self.manifest.disk_mib:
             return
-        await self._qmp.execute("block_resize", {"node-name": DATA_DRIVE, "size": disk_mib << 20})
-        self._record(msgspec.structs.replace(self.manifest, disk_mib=disk_mib))
+        data_node = DATA_DRIVE if self.manifest.data is None else self.manifest.data.nodes[0]
+        await self.monitor.execute("block_resize", {"node-name": data_node, "size": disk_mib << 20})
+        self.record(msgspec.structs.replace(self.manifest, disk_mib=disk_mib))
 
     async def destroy(self) -> None:
         """End QEMU and remove everything of the machine from the host. Idempotent."""
@@ -139,7 +141,8 @@ class QemuMachine:
         sessions.handle.close()
 
     @property
-    def _qmp(self) -> Qmp:
+    def monitor(self) -> Qmp:
+        """The session with QEMU; `HypervisorFailed` when there is none."""
         if self.sessions is None or self.sessions.qmp is None:
             raise HypervisorFailed(f"the monitor of machine {self.manifest.machine_id} does not answer")
         return self.sessions.qmp
@@ -151,6 +154,7 @@ class QemuMachine:
         )
         self.host.cgroups.set_limits(self.manifest.machine_id, allowed)
 
-    def _record(self, manifest: Manifest) -> None:
+    def record(self, manifest: Manifest) -> None:
+        """Write down how the machine has changed."""
         write_manifest(self.host.directory(manifest.machine_id), manifest, durable=False)
         self.manifest = manifest

@@ -33,6 +33,18 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
     boot_id: str
 
 
+class DiskChain(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk as its QEMU has it: own layers newest first (files of the machine), then what backs them all.
+
+    `nodes` are the block nodes of `layers`; `base_node` is that of the first backing.
+    """
+
+    layers: list[str]
+    nodes: list[str]
+    base_node: str
+    backings: list[str]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """One machine of this host."""
 
@@ -50,6 +62,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None = None
     epoch: int = 0
     process: ProcessIdentity | None = None
+    image_digest: str = ""
+    qemu_version: str = ""
+    host_cpu: str = ""
+    root: DiskChain | None = None
+    data: DiskChain | None = None
     format: int = FORMAT
 
     def facts(self) -> MachineFacts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -28,8 +30,9 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 class Qmp:
     """One session with one QEMU. QEMU serves one session at a time."""
 
-    def __init__(self, client: QMPClient) -> None:
+    def __init__(self, client: QMPClient, channel: socket.socket) -> None:
         self._client = client
+        self._channel = channel
         self._shutdowns = EventListener(("SHUTDOWN",))
         client.register_listener(self._shutdowns)
 
@@ -37,13 +40,41 @@ class Qmp:
     async def connect(cls, path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Qmp:
         """Connect and negotiate."""
         client = QMPClient(path.parent.name)
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        channel.setblocking(False)
+        # Kept beside the library's own: descriptors are sent on it, which event loops do not offer.
+        own = channel.dup()
         try:
             async with asyncio.timeout(timeout_s):
-                await client.connect(str(path))
+                await asyncio.get_running_loop().sock_connect(channel, str(path))
+                await client.connect(channel)
         except (QMPError, OSError, EOFError, TimeoutError) as error:
             await _disconnect(client)
+            channel.close()
+            own.close()
             raise HypervisorFailed(f"QEMU's monitor {path} does not answer: {error!r}") from error
-        return cls(client)
+        return cls(client, own)
+
+    async def give(self, *descriptors: int) -> str:
+        """Hand open files over; return the one path by which QEMU opens whichever has the wanted mode."""
+        number: int | None = None
+        for descriptor in descriptors:
+            self._send(descriptor)
+            chosen = {} if number is None else {"fdset-id": number}
+            number = int((await self.execute("add-fd", chosen))["fdset-id"])
+        return f"/dev/fdset/{number}"
+
+    async def take_back(self, path: str) -> None:
+        """Have QEMU close what was handed over under `path`, once it no longer uses it."""
+        await self.execute("remove-fd", {"fdset-id": int(path.rpartition("/")[2])})
+
+    def _send(self, descriptor: int) -> None:
+        try:
+            self._channel.sendmsg(
+                [b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            )
+        except OSError as error:
+            raise HypervisorFailed(f"QEMU does not take a descriptor: {error}") from error
 
     async def execute(
         self,
@@ -89,6 +120,7 @@ class Qmp:
     async def close(self) -> None:
         """End the session; the machine runs on. Idempotent."""
         await _disconnect(self._client)
+        self._channel.close()
 
 
 class QmpRefused(HypervisorFailed):

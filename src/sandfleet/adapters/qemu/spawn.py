@@ -40,10 +40,11 @@ class SpawnRecipe:
     """Files of one machine: each disk is its overlay followed by what backs it.
 
     With `kernel` the machine boots, and writes memory and state; otherwise it waits to load them.
+    Without `memory` the state holds the memory too.
     """
 
     shape: MachineShape
-    memory: Path
+    memory: Path | None
     state: Path
     root: Sequence[Path]
     data: Sequence[Path]
@@ -90,7 +91,7 @@ def _open(opened: Descriptors, recipe: SpawnRecipe, directory: Path, tap: int) -
     memory_flags = os.O_RDWR if is_made else os.O_RDONLY
     state_flags = os.O_WRONLY | os.O_CREAT if is_made else os.O_RDONLY
     return MachineDescriptors(
-        memory_fd=opened.open(recipe.memory, memory_flags),
+        memory_fd=None if recipe.memory is None else opened.open(recipe.memory, memory_flags),
         memory_shared=is_made,
         root_fds=_open_disk(opened, recipe.root),
         data_fds=_open_disk(opened, recipe.data),

@@ -1,0 +1,104 @@
+"""Migrations to and from files, each watched by what it moves: one that stands still is given up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qemu.qmp import EventListener
+
+from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused, event_or_pause, set_capabilities
+from sandfleet.model.errors import HypervisorFailed
+
+MAPPED = "mapped"
+"""Each page has its place in the file: written and read by several threads, sparse."""
+STREAM = "stream"
+"""Pages in the order of their saving: what a background save writes."""
+CAPABILITIES: Mapping[str, Sequence[str]] = {
+    MAPPED: ("mapped-ram", "multifd", "events"),
+    STREAM: ("events",),
+}
+CHANNELS = 2
+LOOK_EVERY_S = 1.0
+SILENT_ROUNDS_MAX = 30
+BEGIN_ROUNDS_MAX = 5000
+_BEGIN_POLL_S = 0.002
+_ENDS = frozenset({"completed", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Impossible:
+    """A background save that could not begin, and why; the guest stands still as before."""
+
+    reason: str
+
+
+async def save_stopped(qmp: Qmp, path: str) -> None:
+    """Write memory and devices of a stopped guest to the file that QEMU knows as `path`."""
+    with qmp.listen("MIGRATION") as moves:
+        await _prepare(qmp, CAPABILITIES[MAPPED])
+        await _begin(qmp, "migrate", path)
+        await ended(qmp, moves)
+
+
+async def begin_background(qmp: Qmp, moves: EventListener, path: str) -> Impossible | None:
+    """Begin to write memory and devices of a stopped guest, so far that it may run on.
+
+    QEMU has the devices and protects all memory once the first page has been written.
+    """
+    try:
+        await set_capabilities(qmp, ["background-snapshot", "events"])
+        await _begin(qmp, "migrate", path)
+    except QmpRefused as error:
+        return Impossible(error.message)
+    for _ in range(BEGIN_ROUNDS_MAX):
+        described = await qmp.execute("query-migrate")
+        if described.get("status") in ("failed", "cancelled"):
+            return Impossible(str(described.get("error-desc", "QEMU does not say why")))
+        if described.get("status") == "completed" or described.get("ram", {}).get("transferred", 0) > 0:
+            return None
+        await event_or_pause(moves, _BEGIN_POLL_S)
+    raise HypervisorFailed("QEMU did not begin to save its guest")
+
+
+async def load_from(qmp: Qmp, path: str, *, memory_format: str) -> None:
+    """Read memory and devices of a waiting QEMU from a file; the guest stays stopped."""
+    with qmp.listen("MIGRATION") as moves:
+        await _prepare(qmp, CAPABILITIES[memory_format])
+        await qmp.execute("migrate-incoming", {"uri": f"file:{path}"})
+        await ended(qmp, moves)
+
+
+async def ended(qmp: Qmp, moves: EventListener) -> None:
+    """Return when the migration under way has completed; raise when it fails or stands still."""
+    moved, silent = -1, 0
+    while silent < SILENT_ROUNDS_MAX:
+        event = await event_or_pause(moves, LOOK_EVERY_S)
+        status = "" if event is None else str(dict(event["data"]).get("status"))  # type: ignore[call-overload]
+        if status in _ENDS:
+            return await _verdict(qmp, status)
+        if event is None:
+            described = await qmp.execute("query-migrate")
+            if described.get("status") in _ENDS:
+                return await _verdict(qmp, str(described["status"]))
+            before, moved = moved, described.get("ram", {}).get("transferred", 0)
+            silent = silent + 1 if moved == before else 0
+    raise HypervisorFailed(f"QEMU moved no byte of its guest for {SILENT_ROUNDS_MAX * LOOK_EVERY_S:g} s")
+
+
+async def _verdict(qmp: Qmp, status: str) -> None:
+    if status == "completed":
+        return
+    described: dict[str, Any] = await qmp.execute("query-migrate")
+    raise HypervisorFailed(f"QEMU could not move its guest: {described.get('error-desc', status)}")
+
+
+async def _prepare(qmp: Qmp, capabilities: Sequence[str]) -> None:
+    await set_capabilities(qmp, capabilities)
+    if "multifd" in capabilities:
+        await qmp.execute("migrate-set-parameters", {"multifd-channels": CHANNELS})
+
+
+async def _begin(qmp: Qmp, command: str, path: str) -> None:
+    await qmp.execute_when_ready(command, {"uri": f"file:{path}"})

@@ -1,0 +1,167 @@
+"""Saving a machine and ending it (hibernation), and saving one that runs on (capture).
+
+Saving stops the guest, writes all of it, publishes the snapshot and only then ends QEMU:
+until the publication every failure resumes the guest, after it nothing does.
+
+Capturing lets both disks go on in new overlays while the guest stands still, and writes
+memory in the background, if this host can; otherwise while it stands still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu.qmp import EventListener
+
+from sandfleet.adapters.qemu import chains, migration, snapshot_files
+from sandfleet.adapters.qemu.backings import Backings
+from sandfleet.adapters.qemu.chains import chain_of
+from sandfleet.adapters.qemu.describe import describe
+from sandfleet.adapters.qemu.erase import end_process
+from sandfleet.adapters.qemu.host import Host
+from sandfleet.adapters.qemu.machine import QemuMachine
+from sandfleet.adapters.qemu.manifest import Manifest
+from sandfleet.adapters.qemu.qmp import Qmp
+from sandfleet.adapters.qemu.standstill import Standstill, standing_still
+from sandfleet.model.errors import HypervisorFailed
+from sandfleet.ports.clock import Clock
+from sandfleet.ports.snapshots import SavedSnapshot
+from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
+from sandfleet.wire.snapshot_manifest import MEMORY_FILE, SnapshotManifest
+
+
+@dataclass(frozen=True, slots=True)
+class SaveOrder:
+    """What saving needs beside the machine: names, and where things are."""
+
+    snapshot_id: str
+    backings: Backings
+    clock: Clock
+
+
+async def save(host: Host, machine: QemuMachine, order: SaveOrder) -> SavedSnapshot:
+    """Save the machine to a snapshot and end its QEMU; a failure leaves it running as before."""
+    async with machine.changing:
+        await chains.shorten(host, machine)
+        with snapshot_files.staging(host.config.data_dir) as directory:
+            async with _memory_file(machine.monitor, directory) as memory, standing_still(machine) as pause:
+                await host.faults.at("save.stopped")
+                taken_at_s = order.clock.now().timestamp()
+                await migration.save_stopped(machine.monitor, memory)
+                await host.faults.at("save.written")
+                manifest = await _publish(
+                    host,
+                    machine.manifest,
+                    order,
+                    _Written(directory, migration.MAPPED, taken_at_s, is_end=True),
+                )
+                pause.is_final = True
+                pause.measure()
+            await host.faults.at("save.published")
+        process = machine.manifest.process
+        await machine.release()
+        if process is not None:
+            await end_process(process)
+    return _saved(host, manifest, pause)
+
+
+async def capture(host: Host, machine: QemuMachine, order: SaveOrder) -> SavedSnapshot:
+    """Save the machine to a snapshot while its guest runs on."""
+    async with machine.changing:
+        await chains.shorten(host, machine)
+        with snapshot_files.staging(host.config.data_dir) as directory:
+            async with _memory_file(machine.monitor, directory) as memory:
+                frozen = machine.manifest
+                with machine.monitor.listen("MIGRATION") as moves:
+                    memory_format, taken_at_s, pause = await _take(host, machine, order, memory, moves)
+                    if memory_format == migration.STREAM:
+                        await migration.ended(machine.monitor, moves)
+                await host.faults.at("capture.written")
+            manifest = await _publish(
+                host, frozen, order, _Written(directory, memory_format, taken_at_s, is_end=False)
+            )
+            await host.faults.at("capture.published")
+    return _saved(host, manifest, pause)
+
+
+async def _take(
+    host: Host, machine: QemuMachine, order: SaveOrder, memory: str, moves: EventListener
+) -> tuple[str, float, Standstill]:
+    """Take the instant: returns with the guest running again, its memory perhaps still being written."""
+    fresh = await chains.add_overlays(host, machine)
+    try:
+        async with standing_still(machine) as pause:
+            taken_at_s = order.clock.now().timestamp()
+            await host.faults.at("capture.stopped")
+            await chains.switch(machine, fresh)
+            impossible = await migration.begin_background(machine.monitor, moves, memory)
+            memory_format = migration.STREAM
+            if impossible is not None:
+                host.degradations["background"] = f"checkpoints stop their guest: {impossible.reason}"
+                memory_format = migration.MAPPED
+                await migration.save_stopped(machine.monitor, memory)
+    finally:
+        await chains.remove_overlays(host, machine, fresh)
+    return memory_format, taken_at_s, pause
+
+
+@asynccontextmanager
+async def _memory_file(qmp: Qmp, directory: Path) -> AsyncIterator[str]:
+    """Hold the file that memory is written to, as QEMU knows it."""
+    try:
+        fd = os.open(directory / MEMORY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HypervisorFailed(f"the memory file cannot be made: {error.strerror}") from error
+    try:
+        path = await qmp.give(fd)
+    finally:
+        os.close(fd)
+    try:
+        yield path
+    except BaseException:
+        await qmp.take_back(path)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What has been written, and of which instant. `is_end`: the machine does not go on after it."""
+
+    directory: Path
+    memory_format: str
+    taken_at_s: float
+    is_end: bool
+
+
+async def _publish(host: Host, machine: Manifest, order: SaveOrder, written: _Written) -> SnapshotManifest:
+    def work() -> SnapshotManifest:
+        layers = [name for drive in (ROOT_DRIVE, DATA_DRIVE) for name in chain_of(machine, drive).layers]
+        snapshot_files.link_layers(host.directory(machine.machine_id), layers, written.directory)
+        manifest = describe(
+            written.directory,
+            machine,
+            order.backings,
+            snapshot_id=order.snapshot_id,
+            memory_format=written.memory_format,
+            taken_at_s=written.taken_at_s,
+        )
+        final = snapshot_files.snapshot_dir(host.config.data_dir, order.snapshot_id)
+        ended = machine.machine_id if written.is_end else None
+        snapshot_files.publish(written.directory, manifest, final, ended_machine=ended)
+        return manifest
+
+    try:
+        return await asyncio.to_thread(work)
+    except OSError as error:
+        raise HypervisorFailed(f"the snapshot could not be written: {error.strerror}") from error
+
+
+def _saved(host: Host, manifest: SnapshotManifest, pause: Standstill) -> SavedSnapshot:
+    directory = snapshot_files.snapshot_dir(host.config.data_dir, manifest.snapshot_id)
+    size = snapshot_files.size_bytes(directory, manifest)
+    return SavedSnapshot(manifest=manifest, directory=directory, size_bytes=size, pause_s=pause.took_s)

@@ -1,0 +1,133 @@
+"""The `SnapshotSaver` port on QEMU."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.qemu import snapshot_files
+from sandfleet.adapters.qemu.backings import Backings
+from sandfleet.adapters.qemu.describe import require_compatible
+from sandfleet.adapters.qemu.host import Host
+from sandfleet.adapters.qemu.load import LoadOrder, load
+from sandfleet.adapters.qemu.machine import QemuMachine
+from sandfleet.adapters.qemu.probe import host_cpu_model
+from sandfleet.adapters.qemu.qemu_version import qemu_version
+from sandfleet.adapters.qemu.save import SaveOrder, capture, save
+from sandfleet.model.errors import Conflict, HypervisorFailed, SnapshotUnusable
+from sandfleet.ports.clock import Clock
+from sandfleet.ports.hypervisor import Accelerator, Machine
+from sandfleet.ports.snapshots import SavedSnapshot
+from sandfleet.wire.snapshot_manifest import SnapshotManifest
+
+log = structlog.get_logger("sandfleet.engine")
+LOADS_AT_ONCE = 4
+
+
+class QemuSnapshots:
+    """Snapshots of one host's machines. One save or load of a name at a time."""
+
+    def __init__(
+        self, host: Host, accelerator: Callable[[], Awaitable[Accelerator]], *, clock: Clock | None = None
+    ) -> None:
+        self._host = host
+        self._accelerator = accelerator
+        self._clock = clock or SystemClock()
+        self._saving: set[str] = set()
+        self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
+        config = host.config
+        self.backings = Backings(config.data_dir / "bases", config.templates_dir)
+
+    async def save(self, machine: Machine, snapshot_id: str) -> SavedSnapshot:
+        """Save the machine and end its QEMU."""
+        return await self._saved(save, machine, snapshot_id)
+
+    async def capture(self, machine: Machine, snapshot_id: str) -> SavedSnapshot:
+        """Save the machine while its guest runs on."""
+        return await self._saved(capture, machine, snapshot_id)
+
+    async def load(self, directory: Path, *, owner: str, epoch: int) -> Machine:
+        """Start a machine from a snapshot, or say why it cannot be done."""
+        async with self._loading:
+            snapshot = await asyncio.to_thread(_verified, directory)
+            version = await qemu_version(self._host.config.qemu_binary)
+            accelerator = (await self._accelerator()).name
+            require_compatible(
+                snapshot.shape, qemu_version=version, accelerator=accelerator, host_cpu=host_cpu_model()
+            )
+            order = LoadOrder(directory, snapshot, owner, epoch)
+            limit = self._host.config.load_timeout_s
+            try:
+                async with asyncio.timeout(limit):
+                    return await load(self._host, order, self.backings)
+            except TimeoutError:
+                raise HypervisorFailed(f"the snapshot was not loaded within {limit:g} s") from None
+
+    def find(self, snapshot_id: str) -> SavedSnapshot | None:
+        """Return the complete snapshot of this name."""
+        directory = snapshot_files.snapshot_dir(self._host.config.data_dir, snapshot_id)
+        return _found(directory) if directory.is_dir() else None
+
+    async def local_snapshots(self) -> list[SavedSnapshot]:
+        """Return all complete snapshots of this host."""
+        directories = await asyncio.to_thread(snapshot_files.complete, self._host.config.data_dir)
+        found: list[SavedSnapshot] = []
+        for directory in directories:
+            try:
+                found.append(await asyncio.to_thread(_found, directory))
+            except SnapshotUnusable as error:
+                log.warning("snapshot_unusable", snapshot=directory.name, reason=error.message)
+        return found
+
+    async def drop(self, snapshot_id: str) -> bool:
+        """Remove the local files: first the name, so that a half-removed snapshot is nobody's."""
+        directory = snapshot_files.snapshot_dir(self._host.config.data_dir, snapshot_id)
+        if not directory.is_dir():
+            return False
+        await asyncio.to_thread(_remove, directory)
+        return True
+
+    async def _saved(
+        self,
+        work: Callable[[Host, QemuMachine, SaveOrder], Awaitable[SavedSnapshot]],
+        machine: Machine,
+        snapshot_id: str,
+    ) -> SavedSnapshot:
+        if not isinstance(machine, QemuMachine):
+            raise HypervisorFailed("not a machine of this host")
+        if snapshot_id in self._saving:
+            raise Conflict(f"snapshot {snapshot_id} is being taken", code="busy")
+        if self.find(snapshot_id) is not None:
+            raise Conflict(f"snapshot {snapshot_id} exists", code="busy")
+        self._saving.add(snapshot_id)
+        try:
+            return await work(self._host, machine, SaveOrder(snapshot_id, self.backings, self._clock))
+        finally:
+            self._saving.discard(snapshot_id)
+
+
+def _verified(directory: Path) -> SnapshotManifest:
+    snapshot = snapshot_files.read(directory)
+    snapshot_files.verify(directory, snapshot)
+    return snapshot
+
+
+def _found(directory: Path) -> SavedSnapshot:
+    manifest = snapshot_files.read(directory)
+    try:
+        size = snapshot_files.size_bytes(directory, manifest)
+    except OSError as error:
+        raise SnapshotUnusable(f"snapshot {directory.name} lacks a file: {error.filename}") from error
+    return SavedSnapshot(manifest=manifest, directory=directory, size_bytes=size, pause_s=0.0)
+
+
+def _remove(directory: Path) -> None:
+    gone = directory.with_name(f"{snapshot_files.PARTIAL_PREFIX}dropped-{directory.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    directory.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -1,0 +1,63 @@
+"""The one scope in which a guest stands still: entered only when it answers, left with it running again.
+
+Every way out resumes the guest, whatever failed inside, unless its end was decided: then the
+snapshot that was published is the sandbox, and the guest must never run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sandfleet.adapters.qemu.machine import QemuMachine
+from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused
+from sandfleet.model.errors import HypervisorFailed
+
+QUIESCE_TIMEOUT_S = 60.0
+_THAW_TRIES = 100
+_THAW_PAUSE_S = 0.05
+
+
+@dataclass(slots=True)
+class Standstill:
+    """How long the guest has stood still; `is_final` when it shall not run again."""
+
+    began_s: float
+    is_final: bool = False
+    took_s: float = 0.0
+
+    def measure(self) -> None:
+        """Note that the guest's pause ends here."""
+        self.took_s = asyncio.get_running_loop().time() - self.began_s
+
+
+@asynccontextmanager
+async def standing_still(machine: QemuMachine) -> AsyncIterator[Standstill]:
+    """Have the guest write out what it holds, stop it, and run it again on the way out."""
+    async with asyncio.timeout(QUIESCE_TIMEOUT_S):
+        await machine.guest.quiesce()
+    qmp = machine.monitor
+    pause = Standstill(asyncio.get_running_loop().time())
+    try:
+        await qmp.execute("stop")
+        yield pause
+    finally:
+        if not pause.is_final:
+            await thaw(qmp)
+            pause.measure()
+
+
+async def thaw(qmp: Qmp) -> None:
+    """Have the guest run, whatever a save has left: QEMU refuses while it still puts one away."""
+    refusal = "it does not say why"
+    for _ in range(_THAW_TRIES):
+        try:
+            await qmp.execute("cont")
+            if (await qmp.execute("query-status"))["status"] == "running":
+                return
+        except QmpRefused as error:
+            refusal = error.message
+        await asyncio.sleep(_THAW_PAUSE_S)
+    raise HypervisorFailed(f"the guest cannot be resumed: {refusal}")
