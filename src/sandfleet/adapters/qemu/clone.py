@@ -27,12 +27,12 @@ from sandfleet.adapters.qemu.slots import new_machine_id
 from sandfleet.adapters.qemu.spawn import Spawned, SpawnRecipe, spawn
 from sandfleet.adapters.qemu.template import (
     DATA_EMPTY_FILE,
-    MEMORY_FILE,
     ROOT_EMPTY_FILE,
     ROOT_FILE,
     STATE_FILE,
     Template,
 )
+from sandfleet.adapters.qemu.template_memory import resident_memory
 from sandfleet.adapters.together import both
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.hypervisor import MachineOrder
@@ -52,9 +52,12 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         overlays = (directory / ROOT_OVERLAY, directory / DATA_OVERLAY)
         disks.copy_overlay(template.file(ROOT_EMPTY_FILE), overlays[0])
         disks.copy_overlay(template.file(DATA_EMPTY_FILE), overlays[1])
+        resident, reason = await resident_memory(host.config.memory_dir, template)
+        if reason is not None:
+            host.degradations["memory"] = f"checkpoints stop their guest: {reason}"
         recipe = SpawnRecipe(
             shape=template.shape,
-            memory=template.file(MEMORY_FILE),
+            memory=resident,
             state=template.file(STATE_FILE),
             root=[overlays[0], template.file(ROOT_FILE), template.backing("root")],
             data=[overlays[1], template.backing("data")],

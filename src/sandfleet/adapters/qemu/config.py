@@ -51,6 +51,8 @@ class HypervisorConfig:
 
     data_dir: Path
     templates_dir: Path
+    resident_dir: Path = Path("/dev/shm/sandfleet-templates")  # noqa: S108 -- memory is its purpose
+    """A memory file system; templates' memory is kept there, shared by all fleets of the host."""
     memory_base_mib: int = 512
     memory_max_mib: int = 65536
     memory_block_mib: int = 128
@@ -70,6 +72,12 @@ class HypervisorConfig:
         """Return what the ids of this host's machines begin with: two fleets on one host differ in it."""
         digest = hashlib.sha256(str(self.data_dir.resolve()).encode()).digest()
         return base64.b32encode(digest).decode().lower()[:TAG_LENGTH]
+
+    @property
+    def memory_dir(self) -> Path:
+        """Return where the memory of this directory of templates is kept."""
+        digest = hashlib.sha256(str(self.templates_dir.resolve()).encode()).hexdigest()
+        return self.resident_dir / digest[:16]
 
     @property
     def machines_dir(self) -> Path:

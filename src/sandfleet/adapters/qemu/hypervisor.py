@@ -20,7 +20,9 @@ from sandfleet.adapters.qemu.qemu_version import machine_type, qemu_version
 from sandfleet.adapters.qemu.slots import Slots
 from sandfleet.adapters.qemu.snapshots import QemuSnapshots
 from sandfleet.adapters.qemu.template import Template, inputs_of
+from sandfleet.adapters.qemu.template_memory import forget_others
 from sandfleet.adapters.qemu.template_store import find_or_build
+from sandfleet.adapters.qemu.write_faults import allow_background_saves
 from sandfleet.model.errors import HypervisorFailed, NotFound, SizeOutOfRange
 from sandfleet.ports.hypervisor import Accelerator, Machine, MachineOrder, TemplateInfo
 from sandfleet.ports.network import Network
@@ -75,11 +77,16 @@ class QemuHypervisor:
         """Build (or find) the template of each installed image and return them."""
         async with self._preparing:
             await self._host.network.prepare()
+            reason = allow_background_saves()
+            if reason is not None:
+                self._host.degradations["write faults"] = f"checkpoints stop their guest: {reason}"
             first_tier = self._host.config.cpu_tiers[0]
             templates: dict[tuple[str, int], Template] = {}
             for image in self._images():
                 templates[image.name, first_tier] = await self._template(image, cpu_max=first_tier)
             self._templates = templates
+            versions = {template.version for template in templates.values()}
+            await asyncio.to_thread(forget_others, self._host.config.memory_dir, versions=versions)
         return [_info(template) for template in templates.values()]
 
     async def clone(self, order: MachineOrder) -> Machine:

@@ -17,6 +17,7 @@ from socket import AF_UNIX, SOCK_STREAM, socket
 from sandfleet.adapters.qemu.config import LOG_FILE, PID_FILE
 from sandfleet.adapters.qemu.manifest import ProcessIdentity
 from sandfleet.adapters.qemu.process import identify
+from sandfleet.adapters.qemu.write_faults import GROUP
 from sandfleet.model.errors import HypervisorFailed
 
 LOG_SHOWN_MAX = 1500
@@ -29,14 +30,14 @@ cd / || exit 70
 ulimit -c 0
 echo $$ > "$1" || exit 71
 echo "$2" > /proc/self/oom_score_adj
-uid=$3 count=$4
-shift 4
+uid=$3 groups=$4 count=$5
+shift 5
 while [ "$count" -gt 0 ]; do
     echo $$ > "$1" || exit 72
     shift
     count=$((count - 1))
 done
-exec setpriv --reuid "$uid" --regid "$uid" --clear-groups --inh-caps=-all --ambient-caps=-all \
+exec setpriv --reuid "$uid" --regid "$uid" --groups "$groups" --inh-caps=-all --ambient-caps=-all \
     --bounding-set=-all --no-new-privs -- "$@"
 """
 
@@ -55,7 +56,13 @@ class LaunchOrder:
 def launch(order: LaunchOrder) -> ProcessIdentity:
     """Start the process in a session of its own and return who it is."""
     entry = ["sh", "-c", _ENTRY, "sandfleet-launch", str(order.directory / PID_FILE), str(OOM_SCORE)]
-    entry += [str(order.uid), str(len(order.cgroup_files)), *map(str, order.cgroup_files), *order.argv]
+    entry += [
+        str(order.uid),
+        str(GROUP),
+        str(len(order.cgroup_files)),
+        *map(str, order.cgroup_files),
+        *order.argv,
+    ]
     log = str(order.directory / LOG_FILE)
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

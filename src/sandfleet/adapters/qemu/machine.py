@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from socket import socket
 
 import msgspec
 
@@ -110,6 +111,14 @@ class QemuMachine:
         seat = NetworkSeat(self.manifest.machine_id, self.manifest.slot)
         await self.host.network.set_egress(seat, enabled=enabled)
         self.record(msgspec.structs.replace(self.manifest, network_enabled=enabled))
+
+    async def connect(self, port: int) -> socket:
+        """Return a connected socket to a port of the guest."""
+        return await self.host.network.connect_to_guest(self.manifest.machine_id, port)
+
+    async def listen_for_metadata(self) -> socket:
+        """Return a listening socket that this guest alone reaches."""
+        return await self.host.network.listen_for_metadata(self.manifest.machine_id)
 
     async def grow_disk(self, disk_mib: int) -> None:
         """Grow the data disk (host side); the guest grows the file system after it."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,14 +143,18 @@ async def _publish(host: Host, machine: Manifest, order: SaveOrder, written: _Wr
     def work() -> SnapshotManifest:
         layers = [name for drive in (ROOT_DRIVE, DATA_DRIVE) for name in chain_of(machine, drive).layers]
         snapshot_files.link_layers(host.directory(machine.machine_id), layers, written.directory)
-        manifest = describe(
-            written.directory,
-            machine,
-            order.backings,
-            snapshot_id=order.snapshot_id,
-            memory_format=written.memory_format,
-            taken_at_s=written.taken_at_s,
-        )
+        with ThreadPoolExecutor(max_workers=1) as beside:  # the disk is busy while the bytes are read
+            paths = [written.directory / name for name in (MEMORY_FILE, *layers)]
+            synced = beside.map(snapshot_files.sync_file, paths)
+            manifest = describe(
+                written.directory,
+                machine,
+                order.backings,
+                snapshot_id=order.snapshot_id,
+                memory_format=written.memory_format,
+                taken_at_s=written.taken_at_s,
+            )
+            list(synced)
         final = snapshot_files.snapshot_dir(host.config.data_dir, order.snapshot_id)
         ended = machine.machine_id if written.is_end else None
         snapshot_files.publish(written.directory, manifest, final, ended_machine=ended)

@@ -74,11 +74,14 @@ def link_layers(source: Path, names: Sequence[str], directory: Path) -> None:
         os.link(source / name, directory / name)
 
 
+def sync_file(path: Path) -> None:
+    """Return when the file is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def publish(directory: Path, manifest: SnapshotManifest, final: Path, *, ended_machine: str | None) -> None:
-    """Sync everything, then give the snapshot its name: the one step by which it comes to be."""
-    for name in manifest.files:
-        with open(directory / name, "rb") as file:
-            os.fsync(file.fileno())
+    """Give the snapshot, all of whose files are synced, its name: the one step by which it comes to be."""
     if ended_machine is not None:
         write_atomically(directory / ENDED_FILE, ended_machine.encode(), durable=True)
     _note_verified(directory, manifest, durable=False)
