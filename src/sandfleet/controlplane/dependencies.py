@@ -9,14 +9,17 @@ is done: whoever wants the end waits on the sandbox's topic and reads the row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from sandfleet.model.ids import OperationId, OrganisationId, SandboxId
+from sandfleet.model.checkpoint import Checkpoint
+from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, SandboxId, SnapshotId
+from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
+from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
 from sandfleet.ports.labels import PreviewStore, TagStore
@@ -60,6 +63,10 @@ class CreateOrder:
     envs: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
     alias: str | None = None
+    snapshot_id: SnapshotId | None = None
+    """What it is started from instead of its template."""
+    from_checkpoint_id: CheckpointId | None = None
+    template_version: str | None = None
     requested_at: datetime | None = None
     """When the request was read; the queue's time runs from here, not from when the row was written."""
 
@@ -79,6 +86,39 @@ class Lifecycle(Protocol):
 
         Wins against every concurrent change: a stale version is read again.
         """
+        ...
+
+    async def hibernate(self, sandbox: Sandbox, *, ids: Mapping[str, str], actor: str) -> Operation:
+        """Write `hibernating` with the operation that saves it; StaleVersion."""
+        ...
+
+    async def wake(
+        self,
+        sandbox: Sandbox,
+        *,
+        actor: str,
+        ids: Mapping[str, str] | None = None,
+        timeout_s: int | None = None,
+    ) -> Operation:
+        """Write `waking` with the operation that brings it back; StaleVersion, QuotaExceeded."""
+        ...
+
+    async def checkpoint(
+        self, sandbox: Sandbox, *, ids: Mapping[str, str], name: str, actor: str
+    ) -> tuple[Checkpoint, Operation]:
+        """Write the checkpoint with the operation that takes it; StaleVersion, BadRequest, Conflict."""
+        ...
+
+    async def restore(
+        self, sandbox: Sandbox, checkpoint: Checkpoint, *, ids: Mapping[str, str], actor: str
+    ) -> Operation:
+        """Write `restoring` with its operation; StaleVersion."""
+        ...
+
+    async def fork(
+        self, sandbox: Sandbox, orders: Sequence[CreateOrder], *, ids: Mapping[str, str], is_partial: bool
+    ) -> tuple[Operation, list[Sandbox]]:
+        """Write the forks with their operations; StaleVersion, QuotaExceeded."""
         ...
 
     async def record_heartbeat(self, beat: Heartbeat) -> HeartbeatAnswer:
@@ -118,3 +158,5 @@ class ControlPlane:
     worker_client: WorkerClient
     public_keys: Mapping[str, object]
     """The JWKS by which workers verify fleet tokens; goes out with each heartbeat's answer."""
+    blobs: SnapshotStore | None = None
+    """The object store of snapshots, to unpublish and sweep what nothing needs."""

@@ -38,7 +38,7 @@ class ControlPlaneSettings(BaseSettings):
     join_token: SecretStr
     region: str = "local"
     checkpoint_store_url: str | None = None
-    """Object store of snapshots, `file:///dir`, `s3://…`, `az://…` or `gs://…`; without one nothing is saved."""
+    """Object store of snapshots: `file:///dir`, `s3://…`, `az://…`, `gs://…`. Without it nothing is saved."""
     sandbox_domain: str = "localhost:8080"
     replica_id: str | None = None
 
@@ -59,6 +59,8 @@ class ControlPlaneSettings(BaseSettings):
     file_bytes_max: Annotated[int, Field(gt=0)] = 2 * 1024**3
     sandbox_token_ttl_s: PositiveSeconds = 86400
     signed_url_ttl_s: PositiveSeconds = 3600
+    preview_needs_record: bool = False
+    """Whether only ports with a record are shown to the outside."""
     stopped_kept_days: Annotated[int, Field(ge=0)] = 30
     events_kept_days: Annotated[int, Field(ge=0)] = 30
 

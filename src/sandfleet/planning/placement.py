@@ -22,12 +22,23 @@ class FleetView:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedState:
+    """What a sandbox is started from instead of a template: who has it, and which machine can load it."""
+
+    worker_id: WorkerId | None
+    is_durable: bool
+    accelerator: str = ""
+    host_cpu: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PlacementRequest:
     """What one sandbox needs."""
 
     resources: Resources
     template: str
     region: str
+    saved: SavedState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,11 @@ def _consider(worker: Worker, request: PlacementRequest, policy: PlacementPolicy
             return Candidate(worker.id, score=None, refused_by=name, reason=reason)
     after = worker.committed.memory_mib + request.resources.memory_mib
     share = after / max(1, worker.total.memory_mib)
+    if request.saved is not None and request.saved.worker_id == worker.id:
+        # Loading what is on the host's own disk beats every other consideration.
+        return Candidate(
+            worker.id, score=1 + share, refused_by=None, reason="has the saved state on its disk"
+        )
     return Candidate(
         worker.id, score=share, refused_by=None, reason=f"best fit: {share:.0%} of memory committed after it"
     )
@@ -115,6 +131,21 @@ def _region(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) 
 
 def _template(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
     return None if request.template in worker.templates else f"has no template {request.template}"
+
+
+def _saved(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
+    saved = request.saved
+    if saved is None:
+        return None
+    if worker.id != saved.worker_id and not saved.is_durable:
+        return "does not have the saved state, which is not durable yet"
+    if saved.accelerator and saved.accelerator != worker.accelerator:
+        return f"cannot load what was saved under {saved.accelerator}"
+    # Emulation is the same on every host; hardware passes its processor through.
+    is_bound = saved.accelerator == "kvm" and bool(saved.host_cpu)
+    if is_bound and saved.host_cpu != worker.cpu_model:
+        return f"cannot load what was saved on {saved.host_cpu}"
+    return None
 
 
 def _memory(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
@@ -145,6 +176,7 @@ REFUSALS = (
     ("cordoned", _cordoned),
     ("region", _region),
     ("template", _template),
+    ("saved", _saved),
     ("memory", _memory),
     ("cpu", _cpu),
     ("disk", _disk),

@@ -21,6 +21,10 @@ class SnapshotRecords(Protocol):
         """Return it or raise NotFound; garbage is not found."""
         ...
 
+    async def save(self, snapshot: Snapshot) -> None:
+        """Write how it stands, for an operation that goes on; NotFound when it is garbage."""
+        ...
+
     async def mark_garbage(self, *, term: int, limit: int = 100) -> Sequence[Snapshot]:
         """Mark snapshots that nothing needs, and return all that are marked and not removed yet. StaleTerm.
 

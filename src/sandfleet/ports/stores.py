@@ -48,12 +48,19 @@ class SandboxStore(Protocol):
         """
         ...
 
-    async def create_many(
-        self, created: Sequence[tuple[Sandbox, Operation, Transition]], *, partial: bool
+    async def start_fork(
+        self,
+        sandbox: Sandbox,
+        operation: Operation,
+        transition: Transition,
+        *,
+        snapshot: Snapshot,
+        created: Sequence[tuple[Sandbox, Operation, Transition]],
+        is_partial: bool,
     ) -> int:
-        """Insert rows of one organisation as `create` does, in one transaction; return how many.
+        """Begin an operation as `start_operation` does and insert its forks; return how many.
 
-        QuotaExceeded when not all fit, with `partial` only when not even the first does.
+        QuotaExceeded when not all fit, with `is_partial` only when not even the first does.
         """
         ...
 

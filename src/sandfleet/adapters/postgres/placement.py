@@ -13,16 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import rows, statements
 from sandfleet.adapters.postgres.database import Database
-from sandfleet.adapters.postgres.tables import operations, reservations, sandboxes, workers
+from sandfleet.adapters.postgres.tables import operations, reservations, sandboxes, snapshots, workers
 from sandfleet.lifecycle import sandbox as lifecycle
 from sandfleet.model.errors import StaleLease, StaleVersion
 from sandfleet.model.ids import OperationId, OrganisationId, SandboxId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
+from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
-from sandfleet.planning.placement import FleetView, NoPlacement, Placement, PlacementRequest
+from sandfleet.planning.placement import FleetView, NoPlacement, Placement, PlacementRequest, SavedState
 from sandfleet.planning.queue import Waiting
 from sandfleet.ports.stores import Placed, PlacementDecision
 
@@ -51,9 +52,20 @@ _QUEUE_LENGTH = select(func.count()).select_from(operations).where(_QUEUED)
 _VIEW = WORKERS.add_columns(_QUEUE_LENGTH.scalar_subquery().label("queue_length")).where(
     workers.c.state != WorkerState.GONE.value
 )
+_SHAPE = snapshots.c.manifest["shape"]
 _WAITING = (
-    select(operations.c.id, operations.c.created_at, operations.c.progress, sandboxes)
+    select(
+        operations.c.id,
+        operations.c.created_at,
+        operations.c.progress,
+        snapshots.c.worker_id.label("saved_on"),
+        (snapshots.c.state == SnapshotState.DURABLE.value).label("is_durable"),
+        _SHAPE["accelerator"].astext.label("accelerator"),
+        _SHAPE["host_cpu"].astext.label("host_cpu"),
+        sandboxes,
+    )
     .join(sandboxes, sandboxes.c.id == operations.c.sandbox_id)
+    .outerjoin(snapshots, snapshots.c.id == sandboxes.c.snapshot_id)
     .where(_QUEUED)
     .order_by(operations.c.created_at)
     .limit(_WAITING_MAX)
@@ -171,9 +183,20 @@ def _waiting_from(row: Any) -> Waiting:
         organisation_id=OrganisationId(row.organisation_id),
         created_at=row[1],
         request=PlacementRequest(
-            Resources(row.memory_mib, row.cpu_count, row.disk_mib), row.template, row.region
+            Resources(row.memory_mib, row.cpu_count, row.disk_mib), row.template, row.region, _saved_from(row)
         ),
         excluded=frozenset(WorkerId(worker) for worker in row.progress.get("excluded", ())),
+    )
+
+
+def _saved_from(row: Any) -> SavedState | None:
+    if row.is_durable is None:
+        return None
+    return SavedState(
+        worker_id=None if row.saved_on is None else WorkerId(row.saved_on),
+        is_durable=row.is_durable,
+        accelerator=row.accelerator or "",
+        host_cpu=row.host_cpu or "",
     )
 
 
@@ -181,7 +204,8 @@ def _placed(
     operation: Operation, sandbox: Sandbox, worker: Worker, placement: Placement, *, at: datetime
 ) -> Placed:
     owned = lifecycle.place(sandbox, worker.id, at=at)
-    owned = replace(owned, template_version=worker.templates.get(sandbox.template))
+    if sandbox.snapshot_id is None:  # what was saved brings its own version of the template along
+        owned = replace(owned, template_version=worker.templates.get(sandbox.template))
     progress = {**operation.progress, "worker_id": worker.id, "worker_url": worker.http_url}
     return Placed(
         sandbox=owned,

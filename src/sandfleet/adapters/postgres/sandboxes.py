@@ -165,31 +165,41 @@ class PostgresSandboxStore:
             if not await self._exists(sandbox):
                 raise
 
-    async def create_many(
-        self, created: Sequence[tuple[Sandbox, Operation, Transition]], *, partial: bool
+    async def start_fork(
+        self,
+        sandbox: Sandbox,
+        operation: Operation,
+        transition: Transition,
+        *,
+        snapshot: Snapshot,
+        created: Sequence[tuple[Sandbox, Operation, Transition]],
+        is_partial: bool,
     ) -> int:
-        """Insert as many as the quotas let in, all of them unless `partial`."""
-        first = created[0][0]
+        """Begin the fork and insert the sandboxes, as many as the quotas let in."""
+        parameters = {
+            **statements.sandbox_parameters(sandbox),
+            **statements.new_operation_parameters(operation),
+            **statements.transition_parameters(transition),
+            **saved_rows.snapshot_parameters(snapshot),
+        }
+        start = start_statement(term=False, snapshot=True)
 
         async def work(connection: AsyncConnection) -> int:
-            quotas = await admission.lock_organisation(connection, first.organisation_id)
-            for number, (sandbox, operation, transition) in enumerate(created):
+            quotas = await admission.lock_organisation(connection, sandbox.organisation_id)
+            if (await connection.execute(start, parameters)).scalar_one() == 0:
+                raise _stale(sandbox)
+            for number, (row, create, log) in enumerate(created):
                 try:
-                    await admission.admit(connection, sandbox.organisation_id, quotas, sandbox.resources)
+                    await admission.admit(connection, row.organisation_id, quotas, row.resources)
                 except QuotaExceeded:
-                    if not partial or number == 0:
+                    if not is_partial or number == 0:
                         raise
                     return number
-                await connection.execute(_CREATE, self._create_parameters(sandbox, operation, transition))
+                await connection.execute(_CREATE, self._create_parameters(row, create, log))
             return len(created)
 
-        try:
-            async with self._admissions:
-                return await self._database.transact(work)
-        except (IntegrityError, QuotaExceeded):
-            if not await self._exists(first):
-                raise
-            return sum([await self._exists(sandbox) for sandbox, _, _ in created])
+        async with self._admissions:
+            return await self._database.transact(work)
 
     async def start_operation(  # noqa: PLR0913 -- one argument for each part of a beginning
         self,

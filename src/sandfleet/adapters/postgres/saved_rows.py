@@ -16,7 +16,7 @@ from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, Snapsho
 from sandfleet.model.resources import Resources
 from sandfleet.model.snapshot import Snapshot, SnapshotState
 
-_SNAPSHOT_CHANGES = ("state", "worker_id", "manifest", "size_bytes", "pause_ms", "error_message")
+SNAPSHOT_CHANGES = ("state", "worker_id", "manifest", "size_bytes", "pause_ms", "error_message")
 _CHECKPOINT_CHANGES = ("state", "size_bytes", "ready_at", "failed_at", "error_message")
 
 
@@ -126,7 +126,7 @@ def update_snapshot(held: CTE) -> CTE:
             snapshots.c.state != SnapshotState.GARBAGE.value,
             exists(select(held)),
         )
-        .values({name: bind(snapshots, "n_", name) for name in _SNAPSHOT_CHANGES})
+        .values({name: bind(snapshots, "n_", name) for name in SNAPSHOT_CHANGES})
         .returning(snapshots.c.id)
         .cte("written_snapshot")
     )

@@ -23,6 +23,7 @@ _GARBAGE, _DURABLE = SnapshotState.GARBAGE.value, SnapshotState.DURABLE.value
 _NEVER_BACK = [SandboxState.STOPPED.value, SandboxState.FAILED.value]
 _TERMINAL = sorted(state.value for state in TERMINAL_STATES)
 _GET_SNAPSHOT = select(snapshots).where(snapshots.c.id == bindparam("id"), snapshots.c.state != _GARBAGE)
+_WRITE = update(snapshots).where(snapshots.c.id == bindparam("which"), snapshots.c.state != _GARBAGE)
 _newest = snapshots.alias("newest")
 _owner = sandboxes.alias("owner")
 _IS_NEEDED = or_(
@@ -95,6 +96,16 @@ class PostgresSnapshotRecords:
         if row is None:
             raise NotFound(f"snapshot {snapshot_id} not found")
         return saved_rows.snapshot_from(row)
+
+    async def save(self, snapshot: Snapshot) -> None:
+        """Write how it stands."""
+        values = saved_rows.snapshot_values(snapshot)
+        statement = _WRITE.values({name: values[name] for name in saved_rows.SNAPSHOT_CHANGES})
+        result = await self._database.statement(
+            lambda connection: connection.execute(statement, {"which": snapshot.id}), repeatable=True
+        )
+        if result.rowcount == 0:
+            raise NotFound(f"snapshot {snapshot.id} not found")
 
     async def mark_garbage(self, *, term: int, limit: int = 100) -> Sequence[Snapshot]:
         """Mark what nothing needs, and return all that is marked."""

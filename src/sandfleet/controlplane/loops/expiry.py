@@ -1,12 +1,14 @@
-"""Begins to expire sandboxes whose idle time is over."""
+"""Begins to hibernate sandboxes whose idle time is over; without an object store, to stop them."""
 
 from __future__ import annotations
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.operations.engine import OperationEngine
-from sandfleet.controlplane.operations.expire import begin_expire
+from sandfleet.controlplane.operations.expire import ACTOR, begin_expire
+from sandfleet.controlplane.operations.hibernate import begin_hibernate, hibernation_ids
 from sandfleet.model.errors import StaleVersion
-from sandfleet.planning.expiry import due
+from sandfleet.model.operation import BACKGROUND_KINDS, Operation
+from sandfleet.planning.expiry import Expire, due
 
 BATCH_MAX = 50
 
@@ -18,10 +20,24 @@ async def tick(plane: ControlPlane, engine: OperationEngine, *, term: int) -> st
     begun = 0
     for command in commands:
         try:
-            operation = await begin_expire(plane, command.sandbox, idle_s=command.idle_s, term=term)
+            operation = await _begin(plane, command, term=term)
         except StaleVersion:
             continue  # something happened to it meanwhile; the next tick sees what
+        if operation is None:
+            continue
         await plane.routes.forget(command.sandbox.id)
         engine.start(operation)
         begun += 1
     return f"{begun} of {len(commands)} idle sandboxes began to expire" if commands else "nothing is idle"
+
+
+async def _begin(plane: ControlPlane, command: Expire, *, term: int) -> Operation | None:
+    """Begin to save it, or to stop it where nothing can be saved; None while something is done to it."""
+    sandbox = command.sandbox
+    if plane.settings.checkpoint_store_url is None:
+        return await begin_expire(plane, sandbox, idle_s=command.idle_s, term=term)
+    if any(one.kind not in BACKGROUND_KINDS for one in await plane.stores.operations.open_for(sandbox.id)):
+        return None
+    return await begin_hibernate(
+        plane, sandbox, ids=hibernation_ids(), actor=ACTOR, idle_s=command.idle_s, term=term
+    )

@@ -16,7 +16,7 @@ from sandfleet.controlplane.operations.records import UNBOUNDED_S, ended, log_ro
 from sandfleet.controlplane.operations.step import Definition, Run
 from sandfleet.model.errors import NotFound, SandfleetError, StaleVersion, StoreUnavailable
 from sandfleet.model.ids import OperationId, WorkerId
-from sandfleet.model.operation import Operation, OperationKind, OperationState
+from sandfleet.model.operation import BACKGROUND_KINDS, Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.worker import WorkerState
 from sandfleet.wire.worker_messages import StopVm
@@ -26,12 +26,9 @@ _WRITE_ATTEMPTS = 20
 
 
 def destroy_operation(
-    plane: ControlPlane, sandbox: Sandbox, *, new_id: OperationId, reason: str, interrupts: bool = False
+    plane: ControlPlane, sandbox: Sandbox, *, new_id: OperationId, reason: str
 ) -> Operation:
-    """Return the operation that removes what a sandbox that has ended may have left on its worker.
-
-    `interrupts`: a create may still be under way, whose last call must not outlive the stop.
-    """
+    """Return the operation that removes what a sandbox that has ended may have left on its worker."""
     return new_operation(
         plane,
         sandbox,
@@ -43,7 +40,6 @@ def destroy_operation(
             "worker_id": sandbox.worker_id,
             "epoch": sandbox.epoch,
             "reason": reason,
-            "interrupts": interrupts,
         },
     )
 
@@ -60,7 +56,7 @@ async def _is_proven_gone(run: Run, operation: Operation) -> bool:
     """Whether the worker has said that it holds nothing, and nothing can come after that."""
     if operation.arguments["worker_id"] is None:
         return True
-    if operation.arguments.get("interrupts") and await _has_open_create(run, operation):
+    if await _has_open_work(run, operation):
         return False
     try:
         worker = await run.plane.stores.workers.get(WorkerId(operation.arguments["worker_id"]))
@@ -75,10 +71,10 @@ async def _is_proven_gone(run: Run, operation: Operation) -> bool:
     return True
 
 
-async def _has_open_create(run: Run, operation: Operation) -> bool:
-    """A create that is still open may have a start under way; it is cancelled and ends soon."""
+async def _has_open_work(run: Run, operation: Operation) -> bool:
+    """Whether something that is still open may have a call under way; it is cancelled and ends soon."""
     still_open = await run.plane.stores.operations.open_for(operation.sandbox_id)
-    return any(one.kind is OperationKind.CREATE for one in still_open)
+    return any(one.kind not in BACKGROUND_KINDS for one in still_open)
 
 
 async def _release(run: Run, operation: Operation) -> Operation:

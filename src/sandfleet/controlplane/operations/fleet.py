@@ -8,20 +8,29 @@ async with fleet.running():
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder
 from sandfleet.controlplane.heartbeats import record_heartbeat
-from sandfleet.controlplane.loops import cleanup, expiry, liveness, takeover
+from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, sweep, takeover
 from sandfleet.controlplane.loops.leadership import Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
+from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create
 from sandfleet.controlplane.operations.destroy import DESTROY
 from sandfleet.controlplane.operations.engine import OperationEngine
 from sandfleet.controlplane.operations.expire import EXPIRE
+from sandfleet.controlplane.operations.fork import FORK, begin_fork
+from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
 from sandfleet.controlplane.operations.kill import kill
+from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
+from sandfleet.controlplane.operations.upload import UPLOAD
+from sandfleet.controlplane.operations.wake import WAKE, begin_wake
+from sandfleet.model.checkpoint import Checkpoint
+from sandfleet.model.ids import operation_id
 from sandfleet.model.operation import Operation, OperationKind
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
@@ -30,9 +39,17 @@ DEFINITIONS = {
     OperationKind.CREATE: CREATE,
     OperationKind.DESTROY: DESTROY,
     OperationKind.EXPIRE: EXPIRE,
+    OperationKind.HIBERNATE: HIBERNATE,
+    OperationKind.WAKE: WAKE,
+    OperationKind.CHECKPOINT: CHECKPOINT,
+    OperationKind.RESTORE: RESTORE,
+    OperationKind.FORK: FORK,
+    OperationKind.UPLOAD: UPLOAD,
 }
 RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0
+GARBAGE_EVERY_S = 5.0
+SWEEP_EVERY_S = 3600.0
 LEADER_TICKS_PER_LEASE = 4
 
 
@@ -73,6 +90,52 @@ class Fleet:
 
         return await kill(self._plane, sandbox, actor=actor, begin=begin)
 
+    async def hibernate(self, sandbox: Sandbox, *, ids: Mapping[str, str], actor: str) -> Operation:
+        """Write the row and the operation, and run it."""
+        operation = await begin_hibernate(self._plane, sandbox, ids=ids, actor=actor)
+        self.engine.start(operation)
+        return operation
+
+    async def wake(
+        self,
+        sandbox: Sandbox,
+        *,
+        actor: str,
+        ids: Mapping[str, str] | None = None,
+        timeout_s: int | None = None,
+    ) -> Operation:
+        """Write the row and the operation, and run it."""
+        ids = ids or {"operation_id": operation_id(secrets.token_bytes(16))}
+        after, operation = await begin_wake(self._plane, sandbox, ids=ids, actor=actor, timeout_s=timeout_s)
+        self.engine.start(operation, sandbox=after)
+        return operation
+
+    async def checkpoint(
+        self, sandbox: Sandbox, *, ids: Mapping[str, str], name: str, actor: str
+    ) -> tuple[Checkpoint, Operation]:
+        """Write checkpoint and operation, and run it."""
+        checkpoint, operation = await begin_checkpoint(self._plane, sandbox, ids=ids, name=name, actor=actor)
+        self.engine.start(operation)
+        return checkpoint, operation
+
+    async def restore(
+        self, sandbox: Sandbox, checkpoint: Checkpoint, *, ids: Mapping[str, str], actor: str
+    ) -> Operation:
+        """Write the row and the operation, and run it."""
+        operation = await begin_restore(self._plane, sandbox, checkpoint, ids=ids, actor=actor)
+        self.engine.start(operation)
+        return operation
+
+    async def fork(
+        self, sandbox: Sandbox, orders: Sequence[CreateOrder], *, ids: Mapping[str, str], is_partial: bool
+    ) -> tuple[Operation, list[Sandbox]]:
+        """Write the forks and their operations, and run them."""
+        operation, created = await begin_fork(self._plane, sandbox, orders, ids=ids, is_partial=is_partial)
+        self.engine.start(operation)
+        for row, create in created:
+            self.engine.start(create, sandbox=row)
+        return operation, [row for row, _ in created]
+
     async def record_heartbeat(self, beat: Heartbeat) -> HeartbeatAnswer:
         """Write down what a worker says."""
         return await record_heartbeat(self._plane, beat)
@@ -87,5 +150,7 @@ class Fleet:
             Loop("expiry", every_s, lambda term: expiry.tick(plane, engine, term=term)),
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),
+            Loop("garbage", GARBAGE_EVERY_S, lambda term: garbage.tick(plane, term=term)),
+            Loop("sweep", SWEEP_EVERY_S, lambda _: sweep.tick(plane)),
             Loop("cleanup", CLEANUP_EVERY_S, lambda _: cleanup.tick(plane)),
         )

@@ -18,8 +18,10 @@ from sandfleet.lifecycle.sandbox import SandboxEvent, advance
 from sandfleet.model.errors import StaleVersion
 from sandfleet.model.ids import operation_id
 from sandfleet.model.operation import Operation
-from sandfleet.model.sandbox import Sandbox, SandboxState, StopReason
+from sandfleet.model.sandbox import Sandbox, StopReason
 
+EPOCHS_AHEAD = 2
+"""One above what a restore under way may have ordered, which is one above the row's."""
 _ATTEMPTS_MAX = 50
 
 
@@ -33,7 +35,7 @@ async def kill(
         now = plane.clock.now()
         stopped = replace(
             advance(sandbox, SandboxEvent.KILL_REQUESTED, at=now),
-            epoch=sandbox.epoch + 1,
+            epoch=sandbox.epoch + EPOCHS_AHEAD,
             stopped_at=now,
             deadline_at=None,
             stop_reason=StopReason.USER_REQUESTED,
@@ -43,7 +45,6 @@ async def kill(
             stopped,
             new_id=operation_id(secrets.token_bytes(16)),
             reason="killed",
-            interrupts=sandbox.state is SandboxState.CREATING,
         )
         log = log_row(
             sandbox,

@@ -1,0 +1,94 @@
+"""Upload: bring a snapshot from its worker's disk to the object store, and say so once it is verified.
+
+It has no end but success, unless nothing needs the snapshot any more: a state that exists
+once is not safe. The worker does the work and goes on by itself after a restart; the
+operation asks how far it is. What if it dies: another replica asks again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+
+import structlog
+
+from sandfleet.controlplane.dependencies import ControlPlane, sandbox_topic
+from sandfleet.controlplane.operations.backoff import Backoff
+from sandfleet.controlplane.operations.records import UNBOUNDED_S, ended, new_operation
+from sandfleet.controlplane.operations.snapshots import snapshot_of
+from sandfleet.controlplane.operations.step import Definition, Run
+from sandfleet.model.errors import NotFound, SandfleetError, StoreUnavailable
+from sandfleet.model.ids import operation_id
+from sandfleet.model.operation import Operation, OperationKind, OperationState
+from sandfleet.model.sandbox import Sandbox
+from sandfleet.model.snapshot import Snapshot, SnapshotState
+
+POLL_FIRST_S = 0.1
+POLL_MOST_S = 2.0
+RETRY_MOST_S = 30.0
+DURABLE, FAILED = "durable", "failed"
+
+log = structlog.get_logger(__name__)
+
+
+def upload_operation(plane: ControlPlane, sandbox: Sandbox, snapshot: Snapshot) -> Operation | None:
+    """Return the operation that makes the snapshot durable; None where there is no object store."""
+    if plane.settings.checkpoint_store_url is None:
+        return None
+    return new_operation(
+        plane,
+        sandbox,
+        operation_id=operation_id(secrets.token_bytes(16)),
+        kind=OperationKind.UPLOAD,
+        step="upload",
+        deadline_s=UNBOUNDED_S,
+        arguments={"snapshot_id": snapshot.id},
+    )
+
+
+async def _upload(run: Run, operation: Operation) -> Operation:
+    polling = Backoff(run.plane.clock, first_s=POLL_FIRST_S, most_s=POLL_MOST_S)
+    trouble = Backoff(run.plane.clock, first_s=1.0, most_s=RETRY_MOST_S)
+    while True:
+        try:
+            snapshot = await snapshot_of(run, operation)
+        except NotFound:
+            return await _unneeded(run, operation)
+        if not snapshot.is_complete:
+            return await _unneeded(run, operation)
+        state, reason = await ask(run, snapshot)
+        if DURABLE in (state, snapshot.state.value):
+            return await _durable(run, operation, snapshot)
+        if reason is not None:
+            log.warning("upload_failed", snapshot_id=snapshot.id, reason=reason)
+        await (polling if reason is None else trouble).wait()
+
+
+async def ask(run: Run, snapshot: Snapshot) -> tuple[str, str | None]:
+    """Have the worker upload it; return how it stands there, and why if that is bad."""
+    if snapshot.worker_id is None:
+        return FAILED, "no worker has it"
+    try:
+        worker = await run.plane.stores.workers.get(snapshot.worker_id)
+        state = await run.plane.worker_client.upload_snapshot(worker.id, worker.http_url, snapshot.id)
+    except StoreUnavailable:
+        raise
+    except SandfleetError as error:
+        return FAILED, error.message
+    return state.state, state.reason or "no reason" if state.state == FAILED else None
+
+
+async def _durable(run: Run, operation: Operation, snapshot: Snapshot) -> Operation:
+    done = ended(operation, OperationState.SUCCEEDED, at=run.plane.clock.now())
+    durable = replace(snapshot, state=SnapshotState.DURABLE, error_message=None)
+    await run.plane.stores.operations.finish(done, snapshot=durable)
+    await run.plane.wake_ups.publish(sandbox_topic(operation.sandbox_id))
+    return done
+
+
+async def _unneeded(run: Run, operation: Operation) -> Operation:
+    done = ended(operation, OperationState.CANCELLED, at=run.plane.clock.now())
+    return await run.plane.stores.operations.finish(done)
+
+
+UPLOAD = Definition(steps={"upload": _upload})
