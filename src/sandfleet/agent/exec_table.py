@@ -168,7 +168,7 @@ def _spawn_into(cgroup: Cgroup | None, command: Command) -> Spawned:
 
 
 def _take_report(loop: EventLoop, fd: int, report: bytearray) -> bool:
-    """Add what the failure pipe says, nothing for success; return whether that is all (it comes in pieces)."""
+    """Add what the failure pipe says, nothing for success; return whether that is all of it."""
     try:
         while piece := os.read(fd, 4096):
             report += piece

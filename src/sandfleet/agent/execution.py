@@ -45,6 +45,8 @@ class ExecState:
     linger_s: float | None = None
     """How long the host lets it run after its last client has left; kept here for the host's next process."""
     was_attached: bool = False
+    is_session: bool = False
+    """Whether its output waits for clients, instead of being read along by the host."""
 
 
 @dataclass(slots=True)
@@ -109,6 +111,7 @@ class Execution:
             "terminal": state.has_terminal,
             "linger_s": state.linger_s,
             "was_attached": state.was_attached,
+            "session": state.is_session,
         }
 
     def final_status(self) -> dict[str, Any] | None:

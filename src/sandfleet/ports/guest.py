@@ -68,6 +68,7 @@ class ExecStatus:
     has_terminal: bool = False
     linger_s: float | None = None
     was_attached: bool = False
+    is_session: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ class FakeExec:
             has_terminal=self.order.terminal is not None,
             linger_s=self.order.linger_s,
             was_attached=self.was_attached,
+            is_session=self.order.is_session,
         )
 
     def attach(self, place: ExecPlace) -> FakeAttachment:

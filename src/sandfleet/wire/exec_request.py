@@ -37,7 +37,7 @@ def exec_request(fields: Mapping[str, object], *, timeout_default_s: int) -> Exe
     arguments = json_fields.texts(fields, "args")
     return ExecRequest(
         argv=(command, *arguments) if arguments else (*SHELL, command),
-        envs=_environment(fields),
+        envs=environment(fields),
         cwd=json_fields.text(fields, "cwd") or None,
         timeout_s=_timeout(fields, timeout_default_s),
     )
@@ -50,7 +50,8 @@ def valid_exec_id(value: str) -> str:
     return value
 
 
-def _environment(fields: Mapping[str, object]) -> Mapping[str, str]:
+def environment(fields: Mapping[str, object]) -> Mapping[str, str]:
+    """Return the variables of a request."""
     environment = json_fields.text_map(fields, "envs")
     if any(not name or "=" in name for name in environment):
         raise BadRequest("a name in envs must not be empty or contain '='")

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandfleet import __version__
@@ -28,10 +28,13 @@ from sandfleet.worker.operations.file_list import file_list
 from sandfleet.worker.operations.file_mkdir import file_mkdir
 from sandfleet.worker.operations.file_read import file_read
 from sandfleet.worker.operations.file_write import file_write
+from sandfleet.worker.operations.port_request import port_request
+from sandfleet.worker.operations.port_socket import port_socket
 from sandfleet.worker.operations.start import start
 from sandfleet.worker.operations.stats import stats
 from sandfleet.worker.operations.status import status, statuses
 from sandfleet.worker.operations.stop import stop
+from sandfleet.worker.session_routes import session_routes
 
 _ORDER_BYTES_MAX = 4 * 1024 * 1024
 Handler = Callable[[Request], Awaitable[Response]]
@@ -90,7 +93,7 @@ def create_app(host: Host, tokens: FleetTokens) -> ASGIApp:
     return Edge(Router(routes, redirect_slashes=False, default=_unknown), host=host, tokens=tokens)
 
 
-def _data_plane_routes(host: Host) -> list[Route]:
+def _data_plane_routes(host: Host) -> list[BaseRoute]:
     """Return the routes of the data plane, those called most first."""
     root = "/sandboxes/{sandbox_id}"
     reading, writing, deleting = (
@@ -111,9 +114,12 @@ def _data_plane_routes(host: Host) -> list[Route]:
         Route(f"{root}/files", reading, methods=["GET"]),
         Route(f"{root}/files", writing, methods=["PUT"]),
         Route(f"{root}/files", deleting, methods=["DELETE"]),
+        Route(f"{root}/ports/{{port}}", DataPlane(host, port_request, name="port_request"), methods=["POST"]),
+        Route(f"{root}/ports/{{port}}/socket", Glance(host, port_socket), methods=["POST"]),
         Route(f"{root}/stats", Glance(host, stats), methods=["GET"]),
         Route(f"{root}/files/list", DataPlane(host, file_list, name="file_list"), methods=["GET"]),
         Route(f"{root}/files/mkdir", DataPlane(host, file_mkdir, name="file_mkdir"), methods=["POST"]),
+        *session_routes(host, root),
     ]
 
 

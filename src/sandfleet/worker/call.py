@@ -37,6 +37,11 @@ class Call:
         values = parse_qs(query, keep_blank_values=True, errors="surrogateescape").get(name)
         return values[0] if values else None
 
+    def path_value(self, name: str) -> str:
+        """Return a part of the path."""
+        value: str = self.request.path_params[name]
+        return value
+
     async def body(self) -> bytes:
         """Return the whole body; one above the limit is `too_large`."""
         limit = self.host.limits.body_bytes_max

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +25,7 @@ from sandfleet.worker import metrics
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.call import JSON_TYPE, Call, printable
 from sandfleet.worker.host import Host
+from sandfleet.worker.sockets import SocketState
 
 log = structlog.get_logger("sandfleet.worker")
 OPEN_PATHS = frozenset({"/health", "/metrics"})
@@ -43,6 +45,9 @@ class Edge:
         self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             return
         began_s = self._host.clock.monotonic()
@@ -73,6 +78,23 @@ class Edge:
             else:
                 await _error_answer(problem, request_id)(scope, receive, send_marked)
         self._note(scope, status, request_id, self._host.clock.monotonic() - began_s)
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a WebSocket; the token is looked at before anything else is."""
+        began_s = self._host.clock.monotonic()
+        headers = {name: value for name, value in scope["headers"]}
+        request_id = _request_id(headers.get(_ID_HEADER, b""))
+        scope["method"] = "SOCKET"
+        state = SocketState(send, request_id=request_id)
+        await receive()  # websocket.connect
+        try:
+            self._tokens.verify(headers.get(b"authorization", b"").decode("latin-1") or None)
+            scope["app"] = self
+            await self._inner(scope, receive, state.send)
+        except Exception as error:  # noqa: BLE001 -- the last stop: every failure becomes an answer
+            with suppress(OSError):  # the client may have left
+                await state.end_with(_as_problem(error, scope))
+        self._note(scope, state.status, request_id, self._host.clock.monotonic() - began_s)
 
     def _note(self, scope: Scope, status: int, request_id: str, took_s: float) -> None:
         if scope["path"] in OPEN_PATHS:
@@ -117,7 +139,7 @@ class DataPlane:
             self._seconds.observe(clock.monotonic() - began_s)
 
 
-def asked_epoch(request: Request) -> int:
+def asked_epoch(request: HTTPConnection) -> int:
     """Return the epoch under which the caller believes the sandbox to be here."""
     value = request.headers.get(EPOCH_HEADER, "")
     if not value.isdecimal() or len(value) > 18:

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from sandfleet.adapters.web_sockets import server_options
+from sandfleet.wire.session_frames import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX
+
 _BACKLOG = 2048
 
 
@@ -27,7 +30,8 @@ def http_server(app: ASGIApp, *, stop_grace_s: float) -> HttpServer:
         uvicorn.Config(
             app,
             http="httptools",
-            ws="none",
+            # A client's largest message comes with its place.
+            **server_options(message_bytes_max=MESSAGE_BYTES_MAX + FRAME_BYTES_MAX),
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -23,6 +23,7 @@ from sandfleet.ports.hypervisor import Machine, MachineOrder
 from sandfleet.wire.worker_messages import VmStatus
 from sandfleet.worker.background import OwnedTask
 from sandfleet.worker.executions import Executions
+from sandfleet.worker.session_clients import SessionClients
 
 _BURIED_MAX = 20_000
 
@@ -52,6 +53,7 @@ class Resident:
         self.starting: OwnedTask[Any] | None = None
         self.stopping: OwnedTask[Any] | None = None
         self.executions = Executions()
+        self.sessions = SessionClients()
         self._machine: Machine | None = None
         self._clock = clock
         self._idle_since = clock.monotonic()
@@ -103,9 +105,19 @@ class Resident:
     @asynccontextmanager
     async def activity(self) -> AsyncIterator[Machine]:
         """Hold the gate open for one piece of work; raises what `ended` says when the VM ends under it."""
+        self.in_flight += 1
+        try:
+            async with self.attachment() as machine:
+                yield machine
+        finally:
+            self.in_flight -= 1
+            self.touch()
+
+    @asynccontextmanager
+    async def attachment(self) -> AsyncIterator[Machine]:
+        """Be there without holding the gate, as an open and silent socket is; it ends with the VM as well."""
         machine = self._require_open()
         scope = asyncio.timeout(None)
-        self.in_flight += 1
         try:
             async with scope:
                 self._scopes.add(scope)
@@ -122,8 +134,10 @@ class Resident:
             raise
         finally:
             self._scopes.discard(scope)
-            self.in_flight -= 1
-            self._idle_since = self._clock.monotonic()
+
+    def touch(self) -> None:
+        """Let the idle time begin anew."""
+        self._idle_since = self._clock.monotonic()
 
     def glance(self) -> Machine:
         """Return the machine for a look that neither holds the gate nor counts as activity."""

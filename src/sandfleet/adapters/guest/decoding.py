@@ -38,6 +38,7 @@ def exec_status(fields: Fields) -> ExecStatus:
         has_terminal=fields.flag("terminal", False),
         linger_s=fields.number_or_none("linger_s"),
         was_attached=fields.flag("was_attached", False),
+        is_session=fields.flag("session", False),
     )
 
 

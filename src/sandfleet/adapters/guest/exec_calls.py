@@ -134,6 +134,7 @@ def _start_request(order: ExecOrder) -> dict[str, Any]:
         "stdin": order.stdin,
         "follow": not order.is_session,
         "linger_s": order.linger_s,
+        "session": order.is_session,
     }
     if order.terminal is not None:
         request.update(cols=order.terminal.cols, rows=order.terminal.rows)

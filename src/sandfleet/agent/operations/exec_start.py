@@ -27,6 +27,7 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
         timeout_s = fields.number_or_none("timeout_s")
         execution = agent.execs.reserve(exec_id, argv)
         execution.state.has_terminal = command.terminal is not None
+        execution.state.is_session = fields.flag("session", False)
         execution.state.linger_s = fields.number_or_none("linger_s")
         agent.execs.start(execution, command, timeout_s=timeout_s)
 

@@ -8,6 +8,7 @@ from sandfleet.ports.guest import ExecOrder, ExecStatus, Guest
 from sandfleet.worker.background import Background
 from sandfleet.worker.executions import Execution
 from sandfleet.worker.host import Host
+from sandfleet.worker.operations.linger import end_later
 from sandfleet.worker.residents import Resident
 
 log = structlog.get_logger("sandfleet.worker")
@@ -35,11 +36,19 @@ def follow(background: Background, resident: Resident, guest: Guest, status: Exe
 
 
 async def follow_running(host: Host, resident: Resident) -> None:
-    """Follow what an earlier worker process left running, so that it counts as activity."""
+    """Take over what runs in a sandbox that came from elsewhere: another process, or another worker.
+
+    A command counts as activity until its end. A session does not: its time without
+    clients begins.
+    """
     async with resident.activity() as machine:
         for status in await machine.guest.list_execs():
-            if status.running:
+            if not status.running:
+                continue
+            if not status.is_session:
                 follow(host.background, resident, machine.guest, status)
+            elif status.was_attached and not resident.sessions.count(status.exec_id):
+                end_later(host, resident, status)
 
 
 async def _follow(resident: Resident, execution: Execution) -> None:

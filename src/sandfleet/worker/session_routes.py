@@ -1,0 +1,52 @@
+"""The routes of exec sessions and terminals."""
+
+from __future__ import annotations
+
+from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+
+from sandfleet.worker.edge import DataPlane, asked_epoch
+from sandfleet.worker.host import Host
+from sandfleet.worker.operations.session_attach import Wanted, attach
+from sandfleet.worker.operations.session_create import session_create
+from sandfleet.worker.operations.session_kill import session_kill
+from sandfleet.worker.operations.session_list import session_get, session_list
+from sandfleet.worker.operations.terminal import terminal_create, terminal_delete, terminal_resize
+
+_VERBS = (
+    ("POST", "exec", session_create),
+    ("GET", "exec", session_list),
+    ("GET", "exec/{exec_id}", session_get),
+    ("POST", "exec/{exec_id}/kill", session_kill),
+    ("POST", "pty", terminal_create),
+    ("POST", "pty/{exec_id}/resize", terminal_resize),
+    ("DELETE", "pty/{exec_id}", terminal_delete),
+)
+
+
+class SessionSocket:
+    """Endpoint of the sockets of sessions or terminals. It never counts as work in flight."""
+
+    def __init__(self, host: Host, *, has_terminal: bool) -> None:
+        self._host = host
+        self._has_terminal = has_terminal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._host.require_adopted()
+        wanted = Wanted.of(scope, has_terminal=self._has_terminal)
+        epoch = asked_epoch(HTTPConnection(scope))
+        resident = self._host.residents.serving(scope["path_params"]["sandbox_id"], epoch=epoch)
+        await attach(self._host, resident, wanted, receive, send)
+
+
+def session_routes(host: Host, root: str) -> list[BaseRoute]:
+    """Return them below `root`; they stand after `exec/run` and its like, which are no ids."""
+    return [
+        *(
+            Route(f"{root}/{path}", DataPlane(host, verb, name=verb.__name__), methods=[method])
+            for method, path, verb in _VERBS
+        ),
+        WebSocketRoute(f"{root}/exec/{{exec_id}}", SessionSocket(host, has_terminal=False)),
+        WebSocketRoute(f"{root}/pty/{{exec_id}}", SessionSocket(host, has_terminal=True)),
+    ]
