@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,8 @@ class Replicas:
     redis_url: str
     workers: FakeWorkerClient
     opened: AsyncExitStack
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of every replica that is made from now on."""
 
     def plane(self, name: str, **settings: Any) -> ControlPlane:
         """Return the parts of one replica."""
@@ -110,7 +112,7 @@ class Replicas:
         connection = RedisConnection(self.redis_url, clock)
         self.opened.push_async_callback(connection.close)
         return ControlPlane(
-            settings=_settings(self, settings),
+            settings=_settings(self, {**self.settings, **settings}),
             clock=clock,
             replica_id=name,
             stores=Stores(

@@ -31,6 +31,7 @@ def a_worker(name: str = "wk-one", **changes: Any) -> Worker:
         total=Resources(memory_mib=16384, cpu_count=8, disk_mib=1_000_000),
         committed=NOTHING,
         templates={"base": "digest-1"},
+        accelerator="tcg",
         instance_id="process-1",
         sequence=1,
     )

@@ -46,6 +46,9 @@ class FakeHost:
     upload_failure: str | None = None
     save_failure: SandfleetError | None = None
     """Raised by the next save or capture: the VM runs on."""
+    start_failure: SandfleetError | None = None
+    """Raised by the next start: an older VM of the sandbox is kept."""
+    orders: list[StartVm] = field(default_factory=list)
     is_unreachable: bool = False
     is_full: bool = False
     is_adopting: bool = False
@@ -71,11 +74,16 @@ class FakeWorkerClient:
         self._see(host, sandbox_id, order.epoch)
         if host.is_full:
             raise NoCapacity("the host has no memory left")
-        if sandbox_id not in host.vms:
+        known = host.vms.get(sandbox_id)
+        if known is None or known.epoch < order.epoch:
+            failure, host.start_failure = host.start_failure, None
+            if failure is not None:
+                raise failure
             source = order.snapshot
             if source is not None and not {source.snapshot_id} & (host.saved.keys() | self.durable.keys()):
                 raise SnapshotUnusable(f"snapshot {source.snapshot_id} is nowhere")
             host.starts += 1
+            host.orders.append(order)
             host.vms[sandbox_id] = VmStatus(
                 sandbox_id=sandbox_id, epoch=order.epoch, state="running", template_version="digest-1"
             )
