@@ -5,6 +5,8 @@ Order: request id, preflight, path (404) and method (405), then all that `servin
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 from starlette.types import Receive, Scope, Send
 
@@ -13,9 +15,11 @@ from sandfleet.controlplane.api import (
     files,
     health,
     organisations,
+    previews,
     reference,
     sandbox_state,
     sandboxes,
+    sessions,
     signed_files,
     tags,
     workers,
@@ -24,10 +28,15 @@ from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.http.answers import Answer, error_answer, json_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint, Streamed
+from sandfleet.controlplane.http.client_socket import ClientSocket
 from sandfleet.controlplane.http.observing import Observed, answer_preflight, is_preflight
 from sandfleet.controlplane.http.openapi import openapi_document
 from sandfleet.controlplane.http.routing import Match, RouteTable
 from sandfleet.controlplane.http.serving import serve
+from sandfleet.controlplane.proxy.preview import ROUTE as PREVIEW_ROUTE
+from sandfleet.controlplane.proxy.preview import preview_call, serve_preview
+from sandfleet.controlplane.proxy.preview_gate import PreviewHost, preview_host
+from sandfleet.controlplane.proxy.preview_socket import PreviewSocket
 from sandfleet.model.errors import NotFound
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -35,10 +44,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *reference.ENDPOINTS,
     *sandboxes.ENDPOINTS,
     *commands.ENDPOINTS,
+    *sessions.ENDPOINTS,
     *files.ENDPOINTS,
     *signed_files.ENDPOINTS,
     *sandbox_state.ENDPOINTS,
     *tags.ENDPOINTS,
+    *previews.ENDPOINTS,
     *workers.ENDPOINTS,
     *organisations.ENDPOINTS,
 )
@@ -55,6 +66,9 @@ ALL_ENDPOINTS = (
     Endpoint("GET", (reference.OPENAPI_PATH,), openapi, "This document", Access.OPEN, {200: dict}),
 )
 
+SocketHandler = Callable[[Call], Awaitable[None]]
+_SOCKET = Endpoint("GET", (), openapi, "A session's socket", Access.DATA_PLANE, {})
+
 
 class Application:
     """Serves HTTP. Lifespan events need nothing: `main` owns what lives longer than a request."""
@@ -65,11 +79,18 @@ class Application:
         for endpoint in ALL_ENDPOINTS:
             for path in endpoint.paths:
                 self._table.add(endpoint.method, path, endpoint)
+        self._sockets: RouteTable[SocketHandler] = RouteTable()
+        for path, handler in sessions.SOCKETS.items():
+            self._sockets.add("GET", path, handler)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            host = preview_host(scope)
+            if host is not None:
+                await self._preview(host, scope, receive, send)
+                return
         if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
+            await self._socket(scope, receive, send)
             return
         if scope["type"] != "http":
             return
@@ -77,6 +98,35 @@ class Application:
         observed = Observed(scope, send, clock=clock, metrics=metrics)
         try:
             await self._serve(observed, scope, receive)
+        finally:
+            observed.end()
+
+    async def _preview(self, host: PreviewHost, scope: Scope, receive: Receive, send: Send) -> None:
+        observed = Observed(scope, send, clock=self._edge.plane.clock, metrics=self._edge.metrics)
+        observed.route, observed.is_foreign = PREVIEW_ROUTE, True
+        call = preview_call(self._edge, scope, host, request_id=observed.request_id)
+        call.receive, call.send = receive, observed.send
+        try:
+            if scope["type"] == "websocket":
+                await PreviewSocket(call, host).serve()
+            else:
+                await serve_preview(call, host)
+        finally:
+            observed.end()
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        observed = Observed(scope, send, clock=self._edge.plane.clock, metrics=self._edge.metrics)
+        try:
+            match = self._sockets.match(scope["path"])
+            if match is None:
+                await receive()
+                client = ClientSocket(receive, observed.send, request_id=observed.request_id)
+                await client.end_with(NotFound("no such path"))
+                return
+            observed.route = match.template
+            call = Call(self._edge, _SOCKET, scope=scope, request_id=observed.request_id, values=match.values)
+            call.receive, call.send = receive, observed.send
+            await match.targets["GET"](call)
         finally:
             observed.end()
 

@@ -67,6 +67,7 @@ class CreateOrder:
     """What it is started from instead of its template."""
     from_checkpoint_id: CheckpointId | None = None
     template_version: str | None = None
+    preview_digest: bytes | None = field(default=None, repr=False)
     requested_at: datetime | None = None
     """When the request was read; the queue's time runs from here, not from when the row was written."""
 

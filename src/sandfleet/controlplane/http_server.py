@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from sandfleet.adapters.web_sockets import server_options
 from sandfleet.controlplane.http.drain import Drain
+from sandfleet.wire.session_frames import MESSAGE_BYTES_MAX
 
 BACKLOG = 4096
 KEEP_ALIVE_S = 75
@@ -34,7 +36,7 @@ def http_server(app: ASGIApp, *, drain_max_s: float) -> HttpServer:
             app,
             loop="none",
             http="httptools",
-            ws="none",
+            **server_options(message_bytes_max=MESSAGE_BYTES_MAX),
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -22,6 +22,7 @@ SandfleetError
 │   ├── StoreUnavailable      PostgreSQL cannot be reached
 │   ├── BlobsUnavailable      the object store cannot be reached or does not do what it should
 │   └── WorkerUnreachable     the worker did not answer: says nothing about its sandboxes
+├── PortClosed                nothing in the guest listens on that port
 ├── GuestUnresponsive         the guest agent does not answer
 ├── GuestDiskFull             no space left inside the guest
 ├── NotAvailable              the feature is not configured on this server
@@ -192,6 +193,12 @@ class WorkerUnreachable(Unavailable):
     """The worker did not answer. Nothing follows about its sandboxes."""
 
     code = "worker_unreachable"
+
+
+class PortClosed(SandfleetError):
+    """Nothing in the guest takes connections on the port."""
+
+    code = "port_closed"
 
 
 class GuestUnresponsive(SandfleetError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from socket import socket
 from typing import Protocol
 
 from sandfleet.ports.guest import Guest
@@ -94,6 +95,14 @@ class Machine(Protocol):
 
     async def grow_disk(self, disk_mib: int) -> None:
         """Grow the data disk (host side); the guest grows the file system after it."""
+        ...
+
+    async def connect(self, port: int) -> socket:
+        """Return a connected TCP socket to a port of the guest; `PortClosed` when nothing listens there."""
+        ...
+
+    async def listen_for_metadata(self) -> socket:
+        """Return a listening socket that this guest alone reaches, at the metadata address."""
         ...
 
     async def destroy(self) -> None:

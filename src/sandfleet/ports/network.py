@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from socket import socket
 from typing import Protocol
 
 
@@ -39,6 +40,14 @@ class Network(Protocol):
 
     async def set_egress(self, seat: NetworkSeat, *, enabled: bool) -> None:
         """Open or close the way out."""
+        ...
+
+    async def connect_to_guest(self, machine_id: str, port: int) -> socket:
+        """Return a socket connected to the guest; `PortClosed`, `GuestUnresponsive`."""
+        ...
+
+    async def listen_for_metadata(self, machine_id: str) -> socket:
+        """Return a listening socket that the guest reaches at the metadata address, and nobody else."""
         ...
 
     async def detach(self, machine_id: str) -> None:

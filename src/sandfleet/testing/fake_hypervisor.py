@@ -7,12 +7,13 @@ the same one finds the machines of the first by `adopt`.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 
 from sandfleet.adapters.clock import SystemClock
-from sandfleet.model.errors import HypervisorFailed
+from sandfleet.model.errors import HypervisorFailed, PortClosed
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Accelerator, MachineFacts, MachineOrder, TemplateInfo
 from sandfleet.testing.fake_guest import FakeGuest
@@ -28,6 +29,9 @@ class FakeMachine:
         self._facts = facts
         self._guest = guest
         self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ports: dict[int, int] = {}
+        """Ports of the guest that are open, and the local ports that stand for them."""
+        self.metadata_port = 0
         self.is_network_enabled = facts.order.network_enabled
 
     @property
@@ -64,6 +68,22 @@ class FakeMachine:
         """Reach it at once."""
         await self._host.faults.at("resize_memory")
         return memory_mib
+
+    async def connect(self, port: int) -> socket.socket:
+        """Connect to the local port that stands for the guest's."""
+        if port not in self.ports:
+            raise PortClosed(f"nothing listens on port {port}")
+        made = socket.socket()
+        made.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self.ports[port]))
+        return made
+
+    async def listen_for_metadata(self) -> socket.socket:
+        """Listen on a local port, which `metadata_port` tells."""
+        made = socket.create_server(("127.0.0.1", 0))
+        made.setblocking(False)
+        self.metadata_port = int(made.getsockname()[1])
+        return made
 
     async def memory_used_mib(self) -> int:
         """Return what an idle clone costs."""

@@ -22,6 +22,7 @@ STATUS: Mapping[type[e.SandfleetError], int] = MappingProxyType(
         e.SnapshotUnusable: 422,
         e.QuotaExceeded: 429,
         e.NotAvailable: 501,
+        e.PortClosed: 502,
         e.Unavailable: 503,
         e.GuestUnresponsive: 504,
         e.GuestDiskFull: 507,

@@ -92,7 +92,7 @@ _ENVS: JsonDict = {
 _LABELS: JsonDict = {"propertyNames": _TEXT, "additionalProperties": _TEXT}
 _NAME: JsonDict = {"minLength": 1, "maxLength": 128, "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$"}
 _SECONDS: JsonDict = {"minimum": 0, "maximum": 2**31 - 1}
-_LATER = ("image", "snapshot", "secretStore", "webhooks", "previewAuth")
+_LATER = ("image", "snapshot", "secretStore", "webhooks")
 
 
 def _hide_later_fields(schema: dict[str, Any]) -> None:

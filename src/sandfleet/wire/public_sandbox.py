@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from sandfleet.wire.public_api import AnswerBody, Integer, RequestBody, Time
+from sandfleet.wire.public_api import AnswerBody, Integer, RequestBody, SandboxBody, Time
 
 _TEXT: JsonDict = {"pattern": "^[^\\u0000]*$"}
 _REQUIRED_TEXT: JsonDict = {"type": "string", "minLength": 1, **_TEXT}
@@ -45,6 +45,22 @@ class ReplaceTags(RequestBody):
     @classmethod
     def _match_names(cls, data: Any) -> Any:
         return {"tags": data}
+
+
+class CreatePreview(RequestBody):
+    """`POST …/preview`."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["port"]})
+
+    port: Integer | None = Field(
+        default=None, json_schema_extra={"type": "integer", "minimum": 1, "maximum": 65535}
+    )
+    domain: str | None = Field(
+        default=None,
+        description="a host name of your own",
+        json_schema_extra={"examples": ["app.example.org"]},
+    )
+    auth_config: dict[str, Any] | None = None
 
 
 class TokenBody(AnswerBody):
@@ -91,3 +107,30 @@ class StatsBody(AnswerBody):
     net_output: int
     pids: int
     status: str
+
+
+class PreviewBody(AnswerBody):
+    """A recorded guest port."""
+
+    id: str
+    sandbox_id: str
+    org_id: str
+    hostname: str
+    custom_hostname: str | None
+    port: int
+    ssl_status: str
+    auth_config: dict[str, Any]
+    created_at: Time
+
+
+class PreviewTokenBody(AnswerBody):
+    """The new token of the gate, shown once."""
+
+    preview_auth_token: str
+    scheme: str
+
+
+class GatedSandboxBody(SandboxBody):
+    """The sandbox object of a create with `previewAuth`: its token is shown this once."""
+
+    preview_auth_token: str

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandfleet import __version__
-from sandfleet.model.errors import BadRequest, NotFound
+from sandfleet.model.errors import NotFound
 from sandfleet.wire.worker_messages import StartVm, StopVm
 from sandfleet.worker import metrics
 from sandfleet.worker.authentication import FleetTokens
@@ -34,22 +30,9 @@ from sandfleet.worker.operations.start import start
 from sandfleet.worker.operations.stats import stats
 from sandfleet.worker.operations.status import status, statuses
 from sandfleet.worker.operations.stop import stop
+from sandfleet.worker.orders import Lifecycle, by_method, read_order
 from sandfleet.worker.session_routes import session_routes
-
-_ORDER_BYTES_MAX = 4 * 1024 * 1024
-Handler = Callable[[Request], Awaitable[Response]]
-Order = TypeVar("Order", StartVm, StopVm)
-
-
-class Lifecycle:
-    """ASGI endpoint of one lifecycle verb."""
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._handler(Request(scope, receive))
-        await response(scope, receive, send)
+from sandfleet.worker.snapshot_routes import snapshot_routes
 
 
 def create_app(host: Host, tokens: FleetTokens) -> ASGIApp:
@@ -71,11 +54,11 @@ def create_app(host: Host, tokens: FleetTokens) -> ASGIApp:
         return json_answer(status(host, request.path_params["sandbox_id"]))
 
     async def put_vm(request: Request) -> Response:
-        order = await _order(request, StartVm, tokens)
+        order = await read_order(request, StartVm, tokens)
         return json_answer(await start(host, request.path_params["sandbox_id"], order))
 
     async def delete_vm(request: Request) -> Response:
-        order = await _order(request, StopVm, tokens)
+        order = await read_order(request, StopVm, tokens)
         return json_answer(await stop(host, request.path_params["sandbox_id"], order))
 
     one = "/vms/{sandbox_id}"
@@ -86,9 +69,10 @@ def create_app(host: Host, tokens: FleetTokens) -> ASGIApp:
         Route("/vms", Lifecycle(list_vms), methods=["GET"]),
         Route(
             one,
-            _by_method({"GET": get_vm, "PUT": put_vm, "DELETE": delete_vm}),
+            by_method({"GET": get_vm, "PUT": put_vm, "DELETE": delete_vm}),
             methods=["GET", "PUT", "DELETE"],
         ),
+        *snapshot_routes(host, tokens),
     ]
     return Edge(Router(routes, redirect_slashes=False, default=_unknown), host=host, tokens=tokens)
 
@@ -121,29 +105,6 @@ def _data_plane_routes(host: Host) -> list[BaseRoute]:
         Route(f"{root}/files/mkdir", DataPlane(host, file_mkdir, name="file_mkdir"), methods=["POST"]),
         *session_routes(host, root),
     ]
-
-
-def _by_method(handlers: dict[str, Handler]) -> Lifecycle:
-    async def dispatch(request: Request) -> Response:
-        method = "GET" if request.method == "HEAD" else request.method
-        return await handlers[method](request)
-
-    return Lifecycle(dispatch)
-
-
-async def _order(request: Request, kind: type[Order], tokens: FleetTokens) -> Order:
-    """Return the order in the body, its term checked."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _ORDER_BYTES_MAX:
-            raise BadRequest("the order is too long")
-    try:
-        order = msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
-        raise BadRequest(f"not an order: {error}") from error
-    tokens.require_term(order.term)
-    return order
 
 
 async def _unknown(scope: Scope, receive: Receive, send: Send) -> None:

@@ -33,6 +33,7 @@ class VmState(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
+    SAVING = "saving"
     STOPPING = "stopping"
     DEAD = "dead"
 
@@ -52,6 +53,11 @@ class Resident:
         """Whether this process saw the guest take its identity (see `operations.start`)."""
         self.starting: OwnedTask[Any] | None = None
         self.stopping: OwnedTask[Any] | None = None
+        self.saving: OwnedTask[Any] | None = None
+        self.saving_to: str | None = None
+        """The snapshot that a hibernation under way makes."""
+        self.successor: Resident | None = None
+        """What is being loaded beside this VM, to take its place when it answers."""
         self.executions = Executions()
         self.sessions = SessionClients()
         self._machine: Machine | None = None
@@ -102,6 +108,21 @@ class Resident:
             raise Conflict(f"sandbox {self.sandbox_id} is in use", code="busy")
         self.close()
 
+    def close_to_save(self, idle_s_min: float | None) -> None:
+        """Shut out and end all work, in one step, until `reopen` or the end; `busy` as `close_if_idle`."""
+        if self.state is not VmState.RUNNING:
+            raise Conflict(f"sandbox {self.sandbox_id} is {self.state.value}", code="busy")
+        if idle_s_min is not None and (self.in_flight or self.idle_s < idle_s_min):
+            raise Conflict(f"sandbox {self.sandbox_id} is in use", code="busy")
+        self.state = VmState.SAVING
+        self._end_work()
+
+    def reopen(self) -> None:
+        """Serve again after a save that failed, unless the VM was stopped or died meanwhile."""
+        if self.state is VmState.SAVING:
+            self.state = VmState.RUNNING
+            self._idle_since = self._clock.monotonic()
+
     @asynccontextmanager
     async def activity(self) -> AsyncIterator[Machine]:
         """Hold the gate open for one piece of work; raises what `ended` says when the VM ends under it."""
@@ -147,6 +168,8 @@ class Resident:
         """Return the error for work that met the end of the VM."""
         if self.state is VmState.DEAD:
             return Gone(f"sandbox {self.sandbox_id} is gone: {self.reason}")
+        if self.state is VmState.SAVING:  # it goes on later, perhaps elsewhere: the route is asked again
+            return StaleEpoch(f"sandbox {self.sandbox_id} is being saved")
         return Gone(f"sandbox {self.sandbox_id} has been stopped")
 
     def status(self) -> VmStatus:
@@ -172,7 +195,7 @@ class Resident:
             return self._machine
         if self.state is VmState.STARTING:
             raise NotReady(f"sandbox {self.sandbox_id} is starting")
-        if self.state is VmState.DEAD:
+        if self.state in (VmState.DEAD, VmState.SAVING):
             raise self.ended()
         raise StaleEpoch(f"sandbox {self.sandbox_id} is leaving this worker")
 

@@ -12,15 +12,17 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from sandfleet.model.errors import HypervisorFailed
 
 NAMESPACE_DIRECTORY = Path("/run/netns")
 """Where `ip netns` looks, so that an operator sees our namespaces with the usual tools."""
 
+_T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000
 _MS_BIND = 4096
 _MNT_DETACH = 2
@@ -63,6 +65,29 @@ async def create_with_tap(name: str, tap: str, *, sysctls: Mapping[str, str]) ->
         making.add_done_callback(take_back)
         await asyncio.wait([making])
         raise
+    except OSError as error:
+        raise HypervisorFailed(f"network namespace {name}: {error}") from error
+    finally:
+        pool.shutdown(wait=False)
+
+
+async def within(name: str, work: Callable[[], _T]) -> _T:
+    """Return what `work` gives when a thread of its own does it inside the namespace `name`.
+
+    A socket belongs to the namespace it was made in, whoever uses it afterwards.
+    """
+
+    def enter() -> _T:
+        entrance = os.open(NAMESPACE_DIRECTORY / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_libc.setns(entrance, _CLONE_NEWNET), name)
+        finally:
+            os.close(entrance)
+        return work()
+
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"in-{name}")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, enter)
     except OSError as error:
         raise HypervisorFailed(f"network namespace {name}: {error}") from error
     finally:

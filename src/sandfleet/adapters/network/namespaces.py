@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
+from socket import socket
 
-from sandfleet.adapters.network import plan, rules
+from sandfleet.adapters.network import guest_sockets, plan, rules
 from sandfleet.adapters.network.namespace_thread import (
     NAMESPACE_DIRECTORY,
     create_with_tap,
@@ -72,6 +73,14 @@ class NamespaceNetwork:
     async def set_egress(self, seat: NetworkSeat, *, enabled: bool) -> None:
         """Open or close the way out."""
         await _in_namespace_nft(self._links(seat).namespace, rules.egress_change(enabled=enabled))
+
+    async def connect_to_guest(self, machine_id: str, port: int) -> socket:
+        """Return a socket connected to the guest."""
+        return await guest_sockets.connect_to_guest(machine_id, port)
+
+    async def listen_for_metadata(self, machine_id: str) -> socket:
+        """Return a listening socket that this guest alone reaches."""
+        return await guest_sockets.listen_for_metadata(machine_id)
 
     async def detach(self, machine_id: str) -> None:
         """Remove the namespace and its links. Idempotent."""

@@ -18,6 +18,9 @@ GATEWAY_ADDRESS = "10.0.2.2"
 GUEST_PREFIX_LENGTH = 24
 GATEWAY_MAC = "52:54:00:5f:00:01"
 """The same everywhere: what a template's guest has learnt of its gateway stays true in its clones."""
+METADATA_ADDRESS = "169.254.169.254"
+METADATA_PORT = 80
+"""At the gateway's address; asked for at any other than the metadata address it does not answer."""
 TAP = "tap0"
 UPLINK = "up0"
 NAMESPACE_PREFIX = "sf-"

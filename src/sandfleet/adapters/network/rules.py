@@ -13,7 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from sandfleet.adapters.network.plan import GATEWAY_ADDRESS, GUEST_ADDRESS, LINK_PREFIX, TAP, UPLINK
+from sandfleet.adapters.network.plan import (
+    GATEWAY_ADDRESS,
+    GUEST_ADDRESS,
+    LINK_PREFIX,
+    METADATA_ADDRESS,
+    METADATA_PORT,
+    TAP,
+    UPLINK,
+)
 
 DENIED_RANGES: tuple[str, ...] = (
     "0.0.0.0/8",
@@ -52,6 +60,7 @@ table inet sandfleet {{
   }}
   chain resolve {{
     type nat hook prerouting priority dstnat; policy accept;
+    iifname "{TAP}" ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} dnat ip to {GATEWAY_ADDRESS}
 {_resolver_rules(resolvers)}  }}
   chain leave {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -60,6 +69,7 @@ table inet sandfleet {{
   chain input {{
     type filter hook input priority filter; policy drop;
     ct state established,related accept
+    iifname "{TAP}" ct status dnat tcp dport {METADATA_PORT} accept
     iifname "{TAP}" ip daddr {GATEWAY_ADDRESS} icmp type echo-request limit rate 20/second accept
   }}
   chain forward {{

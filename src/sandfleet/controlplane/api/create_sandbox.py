@@ -15,18 +15,21 @@ from sandfleet.controlplane.api.field_values import (
     map_bytes,
     without_null,
 )
+from sandfleet.controlplane.api.previews import asked_token
 from sandfleet.controlplane.api.sandbox_view import sandbox_body
 from sandfleet.controlplane.dependencies import CreateOrder, sandbox_topic
 from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.controlplane.http.preference import preferred_wait_s
+from sandfleet.controlplane.proxy.preview_gate import digest_of
 from sandfleet.controlplane.proxy.readiness import gone
 from sandfleet.model.errors import BadRequest, NoCapacity, NotAvailable, SandfleetError
 from sandfleet.model.ids import OperationId, SandboxId, operation_id, sandbox_id
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.planning.sizing import check_caps, effective_resources
 from sandfleet.wire.public_api import CreateSandbox, SandboxBody
+from sandfleet.wire.public_sandbox import GatedSandboxBody
 
 TEMPLATE_DEFAULT = "base"
 METADATA_BYTES_MAX = 64 * 1024
@@ -51,14 +54,18 @@ async def create_sandbox(call: Call) -> Answer:
     topic = sandbox_topic(order.sandbox_id)
     hints = call.edge.plane.wake_ups.subscribe(topic)
     sandbox = await call.edge.lifecycle.create(order)
-    sandbox = await _outcome(call, sandbox, hints)
+    sandbox = await await_arrival(call, sandbox, hints)
     seconds = call.edge.plane.clock.monotonic() - call.received_at
     call.edge.metrics.operation_seconds.labels("create", sandbox.state.value).observe(seconds)
     if sandbox.state is SandboxState.FAILED:
-        raise await _failure(call, order, sandbox)
+        raise await why_it_failed(call, order, sandbox)
     if sandbox.is_terminal:
         raise gone(sandbox)
-    return model_answer(201, sandbox_body(call, sandbox))
+    seen = sandbox_body(call, sandbox)
+    token = asked_token(call, body.preview_auth, sandbox_id=sandbox.id)
+    if token is None:
+        return model_answer(201, seen)
+    return model_answer(201, GatedSandboxBody(**seen.model_dump(), preview_auth_token=token))
 
 
 async def _order(call: Call, body: CreateSandbox) -> CreateOrder:
@@ -68,8 +75,11 @@ async def _order(call: Call, body: CreateSandbox) -> CreateOrder:
         settings.size_limits, memory_mib=body.memory_mb, cpu_count=body.cpu_count, disk_mib=body.disk_mb
     )
     metadata = without_null(body.metadata)
-    _check_labels(body, metadata)
+    check_labels(body.alias, metadata)
+    if body.port is not None and not 1 <= body.port <= 65535:
+        raise invalid("port must be between 1 and 65535")
     envs = checked_envs(body.envs)
+    token = asked_token(call, body.preview_auth, sandbox_id=call.fixed["sandbox_id"])
     timeout_s = checked_timeout(body.timeout or 0)
     template = await _template(call, body.template_id)
     organisation = await call.edge.plane.stores.organisations.get(call.principal.organisation_id)
@@ -89,6 +99,7 @@ async def _order(call: Call, body: CreateSandbox) -> CreateOrder:
         envs=envs,
         metadata=metadata,
         alias=body.alias,
+        preview_digest=None if token is None else digest_of(token),
         requested_at=clock.now() - timedelta(seconds=clock.monotonic() - call.received_at),
     )
 
@@ -103,23 +114,21 @@ def _refuse_later_features(body: CreateSandbox) -> None:
     for name, value in (
         ("image", body.image),
         ("webhooks", body.webhooks),
-        ("previewAuth", body.preview_auth),
     ):
         if value:
             raise NotAvailable(f"{name} is not available on this server")
 
 
-def _check_labels(body: CreateSandbox, metadata: Mapping[str, str]) -> None:
-    if body.alias is not None:
-        check_text("alias", body.alias)
-        if len(body.alias) > ALIAS_LENGTH_MAX:
+def check_labels(alias: str | None, metadata: Mapping[str, str]) -> None:
+    """Refuse an alias or metadata that cannot be kept."""
+    if alias is not None:
+        check_text("alias", alias)
+        if len(alias) > ALIAS_LENGTH_MAX:
             raise invalid(f"alias must have at most {ALIAS_LENGTH_MAX} characters")
     for name, value in metadata.items():
         check_text("metadata", name + value)
     if map_bytes(metadata) > METADATA_BYTES_MAX:
         raise invalid(f"metadata must not have more than {METADATA_BYTES_MAX} bytes in all")
-    if body.port is not None and not 1 <= body.port <= 65535:
-        raise invalid("port must be between 1 and 65535")
 
 
 async def _template(call: Call, name: str | None) -> str:
@@ -140,7 +149,7 @@ async def _region(call: Call) -> str:
     return wanted if any(worker.region == wanted for worker in workers) else default
 
 
-async def _outcome(call: Call, sandbox: Sandbox, hints: AsyncIterator[None]) -> Sandbox:
+async def await_arrival(call: Call, sandbox: Sandbox, hints: AsyncIterator[None]) -> Sandbox:
     """Wait until the sandbox leaves `creating`, but not longer than the client may wait."""
     settings, clock = call.edge.plane.settings, call.edge.plane.clock
     preferred = preferred_wait_s(call.headers.get("prefer"))
@@ -157,7 +166,8 @@ async def _outcome(call: Call, sandbox: Sandbox, hints: AsyncIterator[None]) -> 
     return sandbox
 
 
-async def _failure(call: Call, order: CreateOrder, sandbox: Sandbox) -> SandfleetError:
+async def why_it_failed(call: Call, order: CreateOrder, sandbox: Sandbox) -> SandfleetError:
+    """Return the error of a create that ended `failed`."""
     operation = await call.edge.plane.stores.operations.get(order.operation_id)
     message = operation.error_message or sandbox.error_message or "the sandbox could not be created"
     if operation.error_code == NoCapacity.code:

@@ -50,6 +50,7 @@ class Metrics:
         self.worker_used = self._gauge(
             "sandfleet_worker_memory_used_bytes", "Memory in use on a worker.", "worker"
         )
+        self.socket_clients = self._gauge("sandfleet_ws_clients", "Attached sockets by kind.", "kind")
         self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:

@@ -18,6 +18,7 @@ log = structlog.get_logger("sandfleet.access")
 REQUEST_ID = b"x-request-id"
 UNROUTED = "unrouted"
 CLIENT_LEFT = 499
+SWITCHED = 101
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 QUIET_ROUTES = frozenset({"/health", "/healthz", "/readyz", "/metrics", "/internal/workers/{id}/heartbeat"})
 _CORS: Sequence[tuple[bytes, bytes]] = (
@@ -43,6 +44,8 @@ class Observed:
         is_usable = given is not None and _ID_FORM.fullmatch(given) is not None
         self.request_id = given.decode() if given is not None and is_usable else secrets.token_hex(16)
         self.route = UNROUTED
+        self.is_foreign = False
+        """Whether the answer is an application's own, to which nothing is added."""
         self._scope = scope
         self._send = send
         self._clock = clock
@@ -52,19 +55,25 @@ class Observed:
 
     async def send(self, message: Message) -> None:
         """Send, with the request id and the CORS headers in the head."""
-        if message["type"] == "http.response.start":
+        if message["type"] == "websocket.accept":
+            self._status = SWITCHED
+            if not self.is_foreign:
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, self.request_id.encode())]
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
             self._status = message["status"]
-            message["headers"] = [
-                *message.get("headers", ()),
-                (REQUEST_ID, self.request_id.encode()),
-                *_CORS,
-            ]
+            if not self.is_foreign:
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (REQUEST_ID, self.request_id.encode()),
+                    *_CORS,
+                ]
         await self._send(message)
 
     def end(self) -> None:
         """Measure and log the request. Nothing secret is in the line: it is redacted before formatting."""
         seconds = self._clock.monotonic() - self._began
-        method = self._scope["method"] if self._scope["method"] in METHODS else "other"
+        asked = self._scope.get("method", "GET")
+        method = asked if asked in METHODS else "other"
         self._metrics.requests.labels(self.route, method, str(self._status)).inc()
         self._metrics.request_seconds.labels(self.route).observe(seconds)
         level = log.debug if self.route in QUIET_ROUTES else log.info

@@ -54,6 +54,7 @@ def new_sandbox(plane: ControlPlane, order: CreateOrder) -> tuple[Sandbox, Opera
         metadata=order.metadata,
         alias=order.alias,
         active_at=now,
+        preview_digest=order.preview_digest,
         snapshot_id=order.snapshot_id,
         from_checkpoint_id=order.from_checkpoint_id,
         template_version=order.template_version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from starlette.types import Receive
@@ -16,7 +17,9 @@ class Upload:
     """Reads the client's body once and gives it out again as long as it was all kept."""
 
     def __init__(self, receive: Receive, *, bytes_max: int) -> None:
+        self._receive = receive
         self._source = body_pieces(receive, bytes_max=bytes_max)
+        self._ended = asyncio.Event()
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._is_overflown = False
@@ -36,9 +39,20 @@ class Upload:
             async for piece in self._source:
                 self._keep(piece)
                 yield piece
+            self._ended.set()
         except SandfleetError as error:
             self.failure = error
             raise
+
+    def nothing_comes(self) -> None:
+        """Note that the request has no body, so nobody will read it to its end."""
+        self._ended.set()
+
+    async def client_left(self) -> None:
+        """Return when the client has closed its connection; while it sends, that shows at the reader."""
+        await self._ended.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     def _keep(self, piece: bytes) -> None:
         if self._is_overflown:

@@ -1,0 +1,127 @@
+"""`…/hibernate` and `…/wake`."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from sandfleet.controlplane.api.field_values import checked_timeout
+from sandfleet.controlplane.api.paths import SANDBOX
+from sandfleet.controlplane.api.sandbox_view import sandbox_body
+from sandfleet.controlplane.api.verbs import begin_in_turn, not_running, outcome, resumed, verb_ids
+from sandfleet.controlplane.http.answers import Answer, model_answer
+from sandfleet.controlplane.http.authentication import Access
+from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.controlplane.proxy.readiness import find_sandbox
+from sandfleet.controlplane.proxy.waking import open_wake
+from sandfleet.model.errors import BadRequest, NotAvailable
+from sandfleet.model.ids import SnapshotId
+from sandfleet.model.operation import Operation, OperationState
+from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.wire.public_api import SandboxBody
+from sandfleet.wire.public_saved import HibernatedBody, WakeSandbox
+
+_ASLEEP = frozenset({SandboxState.HIBERNATING, SandboxState.HIBERNATED})
+_ERRORS = ("not_found", "gone", "operation_in_progress", "invalid_argument", "not_ready")
+
+
+def require_store(call: Call) -> None:
+    """Refuse what needs an object store where there is none."""
+    if call.edge.plane.settings.checkpoint_store_url is None:
+        raise NotAvailable("saving sandboxes is not available on this server: it has no object store")
+
+
+async def hibernate_sandbox(call: Call) -> Answer:
+    """Save a running sandbox and free its place."""
+    operation = await resumed(call) or await begin_in_turn(
+        call,
+        lambda sandbox: call.edge.lifecycle.hibernate(
+            sandbox, ids=call.fixed, actor=call.principal.actor
+        ),
+        check=lambda sandbox: _check_hibernate(call, sandbox),
+    )
+    operation = await outcome(call, operation)
+    plane = call.edge.plane
+    sandbox = await plane.stores.sandboxes.get(operation.organisation_id, operation.sandbox_id)
+    snapshot = await plane.stores.snapshots.get(SnapshotId(operation.arguments["snapshot_id"]))
+    is_done = operation.state is OperationState.SUCCEEDED
+    return model_answer(
+        200,
+        HibernatedBody(
+            sandbox_id_old=sandbox.id,
+            sandbox_id=sandbox.id,
+            status=(SandboxState.HIBERNATED if is_done else SandboxState.HIBERNATING).value,
+            hibernation_key=snapshot.id,
+            size_bytes=snapshot.size_bytes,
+            region=sandbox.region,
+            template=sandbox.template,
+            hibernated_at=operation.finished_at,
+        ),
+    )
+
+
+def _check_hibernate(call: Call, sandbox: Sandbox) -> None:
+    require_store(call)
+    if sandbox.state in _ASLEEP:
+        raise not_running()
+
+
+async def wake_sandbox(call: Call) -> Answer:
+    """Bring a hibernated sandbox back; a wake that is under way is joined."""
+    body = cast(WakeSandbox, call.model)
+
+    def check(sandbox: Sandbox) -> None:
+        if body.timeout is not None:
+            checked_timeout(body.timeout)
+        if sandbox.state is SandboxState.RUNNING:
+            raise BadRequest("sandbox is not hibernated", code="not_hibernated")
+
+    async def begin(sandbox: Sandbox) -> Operation:
+        return await call.edge.lifecycle.wake(
+            sandbox, ids=call.fixed, actor=call.principal.actor, timeout_s=body.timeout
+        )
+
+    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
+    operation = await resumed(call) or await open_wake(call.edge, sandbox)
+    if operation is None:
+        operation = await begin_in_turn(call, begin, check=check)
+    else:
+        check(sandbox)
+    await outcome(call, operation)
+    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
+    return model_answer(200, sandbox_body(call, sandbox))
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        paths=(f"{SANDBOX}/hibernate",),
+        handler=hibernate_sandbox,
+        summary="Save memory and disk of a running sandbox and free its place",
+        access=Access.ORGANISATION,
+        answers={200: HibernatedBody},
+        errors=(
+            *_ERRORS,
+            "not_running",
+            "guest_disk_full",
+            "agent_unresponsive",
+            "disk_full",
+            "not_available",
+        ),
+        changes=True,
+        fixes=verb_ids,
+        resumes=True,
+    ),
+    Endpoint(
+        method="POST",
+        paths=(f"{SANDBOX}/wake",),
+        handler=wake_sandbox,
+        summary="Bring a hibernated sandbox back, on any worker",
+        access=Access.ORGANISATION,
+        body=WakeSandbox,
+        answers={200: SandboxBody},
+        errors=(*_ERRORS, "not_hibernated", "quota_exceeded", "no_capacity"),
+        changes=True,
+        fixes=verb_ids,
+        resumes=True,
+    ),
+)

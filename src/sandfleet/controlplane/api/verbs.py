@@ -1,0 +1,120 @@
+"""How a lifecycle verb is asked for: its turn among others, and how long its caller waits.
+
+Rule 1: two verbs on one sandbox follow each other. The row's version decides who is first;
+the other waits for its turn, up to `sandbox_wait_s`.
+Rule 2: the operation belongs to nobody's request. Whoever asked waits for it until
+`answer_by_s` after the request was read (`Prefer` sets another limit), then is told how it stands.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from sandfleet.controlplane.dependencies import sandbox_topic
+from sandfleet.controlplane.http.call import Call
+from sandfleet.controlplane.http.drain import shutting_down
+from sandfleet.controlplane.http.idempotency import idempotency_key
+from sandfleet.controlplane.http.operation_errors import operation_error
+from sandfleet.controlplane.http.preference import preferred_wait_s
+from sandfleet.controlplane.proxy.readiness import find_sandbox, gone
+from sandfleet.model.errors import BadRequest, Conflict, NotFound, StaleVersion
+from sandfleet.model.ids import OperationId, operation_id, record_uuid, snapshot_id
+from sandfleet.model.operation import BACKGROUND_KINDS, Operation, OperationState
+from sandfleet.model.sandbox import Sandbox, SandboxState
+
+SETTLED_STATES = frozenset({SandboxState.RUNNING, SandboxState.HIBERNATED})
+"""States from which a verb may begin; all others pass by themselves."""
+BEGIN_ATTEMPTS_MAX = 100
+
+T = TypeVar("T")
+
+
+def verb_ids() -> Mapping[str, str]:
+    """Return the ids that a verb goes by, the same when its request is resumed."""
+    return {
+        "operation_id": operation_id(secrets.token_bytes(16)),
+        "snapshot_id": snapshot_id(secrets.token_bytes(16)),
+        "checkpoint_id": record_uuid(secrets.token_bytes(16)),
+    }
+
+
+def not_running() -> BadRequest:
+    """Return the error of a verb that needs a running sandbox."""
+    return BadRequest("sandbox is not running", code="not_running")
+
+
+def needs_running(sandbox: Sandbox) -> None:
+    """Refuse a sandbox that is saved; every other state passes or ends."""
+    if sandbox.state is SandboxState.HIBERNATED:
+        raise not_running()
+
+
+async def begin_in_turn(
+    call: Call, act: Callable[[Sandbox], Awaitable[T]], *, check: Callable[[Sandbox], None]
+) -> T:
+    """Wait for the sandbox's turn, and begin; `check` refuses by what the row says, before any waiting."""
+    clock, settings = call.edge.plane.clock, call.edge.plane.settings
+    deadline = call.received_at + settings.sandbox_wait_s
+    owner, name = call.principal.organisation_id, call.values["id"]
+    sandbox = await find_sandbox(call.edge, owner, name)
+    hints = call.edge.plane.wake_ups.subscribe(sandbox_topic(sandbox.id))
+    for _ in range(BEGIN_ATTEMPTS_MAX):
+        if sandbox.is_terminal:
+            raise gone(sandbox)
+        check(sandbox)
+        is_free = sandbox.state in SETTLED_STATES and not await _is_busy(call, sandbox)
+        if is_free:
+            try:
+                return await act(sandbox)
+            except StaleVersion:
+                sandbox = await find_sandbox(call.edge, owner, name)
+                continue
+        if clock.monotonic() >= deadline:
+            break
+        if call.edge.drain.is_hurried:
+            raise shutting_down()
+        await anext(hints)
+        sandbox = await find_sandbox(call.edge, owner, name)
+    raise Conflict("another operation on the sandbox is in progress", code="operation_in_progress")
+
+
+async def _is_busy(call: Call, sandbox: Sandbox) -> bool:
+    """Read after the row: what began before it was read is seen here, what begins later changes its version."""
+    still_open = await call.edge.plane.stores.operations.open_for(sandbox.id)
+    return any(one.kind not in BACKGROUND_KINDS for one in still_open)
+
+
+async def resumed(call: Call) -> Operation | None:
+    """Return the operation of the first attempt of this very request, if that came so far."""
+    if idempotency_key(call) is None:
+        return None
+    try:
+        return await call.edge.plane.stores.operations.get(OperationId(call.fixed["operation_id"]))
+    except NotFound:
+        return None
+
+
+async def outcome(call: Call, operation: Operation, *, fails: bool = True) -> Operation:
+    """Return the operation at its end, or as it stands when the caller has waited long enough.
+
+    Raises what ended it, unless `fails` is false.
+    """
+    plane = call.edge.plane
+    preferred = preferred_wait_s(call.headers.get("prefer"))
+    until = call.received_at + (plane.settings.answer_by_s if preferred is None else preferred)
+    hints = plane.wake_ups.subscribe(sandbox_topic(operation.sandbox_id))
+    operation = await plane.stores.operations.get(operation.id)
+    while operation.state is OperationState.RUNNING:
+        if plane.clock.monotonic() >= until or call.edge.drain.is_hurried:
+            return operation
+        await anext(hints)
+        operation = await plane.stores.operations.get(operation.id)
+    name = operation.kind.value
+    seconds = plane.clock.monotonic() - call.received_at
+    call.edge.metrics.operation_seconds.labels(name, operation.state.value).observe(seconds)
+    if fails and operation.state is not OperationState.SUCCEEDED:
+        sandbox = await plane.stores.sandboxes.get(operation.organisation_id, operation.sandbox_id)
+        raise gone(sandbox) if sandbox.is_terminal else operation_error(operation)
+    return operation

@@ -1,0 +1,21 @@
+"""Why an operation failed, as the error that its caller gets."""
+
+from __future__ import annotations
+
+from sandfleet.controlplane.http.error_codes import CODES
+from sandfleet.model.errors import SandfleetError, Unavailable
+from sandfleet.model.operation import Operation
+from sandfleet.wire.errors import error_from
+
+_INTERNAL = 500
+RETRY_AFTER_S = 5
+
+
+def operation_error(operation: Operation) -> SandfleetError:
+    """Return the error that ended the operation."""
+    code = operation.error_code or SandfleetError.code
+    status, _ = CODES.get(code, (_INTERNAL, ""))
+    error = error_from(status, {"code": code, "error": operation.error_message or "the operation failed"})
+    if isinstance(error, Unavailable):
+        error.retry_after_s = max(RETRY_AFTER_S, int(operation.progress.get("retry_after_s", 0)))
+    return error
