@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sandfleet.ports.blobs import StoredFiles
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.snapshot_manifest import SnapshotManifest
 
@@ -18,6 +20,10 @@ class SavedSnapshot:
     directory: Path
     size_bytes: int
     pause_s: float
+
+
+Fetch = Callable[[StoredFiles], Awaitable[None]]
+"""Writes the named files to the given paths, verified, or raises."""
 
 
 class SnapshotSaver(Protocol):
@@ -40,6 +46,18 @@ class SnapshotSaver(Protocol):
 
         Raises `SnapshotUnusable` when it is incomplete, damaged or made for another kind of
         machine; nothing is left behind then, and the snapshot stays as it was.
+        """
+        ...
+
+    def stored_files(self, manifest: SnapshotManifest) -> StoredFiles:
+        """Return where the files of a local snapshot are, and those that back it."""
+        ...
+
+    async def receive(self, manifest: SnapshotManifest, fetch: Fetch) -> SavedSnapshot:
+        """Take a snapshot in from elsewhere: `fetch` writes the files it is asked for, then it is complete.
+
+        Whoever asks for one that is being received waits for it. A failure leaves nothing behind
+        but backings that arrived whole.
         """
         ...
 

@@ -17,6 +17,7 @@ from sandfleet.ports.hypervisor import Machine
 from sandfleet.worker.host import Host
 from sandfleet.worker.operations.fill_pool import keep, rekey
 from sandfleet.worker.operations.follow_exec import follow_running
+from sandfleet.worker.operations.upload_snapshot import resume_uploads
 from sandfleet.worker.operations.watch import watch
 from sandfleet.worker.residents import Resident
 
@@ -43,6 +44,7 @@ async def adopt(host: Host) -> None:
     host.is_adopted = True
     host.changed.set()
     log.info("adopted", residents=len(host.residents), unowned=len(unowned))
+    await resume_uploads(host)
     for machine in unowned:
         await _adopt_unowned(host, machine)
 

@@ -16,13 +16,12 @@ from sandfleet.images.errors import ImageDamaged
 from sandfleet.images.installed import InstalledImage, list_images
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.guest import Guest
-from sandfleet.ports.hypervisor import Hypervisor
 from sandfleet.worker.settings import WorkerSettings
 
 log = structlog.get_logger("sandfleet.worker")
 
 
-def engine(settings: WorkerSettings) -> Hypervisor:
+def engine(settings: WorkerSettings) -> QemuHypervisor:
     """Return the engine; nothing is started or probed yet."""
     config = HypervisorConfig(
         data_dir=settings.data_dir,

@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sandfleet.model.errors import BadRequest, NotReady
+from sandfleet.model.errors import BadRequest, NotAvailable, NotReady
+from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Hypervisor, TemplateInfo
-from sandfleet.worker.background import Background
+from sandfleet.ports.snapshots import SavedSnapshot, SnapshotSaver
+from sandfleet.worker.background import Background, OwnedTask
 from sandfleet.worker.residents import Residents
 from sandfleet.worker.settings import HostLimits
+from sandfleet.worker.uploads import Uploads
 from sandfleet.worker.warm_pool import WarmPool
 
 
@@ -27,6 +30,11 @@ class Host:
     limits: HostLimits
     pool: WarmPool
     residents: Residents = field(default_factory=Residents)
+    snapshots: SnapshotSaver | None = None
+    store: SnapshotStore | None = None
+    uploads: Uploads = field(default_factory=Uploads)
+    captures: dict[str, OwnedTask[SavedSnapshot]] = field(default_factory=dict)
+    """Captures under way, by snapshot: whoever asks again joins."""
     templates: dict[str, TemplateInfo] = field(default_factory=dict)
     accelerator: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -46,6 +54,18 @@ class Host:
         """Raise NotReady until this process knows what the host holds."""
         if not self.is_adopted:
             raise NotReady("the worker is still looking for the VMs of its host")
+
+    def require_snapshots(self) -> SnapshotSaver:
+        """Return what saves and loads, or say that this host cannot."""
+        if self.snapshots is None:
+            raise NotAvailable("this worker keeps no snapshots")
+        return self.snapshots
+
+    def require_store(self) -> SnapshotStore:
+        """Return the object store, or say that there is none."""
+        if self.store is None:
+            raise NotAvailable("this worker has no object store")
+        return self.store
 
     def require_template(self, name: str) -> TemplateInfo:
         """Return the template, or say whether it is unknown or not ready yet."""

@@ -11,8 +11,11 @@ import structlog
 import uvloop
 
 from sandfleet import __version__
+from sandfleet.adapters.blobs.objects import Objects
+from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.ports.hypervisor import Hypervisor, MachineOrder
+from sandfleet.ports.snapshots import SnapshotSaver
 from sandfleet.worker import logs
 from sandfleet.worker.adoption import adopt
 from sandfleet.worker.app import create_app
@@ -45,10 +48,17 @@ async def _run(settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, engine(settings), stop=stop)
+    hypervisor = engine(settings)
+    await serve(settings, hypervisor, snapshots=hypervisor.snapshots, stop=stop)
 
 
-async def serve(settings: WorkerSettings, hypervisor: Hypervisor, *, stop: asyncio.Event) -> None:
+async def serve(
+    settings: WorkerSettings,
+    hypervisor: Hypervisor,
+    *,
+    stop: asyncio.Event,
+    snapshots: SnapshotSaver | None = None,
+) -> None:
     """Serve around `hypervisor` until `stop`; then finish what is in flight and say goodbye."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     clock = SystemClock()
@@ -58,6 +68,8 @@ async def serve(settings: WorkerSettings, hypervisor: Hypervisor, *, stop: async
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.listen_host, settings.listen_port))
         session = await stack.enter_async_context(aiohttp.ClientSession())
+        objects = Objects.open(settings.store_url())
+        stack.callback(objects.close)
         background = await stack.enter_async_context(Background())
         host = Host(
             worker_id=settings.worker_id,
@@ -66,6 +78,8 @@ async def serve(settings: WorkerSettings, hypervisor: Hypervisor, *, stop: async
             background=background,
             limits=settings.limits(),
             pool=WarmPool(order=_pool_order(settings), size=settings.warm_pool_size),
+            snapshots=snapshots,
+            store=ObjectSnapshotStore(objects, clock=clock),
         )
         server = http_server(create_app(host, tokens), stop_grace_s=settings.stop_grace_s)
         serving = background.start(server.serve(sockets=[listener]), name="http")

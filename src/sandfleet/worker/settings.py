@@ -54,6 +54,11 @@ class WorkerSettings(BaseSettings):
     memory_budget_mib: int = Field(default_factory=_memory_budget_default, ge=512)
     cpu_budget: int = Field(default_factory=lambda: (os.cpu_count() or 1) * 4, ge=1)
     disk_budget_mib: int = Field(default=1024 * 1024, ge=20480)
+    blob_store_url: str = ""
+    """Where snapshots become durable: file://, s3://, az:// or gs://; empty is a directory beside `data_dir`.
+
+    Credentials come from the environment, as each store's own tools read them.
+    """
     network_range: str = "10.210.0.0/16"
     warm_pool_size: int = Field(default=4, ge=0, le=256)
     warm_pool_concurrency: int = Field(default=1, ge=1, le=8)
@@ -97,6 +102,10 @@ class WorkerSettings(BaseSettings):
             pids_max=self.pids_max,
             exec_timeout_default_s=self.exec_timeout_default_s,
         )
+
+    def store_url(self) -> str:
+        """Return the URL of the object store."""
+        return self.blob_store_url or (self.data_dir.resolve().parent / "store").as_uri()
 
     def redacted(self) -> dict[str, Any]:
         """Return the effective settings as they may be logged."""

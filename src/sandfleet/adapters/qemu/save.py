@@ -55,14 +55,12 @@ async def save(host: Host, machine: QemuMachine, order: SaveOrder) -> SavedSnaps
                 taken_at_s = order.clock.now().timestamp()
                 await migration.save_stopped(machine.monitor, memory)
                 await host.faults.at("save.written")
-                manifest = await _publish(
-                    host,
-                    machine.manifest,
-                    order,
-                    _Written(directory, migration.MAPPED, taken_at_s, is_end=True),
-                )
-                pause.is_final = True
-                pause.measure()
+                written = _Written(directory, migration.MAPPED, taken_at_s, is_end=True)
+                try:
+                    manifest = await _publish(host, machine.manifest, order, written)
+                finally:  # however it went: once the snapshot has its name, it is the sandbox
+                    pause.is_final = _final(host, order).is_dir()
+                    pause.measure()
             await host.faults.at("save.published")
         process = machine.manifest.process
         await machine.release()
@@ -155,15 +153,24 @@ async def _publish(host: Host, machine: Manifest, order: SaveOrder, written: _Wr
                 taken_at_s=written.taken_at_s,
             )
             list(synced)
-        final = snapshot_files.snapshot_dir(host.config.data_dir, order.snapshot_id)
+        final = _final(host, order)
         ended = machine.machine_id if written.is_end else None
         snapshot_files.publish(written.directory, manifest, final, ended_machine=ended)
         return manifest
 
+    working = asyncio.get_running_loop().run_in_executor(None, work)
     try:
-        return await asyncio.to_thread(work)
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        # A thread does not stop: until it has ended nobody knows whether the snapshot came to be.
+        await asyncio.wait([working])
+        raise
     except OSError as error:
         raise HypervisorFailed(f"the snapshot could not be written: {error.strerror}") from error
+
+
+def _final(host: Host, order: SaveOrder) -> Path:
+    return snapshot_files.snapshot_dir(host.config.data_dir, order.snapshot_id)
 
 
 def _saved(host: Host, manifest: SnapshotManifest, pause: Standstill) -> SavedSnapshot:

@@ -20,9 +20,10 @@ from sandfleet.adapters.qemu.probe import host_cpu_model
 from sandfleet.adapters.qemu.qemu_version import qemu_version
 from sandfleet.adapters.qemu.save import SaveOrder, capture, save
 from sandfleet.model.errors import Conflict, HypervisorFailed, SnapshotUnusable
+from sandfleet.ports.blobs import StoredFiles
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Accelerator, Machine
-from sandfleet.ports.snapshots import SavedSnapshot
+from sandfleet.ports.snapshots import Fetch, SavedSnapshot
 from sandfleet.wire.snapshot_manifest import SnapshotManifest
 
 log = structlog.get_logger("sandfleet.engine")
@@ -39,6 +40,7 @@ class QemuSnapshots:
         self._accelerator = accelerator
         self._clock = clock or SystemClock()
         self._saving: set[str] = set()
+        self._receiving: dict[str, asyncio.Lock] = {}
         self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
         config = host.config
         self.backings = Backings(config.data_dir / "bases", config.templates_dir)
@@ -67,6 +69,40 @@ class QemuSnapshots:
                     return await load(self._host, order, self.backings)
             except TimeoutError:
                 raise HypervisorFailed(f"the snapshot was not loaded within {limit:g} s") from None
+
+    def stored_files(self, manifest: SnapshotManifest) -> StoredFiles:
+        """Return where the files of a local snapshot are, and those that back it."""
+        directory = snapshot_files.snapshot_dir(self._host.config.data_dir, manifest.snapshot_id)
+        return StoredFiles(
+            files={name: directory / name for name in manifest.files},
+            backings={name: self.backings.require(digest) for name, digest in manifest.backings.items()},
+        )
+
+    async def receive(self, manifest: SnapshotManifest, fetch: Fetch) -> SavedSnapshot:
+        """Take a snapshot in from elsewhere, once however many ask for it."""
+        data_dir = self._host.config.data_dir
+        final = snapshot_files.snapshot_dir(data_dir, manifest.snapshot_id)
+        async with self._receiving.setdefault(manifest.snapshot_id, asyncio.Lock()):
+            if not final.is_dir():
+                with snapshot_files.staging(data_dir) as directory:
+                    wanted = await asyncio.to_thread(self._wanted, manifest, directory)
+                    await fetch(wanted)
+                    await asyncio.to_thread(
+                        snapshot_files.publish, directory, manifest, final, ended_machine=None
+                    )
+        self._receiving.pop(manifest.snapshot_id, None)
+        return await asyncio.to_thread(_found, final)
+
+    def _wanted(self, manifest: SnapshotManifest, directory: Path) -> StoredFiles:
+        """Return the paths of all files of the snapshot, and of those backings that this host lacks."""
+        return StoredFiles(
+            files={name: directory / name for name in manifest.files},
+            backings={
+                name: self.backings.place(digest)
+                for name, digest in manifest.backings.items()
+                if self.backings.find(digest) is None
+            },
+        )
 
     def find(self, snapshot_id: str) -> SavedSnapshot | None:
         """Return the complete snapshot of this name."""

@@ -9,7 +9,7 @@ import structlog
 from sandfleet.ports.guest import ExecOrder
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.worker.host import Host
-from sandfleet.worker.operations.start import identity, shape
+from sandfleet.worker.operations.outfit import identity, shape
 
 log = structlog.get_logger("sandfleet.worker")
 PLACEHOLDER_NAME = "sandfleet-warm"

@@ -17,17 +17,17 @@ from contextlib import AsyncExitStack
 import structlog
 
 from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, NoCapacity, StaleEpoch
-from sandfleet.ports.guest import GuestIdentity
-from sandfleet.ports.hypervisor import Machine, MachineOrder
+from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.worker_messages import StartVm, VmStatus
 from sandfleet.worker import metrics
 from sandfleet.worker.host import Host
+from sandfleet.worker.operations.load_vm import load_vm
+from sandfleet.worker.operations.outfit import identity, machine_order, shape
 from sandfleet.worker.operations.stop import end
-from sandfleet.worker.operations.watch import watch
+from sandfleet.worker.operations.succeed import begin_beside, serve
 from sandfleet.worker.residents import Resident, VmState
 
 log = structlog.get_logger("sandfleet.worker")
-SEED_BYTES = 64
 _ADMIT_ATTEMPTS = 3
 
 
@@ -58,13 +58,16 @@ async def _admit(host: Host, sandbox_id: str, order: StartVm) -> Resident:
         if known.epoch == order.epoch:
             _confirm_identity(host, known, order)
             return known
+        if order.snapshot is not None and known.state is VmState.RUNNING:
+            return begin_beside(host, known, order)
         await end(host, known)  # an older owner's VM: nobody may reach it any more
     raise Conflict(f"sandbox {sandbox_id} changes owner too often", code="busy")
 
 
 def _begin(host: Host, sandbox_id: str, order: StartVm) -> Resident:
     """Register a new resident and start it in the worker's own context."""
-    host.require_template(order.template)
+    if order.snapshot is None:
+        host.require_template(order.template)
     if host.is_stopping:
         raise NoCapacity("the worker is stopping")
     if host.residents.committed_mib + order.memory_mib > host.limits.memory_budget_mib:
@@ -84,10 +87,11 @@ async def _run(host: Host, resident: Resident, order: StartVm) -> None:
     began_s = host.clock.monotonic()
     source = "failed"
     try:
-        machine, source = await _warm_or_cold(host, resident, order)
-        resident.is_identity_certain = True
-        resident.open(machine)
-        host.background.start(watch(host, resident, machine), name=f"watch {resident.sandbox_id}")
+        if order.snapshot is None:
+            machine, source = await _warm_or_cold(host, resident, order)
+        else:
+            machine, source = await load_vm(host, resident, order), "snapshot"
+        serve(host, resident, machine)
     except BaseException:
         if resident.state is VmState.STARTING:
             host.residents.remove(resident)
@@ -131,39 +135,6 @@ async def _take(
     return machine
 
 
-async def shape(host: Host, machine: Machine) -> None:
-    """Give a machine inside the sizes that its clone was given outside."""
-    order = machine.facts.order
-    await machine.guest.set_limits(
-        memory_mib=order.memory_mib - host.limits.guest_reserve_mib,
-        cpu_percent=order.cpu_count * 100,
-        pids_max=host.limits.pids_max,
-    )
-    if order.disk_mib > host.limits.disk_default_mib:
-        await machine.guest.grow_disk()
-
-
-def identity(host: Host, host_name: str, envs: dict[str, str] | None = None) -> GuestIdentity:
-    """Return an identity with fresh randomness and the time of now."""
-    return GuestIdentity(
-        host_name=host_name,
-        seed=host.entropy(SEED_BYTES),
-        wall_clock_s=host.clock.now().timestamp(),
-        envs=dict(envs or {}),
-    )
-
-
-def machine_order(order: StartVm) -> MachineOrder:
-    """Return the shape that a start asks for."""
-    return MachineOrder(
-        template=order.template,
-        memory_mib=order.memory_mib,
-        cpu_count=order.cpu_count,
-        disk_mib=order.disk_mib,
-        network_enabled=order.network_enabled,
-    )
-
-
 def _confirm_identity(host: Host, resident: Resident, order: StartVm) -> None:
     """Finish, once, the start that a worker process before this one may have left half done."""
     if resident.is_identity_certain or resident.starting is not None or resident.machine is None:
@@ -179,7 +150,10 @@ async def _finish(host: Host, resident: Resident, order: StartVm, *, machine: Ma
         async with resident.activity():
             if not order.network_enabled:
                 await machine.set_network(enabled=False)
-            await machine.guest.assume_identity(identity(host, resident.sandbox_id, order.envs))
+            is_fork = order.snapshot is not None and order.snapshot.is_fork
+            await machine.guest.assume_identity(
+                identity(host, resident.sandbox_id, order.envs, renew=is_fork)
+            )
             await shape(host, machine)
         resident.is_identity_certain = True
     finally:

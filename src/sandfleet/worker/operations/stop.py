@@ -52,6 +52,12 @@ async def _destroy(host: Host, resident: Resident) -> None:
     if resident.starting is not None:
         resident.starting.cancel()
         await resident.starting.settled()
+    if resident.successor is not None and resident.successor.starting is not None:
+        resident.successor.starting.cancel()
+        await resident.successor.starting.settled()
+    if resident.saving is not None:
+        resident.saving.cancel()
+        await resident.saving.settled()
     if resident.machine is not None:
         await resident.machine.destroy()
     host.residents.bury(resident.sandbox_id, epoch=resident.epoch)

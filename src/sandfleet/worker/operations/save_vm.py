@@ -1,0 +1,97 @@
+"""Save: hibernate a VM into a local snapshot. Until that exists every failure reopens the gate.
+
+What if this process dies
+    before the snapshot has its name   the next one resumes the guest at adoption: as if nothing had been
+    after it has                       the next one removes the machine: the snapshot is the sandbox
+Either way the repeated order gets the right answer: a save, or the snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from sandfleet.model.errors import Conflict, NotFound, SandfleetError, StaleEpoch
+from sandfleet.ports.hypervisor import Machine
+from sandfleet.ports.snapshots import SavedSnapshot
+from sandfleet.wire.worker_messages import SavedVm, SaveVm
+from sandfleet.worker.background import OwnedTask
+from sandfleet.worker.host import Host
+from sandfleet.worker.operations.capture_vm import note, refuse_full_disk, saved_vm
+from sandfleet.worker.operations.stop import end
+from sandfleet.worker.operations.succeed import resume_work
+from sandfleet.worker.residents import Resident, VmState
+
+log = structlog.get_logger("sandfleet.worker")
+CLOCK_TIMEOUT_S = 5.0
+
+
+async def save_vm(host: Host, sandbox_id: str, order: SaveVm) -> SavedVm:
+    """Return the snapshot when it is complete and nothing of the VM is left; the same id is one save."""
+    host.require_adopted()
+    resident = host.residents.find(sandbox_id)
+    if resident is not None and resident.saving is not None and resident.saving_to == order.snapshot_id:
+        return saved_vm(await resident.saving.result(), owner=sandbox_id)
+    done = host.require_snapshots().find(order.snapshot_id)
+    if done is not None:
+        answer = saved_vm(done, owner=sandbox_id)
+        if resident is not None and resident.epoch == order.epoch:
+            await end(host, resident)
+        return answer
+    if resident is None:
+        raise NotFound(f"sandbox {sandbox_id} is not on this worker")
+    if resident.epoch != order.epoch:
+        raise StaleEpoch(f"sandbox {sandbox_id} is here under epoch {resident.epoch}, not {order.epoch}")
+    return saved_vm(await _begin(host, resident, order).result(), owner=sandbox_id)
+
+
+def _begin(host: Host, resident: Resident, order: SaveVm) -> OwnedTask[SavedSnapshot]:
+    if resident.successor is not None or resident.machine is None:
+        raise Conflict(f"sandbox {resident.sandbox_id} is being changed", code="busy")
+    resident.close_to_save(order.idle_since_s)
+    resident.saving_to = order.snapshot_id
+    resident.saving = host.background.start(
+        _save(host, resident, machine=resident.machine, snapshot_id=order.snapshot_id),
+        name=f"save {resident.sandbox_id}",
+    )
+    host.changed.set()
+    return resident.saving
+
+
+async def _save(host: Host, resident: Resident, *, machine: Machine, snapshot_id: str) -> SavedSnapshot:
+    snapshots = host.require_snapshots()
+    try:
+        await refuse_full_disk(machine.guest)
+        saved = await snapshots.save(machine, snapshot_id)
+    except BaseException:
+        if snapshots.find(snapshot_id) is None:
+            await _go_on(host, resident, machine)
+        raise
+    await machine.destroy()
+    host.residents.bury(resident.sandbox_id, epoch=resident.epoch)
+    host.residents.remove(resident)
+    host.changed.set()
+    host.pool.poke()
+    note("vm_saved", resident, saved)
+    return saved
+
+
+async def _go_on(host: Host, resident: Resident, machine: Machine) -> None:
+    """Serve the sandbox again: its guest runs, its clock is put right, its work is followed."""
+    resident.saving = None
+    resident.saving_to = None
+    if resident.state is not VmState.SAVING:
+        return
+    if not await machine.is_alive():
+        resident.die(await machine.wait_dead())
+        host.changed.set()
+        return
+    try:
+        async with asyncio.timeout(CLOCK_TIMEOUT_S):
+            await machine.guest.set_clock(host.clock.now().timestamp())
+    except (SandfleetError, TimeoutError) as error:
+        log.warning("clock_not_set", sandbox=resident.sandbox_id, reason=str(error))
+    resident.reopen()
+    resume_work(host, resident)
+    host.changed.set()
