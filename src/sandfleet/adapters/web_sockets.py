@@ -13,6 +13,7 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 PING_EVERY_S = 20.0
+GIVE_UP_AFTER_S = 60.0
 PONG_WITHIN_S = 40.0
 """After the ping: a peer that has gone without a word is noticed within a minute."""
 
@@ -30,10 +31,18 @@ class WebSocketServer(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
 
     async def send(self, message: Any) -> None:
-        """Send for the application."""
+        """Send for the application; a close frame does not wait for a slow client, it goes behind the rest."""
+        if message["type"] == "websocket.close":
+            self.writable.set()
+            self.loop.call_later(GIVE_UP_AFTER_S, self._give_up)
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
             self.handshake_complete = True
+
+    def _give_up(self) -> None:
+        """Drop what a client has not taken long after the close."""
+        if not self.disconnected:
+            self.transport.abort()
 
 
 def server_options(*, message_bytes_max: int) -> dict[str, Any]:

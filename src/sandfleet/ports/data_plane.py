@@ -47,6 +47,23 @@ class DataPlaneAnswer(Protocol):
         ...
 
 
+class WorkerSocket(Protocol):
+    """A WebSocket to a worker."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the upgrade's answer, with lower-case names."""
+        ...
+
+    async def receive(self) -> bytes | None:
+        """Return the next message; None when there will be no more, however it ended."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Send one message; WorkerUnreachable when that is not possible any more."""
+        ...
+
+
 class DataPlane(Protocol):
     """Keeps connections to workers open and sends requests over them."""
 
@@ -54,4 +71,10 @@ class DataPlane(Protocol):
         self, worker_id: WorkerId, url: str, request: DataPlaneRequest
     ) -> AbstractAsyncContextManager[DataPlaneAnswer]:
         """Send and yield the answer; WorkerUnreachable if none came. Leaving early aborts the call."""
+        ...
+
+    def connect(
+        self, worker_id: WorkerId, url: str, target: str, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[WorkerSocket]:
+        """Open a WebSocket; the worker's own error if it refuses, WorkerUnreachable if it cannot be asked."""
         ...

@@ -9,9 +9,10 @@ import aiohttp
 from yarl import URL
 
 from sandfleet.adapters.workers.connections import FleetTokens, timeouts
+from sandfleet.adapters.workers.sockets import opened_socket
 from sandfleet.model.errors import TooLarge, WorkerUnreachable
 from sandfleet.model.ids import WorkerId
-from sandfleet.ports.data_plane import DataPlaneAnswer, DataPlaneRequest
+from sandfleet.ports.data_plane import DataPlaneAnswer, DataPlaneRequest, WorkerSocket
 
 PIECE_BYTES = 256 * 1024
 
@@ -60,6 +61,15 @@ class AiohttpDataPlane:
     def __init__(self, session: aiohttp.ClientSession, tokens: FleetTokens) -> None:
         self._session = session
         self._tokens = tokens
+
+    @asynccontextmanager
+    async def connect(
+        self, worker_id: WorkerId, url: str, target: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[WorkerSocket]:
+        """Open a WebSocket; leaving closes it."""
+        given = {**headers, "Authorization": f"Bearer {self._tokens(worker_id)}"}
+        async with opened_socket(self._session, worker_id, url.rstrip("/") + target, given) as socket:
+            yield socket
 
     @asynccontextmanager
     async def send(
