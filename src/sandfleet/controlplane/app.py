@@ -11,9 +11,12 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from sandfleet.controlplane.api import (
+    checkpoints,
     commands,
     files,
+    forks,
     health,
+    hibernation,
     organisations,
     previews,
     reference,
@@ -43,6 +46,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *health.ENDPOINTS,
     *reference.ENDPOINTS,
     *sandboxes.ENDPOINTS,
+    *hibernation.ENDPOINTS,
+    *checkpoints.ENDPOINTS,
+    *forks.ENDPOINTS,
     *commands.ENDPOINTS,
     *sessions.ENDPOINTS,
     *files.ENDPOINTS,

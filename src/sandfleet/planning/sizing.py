@@ -23,6 +23,29 @@ def effective_resources(
     return Resources(memory_mib=rounded, cpu_count=cpu_count or cpus_for(rounded, limits), disk_mib=disk)
 
 
+def forked_resources(
+    source: Resources,
+    limits: SizeLimits,
+    *,
+    memory_mib: int | None,
+    cpu_count: int | None,
+    disk_mib: int | None,
+) -> Resources:
+    """Return the size of a fork: its source's, or larger where that is asked for."""
+    asked = effective_resources(
+        limits,
+        memory_mib=source.memory_mib if memory_mib is None else memory_mib,
+        cpu_count=cpu_count,
+        disk_mib=source.disk_mib if disk_mib is None else disk_mib,
+    )
+    # Its processors stand in the saved state: a machine that is loaded has as many as were saved.
+    return Resources(
+        memory_mib=max(source.memory_mib, asked.memory_mib),
+        cpu_count=source.cpu_count,
+        disk_mib=max(source.disk_mib, asked.disk_mib),
+    )
+
+
 def cpus_for(memory_mib: int, limits: SizeLimits) -> int:
     """Return the CPU count that goes with a memory size."""
     return max(1, -(-memory_mib // limits.memory_per_cpu_mib))

@@ -89,9 +89,7 @@ async def restore_checkpoint(call: Call) -> Answer:
     ready = await until_ready(call, checkpoint, seconds=RESTORE_READY_WAIT_S)
     operation = await resumed(call) or await begin_in_turn(
         call,
-        lambda row: call.edge.lifecycle.restore(
-            row, ready, ids=call.fixed, actor=call.principal.actor
-        ),
+        lambda row: call.edge.lifecycle.restore(row, ready, ids=call.fixed, actor=call.principal.actor),
         check=needs_running,
     )
     operation = await outcome(call, operation, fails=False)
@@ -99,9 +97,7 @@ async def restore_checkpoint(call: Call) -> Answer:
         raise unusable(operation.error_message)
     if operation.state is not OperationState.RUNNING:
         await outcome(call, operation)
-    return model_answer(
-        200, RestoringBody(sandbox_id=sandbox.id, checkpoint_id=ready.id, status="restoring")
-    )
+    return model_answer(200, RestoringBody(sandbox_id=sandbox.id, checkpoint_id=ready.id, status="restoring"))
 
 
 def checkpoint_id(call: Call) -> CheckpointId:

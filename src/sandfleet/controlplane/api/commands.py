@@ -18,7 +18,7 @@ from sandfleet.controlplane.proxy.forward import Forwarding, open_answer
 from sandfleet.controlplane.proxy.readiness import locate, wait_until_ready
 from sandfleet.model.errors import BadRequest, NotFound, SandfleetError
 from sandfleet.model.ids import ExecId, OrganisationId, SandboxId, exec_id
-from sandfleet.model.sandbox import Sandbox
+from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.ports.coordination import Route
 from sandfleet.ports.data_plane import DataPlaneRequest
 from sandfleet.wire.public_api import ExecHandle, ExecProgress, ExecResult, RunCommand, format_time
@@ -72,7 +72,7 @@ async def command_result(call: Call) -> Answer:
         return json_answer(200, _never_started(failure))
     if call.edge.pending.is_waiting(name):
         return json_answer(200, {"running": True, "waking": True, "stdout": "", "stderr": ""})
-    if isinstance(located, Sandbox):
+    if isinstance(located, Sandbox) and located.state is SandboxState.CREATING:
         raise NotFound("command not found")
     request = DataPlaneRequest(
         method="GET", target=f"/sandboxes/{name[1]}/exec/{_path_safe(name[2])}/result", headers={}

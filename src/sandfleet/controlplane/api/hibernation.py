@@ -34,9 +34,7 @@ async def hibernate_sandbox(call: Call) -> Answer:
     """Save a running sandbox and free its place."""
     operation = await resumed(call) or await begin_in_turn(
         call,
-        lambda sandbox: call.edge.lifecycle.hibernate(
-            sandbox, ids=call.fixed, actor=call.principal.actor
-        ),
+        lambda sandbox: call.edge.lifecycle.hibernate(sandbox, ids=call.fixed, actor=call.principal.actor),
         check=lambda sandbox: _check_hibernate(call, sandbox),
     )
     operation = await outcome(call, operation)

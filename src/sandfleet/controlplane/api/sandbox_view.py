@@ -44,7 +44,7 @@ def sandbox_body(call: Call, sandbox: Sandbox) -> SandboxBody:
         network_enabled=sandbox.network_enabled,
         port=sandbox.port,
         secret_store=None,
-        from_checkpoint_id=None,
+        from_checkpoint_id=sandbox.from_checkpoint_id,
         template_version=sandbox.template_version,
         golden_version=sandbox.template_version,
         patch_error=None,

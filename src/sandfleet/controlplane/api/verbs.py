@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
 
 from sandfleet.controlplane.dependencies import sandbox_topic
 from sandfleet.controlplane.http.call import Call
@@ -27,8 +26,6 @@ from sandfleet.model.sandbox import Sandbox, SandboxState
 SETTLED_STATES = frozenset({SandboxState.RUNNING, SandboxState.HIBERNATED})
 """States from which a verb may begin; all others pass by themselves."""
 BEGIN_ATTEMPTS_MAX = 100
-
-T = TypeVar("T")
 
 
 def verb_ids() -> Mapping[str, str]:
@@ -52,8 +49,8 @@ def needs_running(sandbox: Sandbox) -> None:
 
 
 async def begin_in_turn(
-    call: Call, act: Callable[[Sandbox], Awaitable[T]], *, check: Callable[[Sandbox], None]
-) -> T:
+    call: Call, act: Callable[[Sandbox], Awaitable[Operation]], *, check: Callable[[Sandbox], None]
+) -> Operation:
     """Wait for the sandbox's turn, and begin; `check` refuses by what the row says, before any waiting."""
     clock, settings = call.edge.plane.clock, call.edge.plane.settings
     deadline = call.received_at + settings.sandbox_wait_s
@@ -81,7 +78,7 @@ async def begin_in_turn(
 
 
 async def _is_busy(call: Call, sandbox: Sandbox) -> bool:
-    """Read after the row: what began before it was read is seen here, what begins later changes its version."""
+    """Read after the row: what began before is seen here, what begins later changes the row's version."""
     still_open = await call.edge.plane.stores.operations.open_for(sandbox.id)
     return any(one.kind not in BACKGROUND_KINDS for one in still_open)
 

@@ -3,6 +3,7 @@
 Rule 1: the shared route is trusted for the organisation's check and the address only;
 the worker's epoch check and the row decide when the two disagree.
 Rule 2: waiting is woken by hints and always reads the row.
+Rule 3: whoever waits for a sandbox that is hibernated has it woken.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import asyncio
 from sandfleet.controlplane.dependencies import sandbox_topic
 from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.http.drain import shutting_down
+from sandfleet.controlplane.proxy.waking import awaken
 from sandfleet.model.errors import Gone, NotFound, NotReady
 from sandfleet.model.ids import OrganisationId, SandboxId
+from sandfleet.model.operation import Operation
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.ports.coordination import Route
 
@@ -96,9 +99,11 @@ async def wait_until_ready(edge: Edge, sandbox: Sandbox, *, seconds: float) -> R
 async def _next_route(edge: Edge, sandbox: Sandbox) -> Route:
     hints = edge.plane.wake_ups.subscribe(sandbox_topic(sandbox.id))
     located = await locate_by_row(edge, sandbox.organisation_id, sandbox.id)
+    wake: Operation | None = None
     while not isinstance(located, Route):
         if edge.drain.is_hurried:
             raise shutting_down()
+        wake = await awaken(edge, located, wake)
         await anext(hints)
         located = await locate_by_row(edge, sandbox.organisation_id, sandbox.id)
     return located
