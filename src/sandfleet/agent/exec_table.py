@@ -24,6 +24,7 @@ RUNNING_MAX = 512
 FINISHED_MAX = 1024
 OUTPUT_TOTAL_BYTES = 64 * 1024 * 1024
 OUTPUT_EACH_BYTES_MIN = 128 * 1024
+REPORT_BYTES_MAX = 4096
 CGROUP_SWEEP_S = 2.0
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -86,12 +87,13 @@ class ExecTable:
             raise
         execution.take_pipes(spawned)
 
+        report = bytearray()
+
         def settle(_events: int = 0) -> None:
-            report = _take_report(self._loop, spawned.failure) if execution.starting else None
-            if report is None:
+            if not execution.starting or not _take_report(self._loop, spawned.failure, report):
                 return
             if report:
-                execution.failure = OperationFailed(Code.EXEC_FAILED, explain(report, command))
+                execution.failure = OperationFailed(Code.EXEC_FAILED, explain(bytes(report), command))
                 self._give_up(execution)
             execution.on_started()
 
@@ -134,10 +136,22 @@ class ExecTable:
 
     def _on_end(self, execution: Execution) -> None:
         self._retire(execution)
-        self._loop.call_later(KEPT_S, lambda: self._forget(execution))
+        if not self._finished:
+            self._loop.call_later(KEPT_S, self._expire)
         self._finished[execution.state.exec_id] = execution
+        execution.finished_at = self._loop.now()
         if len(self._finished) > FINISHED_MAX:
             self._forget(next(iter(self._finished.values())))
+
+    def _expire(self) -> None:
+        """Forget those that ended `KEPT_S` ago; they stand in the order of their ends."""
+        now = self._loop.now()
+        for execution in list(self._finished.values()):
+            left_s = execution.finished_at + KEPT_S - now
+            if left_s > 0:
+                self._loop.call_later(left_s, self._expire)
+                return
+            self._forget(execution)
 
     def _forget(self, execution: Execution) -> None:
         if self._execs.get(execution.state.exec_id) is execution:
@@ -167,12 +181,16 @@ def _spawn_into(cgroup: Cgroup | None, command: Command) -> Spawned:
             os.close(door)
 
 
-def _take_report(loop: EventLoop, fd: int) -> bytes | None:
-    """Return what the failure pipe says, b"" for success, None for not yet."""
-    try:
-        report = os.read(fd, 4096)
-    except BlockingIOError:
-        return None
+def _take_report(loop: EventLoop, fd: int, report: bytearray) -> bool:
+    """Add what the failure pipe says, in pieces; return whether that was all. Nothing is success."""
+    while len(report) < REPORT_BYTES_MAX:
+        try:
+            piece = os.read(fd, REPORT_BYTES_MAX)
+        except BlockingIOError:
+            return False
+        if not piece:
+            break
+        report += piece
     loop.forget(fd)
     os.close(fd)
-    return report
+    return True

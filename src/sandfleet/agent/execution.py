@@ -66,6 +66,7 @@ class Execution:
     stdin: StdinPipe = field(init=False)
     readers: Readers = field(init=False)
     timer: Timer | None = None
+    finished_at: float = 0.0
     _outputs: dict[int, int] = field(default_factory=dict)
     _paused: bool = False
     _exited: bool = False
