@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sandfleet.ports.guest import ExecOrder
 from tests.vm.conftest import Start, run
 
 from sandfleet.adapters.qemu.machine import QemuMachine
+from sandfleet.ports.guest import ExecOrder
 
 
 async def total_mib(machine: QemuMachine) -> float:
