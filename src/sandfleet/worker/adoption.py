@@ -54,7 +54,7 @@ async def _adopt_owned(host: Host, machine: Machine) -> None:
         log.warning("older_machine_removed", sandbox=owner, epoch=facts.epoch)
         await machine.destroy()
         return
-    resident = Resident(owner, epoch=facts.epoch, order=facts.order, clock=host.clock)
+    resident = Resident(owner, epoch=facts.epoch, order=facts.order, clock=host.clock, outputs=host.outputs)
     host.residents.add(resident)
     if not await machine.is_alive():
         resident.keep_dead(machine, await machine.wait_dead())

@@ -11,6 +11,8 @@ from sandfleet.model.errors import BadRequest, NotReady
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Hypervisor, TemplateInfo
 from sandfleet.worker.background import Background
+from sandfleet.worker.budget import Budget
+from sandfleet.worker.executions import HOST_BYTES_MAX
 from sandfleet.worker.residents import Residents
 from sandfleet.worker.settings import HostLimits
 from sandfleet.worker.warm_pool import WarmPool
@@ -27,6 +29,8 @@ class Host:
     limits: HostLimits
     pool: WarmPool
     residents: Residents = field(default_factory=Residents)
+    outputs: Budget = field(default_factory=lambda: Budget(HOST_BYTES_MAX))
+    """Output of commands that this process may hold in memory, over all sandboxes."""
     templates: dict[str, TemplateInfo] = field(default_factory=dict)
     accelerator: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -22,7 +22,8 @@ from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Machine, MachineOrder
 from sandfleet.wire.worker_messages import VmStatus
 from sandfleet.worker.background import OwnedTask
-from sandfleet.worker.executions import Executions
+from sandfleet.worker.budget import Budget
+from sandfleet.worker.executions import SANDBOX_BYTES_MAX, Executions
 
 _BURIED_MAX = 20_000
 
@@ -39,7 +40,9 @@ class VmState(StrEnum):
 class Resident:
     """One sandbox on this host."""
 
-    def __init__(self, sandbox_id: str, *, epoch: int, order: MachineOrder, clock: Clock) -> None:
+    def __init__(
+        self, sandbox_id: str, *, epoch: int, order: MachineOrder, clock: Clock, outputs: Budget
+    ) -> None:
         self.sandbox_id = sandbox_id
         self.epoch = epoch
         self.order = order
@@ -51,7 +54,7 @@ class Resident:
         """Whether this process saw the guest take its identity (see `operations.start`)."""
         self.starting: OwnedTask[Any] | None = None
         self.stopping: OwnedTask[Any] | None = None
-        self.executions = Executions()
+        self.executions = Executions(Budget(SANDBOX_BYTES_MAX, parent=outputs))
         self._machine: Machine | None = None
         self._clock = clock
         self._idle_since = clock.monotonic()
@@ -226,3 +229,4 @@ class Residents:
         """Forget it, if it is still the one that is known."""
         if self._by_id.get(resident.sandbox_id) is resident:
             del self._by_id[resident.sandbox_id]
+            resident.executions.forget_all()

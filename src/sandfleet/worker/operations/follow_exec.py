@@ -28,7 +28,7 @@ def follow(background: Background, resident: Resident, guest: Guest, status: Exe
     known = resident.executions.find(status.exec_id)
     if known is not None:
         return known
-    execution = Execution(guest, status)
+    execution = Execution(guest, status, budget=resident.executions.budget)
     resident.executions.hold(status.exec_id, execution)
     execution.following = background.start(_follow(resident, execution), name=f"exec {status.exec_id}")
     return execution
