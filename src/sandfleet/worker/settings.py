@@ -40,35 +40,63 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SANDFLEET_", extra="forbid", frozen=True)
 
     worker_id: str = Field(pattern=r"^wk-[a-z0-9-]{1,64}$")
+    """This worker's id in the fleet, `wk-…`; it never changes."""
     machine_id: str
+    """Name of the host."""
     control_url: str
+    """Where the control plane (or its load balancer) is."""
     join_token: SecretStr
+    """What the control plane knows its workers by."""
     data_dir: Path
+    """Where the VMs live: disks, sockets, manifests."""
     region: str = "local"
+    """Region of this host."""
     listen_host: str = "127.0.0.1"
+    """Address the service listens on."""
     listen_port: int = Field(default=7070, ge=0, le=65535)
+    """Its port; 0 takes a free one."""
     advertise_url: str = ""
     """Where the control plane reaches this worker; empty means the listening address."""
     images_dir: Path = Path("/var/cache/sandfleet/images")
+    """Where guest images are installed."""
     templates_dir: Path = Path("/var/cache/sandfleet/templates")
+    """Where templates made from them are kept."""
     memory_budget_mib: int = Field(default_factory=_memory_budget_default, ge=512)
+    """Memory that may be promised to sandboxes: by default what the host has, less a reserve."""
     cpu_budget: int = Field(default_factory=lambda: (os.cpu_count() or 1) * 4, ge=1)
+    """vCPUs reported to the control plane: by default four for each CPU."""
     disk_budget_mib: int = Field(default=1024 * 1024, ge=20480)
+    """Disk reported to the control plane."""
     network_range: str = "10.210.0.0/16"
+    """Where the addresses of sandboxes towards the host come from; no two workers of a host share it."""
     warm_pool_size: int = Field(default=4, ge=0, le=256)
+    """How many VMs stand ready."""
     warm_pool_concurrency: int = Field(default=1, ge=1, le=8)
+    """How many of them are made at a time."""
     warm_pool_template: str = "base"
+    """What they are made from."""
     clone_concurrency: int = Field(default_factory=lambda: max(2, os.cpu_count() or 1), ge=1)
+    """How many VMs are started at a time when somebody waits: by default one for each CPU, at least 2."""
     memory_default_mib: int = Field(default=1024, ge=128)
+    """Size of the VMs that stand ready; the server's `memory_default_mb`."""
     memory_base_mib: int = Field(default=512, ge=128)
+    """Memory of the template; the server's `memory_base_mb`."""
     memory_max_mib: int = Field(default=65536, ge=128)
+    """Most memory of one VM; the server's `memory_max_mb`."""
     disk_default_mib: int = Field(default=20480, ge=1024)
+    """Disk of the VMs that stand ready; the server's `disk_default_mb`."""
     pids_max: int = Field(default=1024, ge=16)
+    """Most processes of a user in one sandbox."""
     exec_timeout_default_s: int = Field(default=60, ge=1, le=86400)
+    """Time-out of commands that name none."""
     uid_first: int = Field(default=200_000, ge=1000)
+    """First of the host users that VMs run as, one each; no two workers of a host share them."""
     heartbeat_interval_s: float = Field(default=2.0, gt=0, le=60)
+    """How often it reports until the control plane says otherwise."""
     stop_grace_s: float = Field(default=10.0, ge=0, le=300)
+    """How long a stopping worker finishes calls in flight. VMs run on in any case."""
     log_file: Path | None = None
+    """Where the log goes instead of standard output."""
 
     @model_validator(mode="after")
     def _is_reachable(self) -> WorkerSettings:
