@@ -38,6 +38,8 @@ class Host:
     is_adopted: bool = False
     """Whether the VMs of before are known: until then nothing is proof of absence."""
     is_stopping: bool = False
+    trouble: str | None = None
+    """What keeps the start from going on, for `/health`; the log has the details."""
     is_cordoned: bool = False
     entropy: Callable[[int], bytes] = os.urandom
     clone_slots: asyncio.Semaphore = field(init=False)
@@ -45,6 +47,15 @@ class Host:
 
     def __post_init__(self) -> None:
         self.clone_slots = asyncio.Semaphore(self.limits.clone_concurrency)
+
+    @property
+    def phase(self) -> str:
+        """How far the process has come: `adopting`, `preparing` templates, `serving`, `stopping`."""
+        if self.is_stopping:
+            return "stopping"
+        if not self.is_adopted:
+            return "adopting"
+        return "serving" if self.templates else "preparing"
 
     def require_adopted(self) -> None:
         """Raise NotReady until this process knows what the host holds."""

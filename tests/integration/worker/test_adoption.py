@@ -93,6 +93,19 @@ async def test_a_host_that_cannot_be_read_is_tried_again_and_leftovers_are_swept
             assert hypervisor.leftovers == []
 
 
+async def test_what_cannot_be_removed_at_adoption_keeps_nobody_from_being_served() -> None:
+    async with FakeHypervisor() as hypervisor:
+        older, newer, dead = [await hypervisor.clone(DEFAULT) for _ in range(3)]
+        await older.assign(ID, epoch=1)
+        await newer.assign(ID, epoch=2)
+        await dead.crash()
+        hypervisor.faults.fail("destroy", OSError("device busy"), times=2)
+        hypervisor.faults.fail("sweep", OSError("device busy"))
+        async with a_worker(hypervisor) as worker:
+            assert worker.host.is_adopted
+            assert (await worker.vm(ID))[1]["epoch"] == 2
+
+
 @pytest.mark.parametrize("step", ["clone", "assign", "assume_identity", "set_limits"])
 async def test_a_worker_that_ends_in_the_middle_of_a_start_leaves_a_legal_host(step: str) -> None:
     async with FakeHypervisor() as hypervisor:

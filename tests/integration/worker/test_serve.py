@@ -14,6 +14,7 @@ import pytest
 from tests.integration.worker.fake_control_plane import JOIN_TOKEN, FakeControlPlane, a_control_plane
 from tests.integration.worker.harness import ORDER, WORKER_ID, ControlPlaneKey
 
+from sandfleet.model.errors import HypervisorFailed
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.wire.worker_messages import HeartbeatAnswer
 from sandfleet.worker import logs
@@ -24,14 +25,18 @@ from sandfleet.worker.settings import WorkerSettings, load_settings
 REQUIRED = {"worker_id": WORKER_ID, "machine_id": "m", "control_url": "http://c", "join_token": JOIN_TOKEN}
 
 
+def _settings(plane: FakeControlPlane, data_dir: Path) -> WorkerSettings:
+    return WorkerSettings(
+        **{**REQUIRED, "control_url": plane.url, "data_dir": data_dir, "listen_port": 0, "warm_pool_size": 1}
+    )
+
+
 @asynccontextmanager
 async def a_served_worker(
     hypervisor: FakeHypervisor, plane: FakeControlPlane, data_dir: Path
 ) -> AsyncIterator[asyncio.Event]:
     """Serve until the event is set; leaving waits for the end."""
-    settings = WorkerSettings(
-        **{**REQUIRED, "control_url": plane.url, "data_dir": data_dir, "listen_port": 0, "warm_pool_size": 1}
-    )
+    settings = _settings(plane, data_dir)
     stop = asyncio.Event()
     async with Background() as background:
         serving = background.start(serve(settings, hypervisor, stop=stop), name="worker")
@@ -67,6 +72,38 @@ async def test_a_worker_introduces_itself_serves_and_says_goodbye(tmp_path: Path
         assert json.loads(running.result())["stdout"] == "finished\n"
         assert [beat.stopping for beat in plane.beats][-1] is True
         assert [machine.facts.owner for machine in hypervisor.machines.values()].count("sb-one") == 1
+
+
+async def test_a_start_that_fails_for_good_ends_the_process_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr("sandfleet.worker.main.adopt", fail)
+    async with FakeHypervisor() as hypervisor, a_control_plane() as plane, asyncio.timeout(20):
+        with pytest.raises(HypervisorFailed, match="nobody foresaw this"):
+            await serve(_settings(plane, tmp_path), hypervisor, stop=asyncio.Event())
+    assert [beat.stopping for beat in plane.beats][-1:] in ([True], [])
+
+
+async def test_templates_that_cannot_be_made_are_tried_again_and_health_says_so(tmp_path: Path) -> None:
+    async with FakeHypervisor() as hypervisor, a_control_plane() as plane:
+        hypervisor.faults.fail("prepare", RuntimeError("nobody foresaw this"))
+        async with a_served_worker(hypervisor, plane, tmp_path), aiohttp.ClientSession() as http:
+            await hypervisor.faults.reached("prepare")
+            health = f"{(await plane.heard(1)).http_url}/health"
+            assert await _phase(http, health) == ("preparing", "the templates cannot be made")
+            async with asyncio.timeout(20):
+                while not plane.beats[-1].templates:
+                    await plane.heard(len(plane.beats) + 1)
+            assert await _phase(http, health) == ("serving", None)
+
+
+async def _phase(http: aiohttp.ClientSession, url: str) -> tuple[str, str | None]:
+    async with http.get(url) as answer:
+        body = await answer.json()
+    return body["phase"], body["trouble"]
 
 
 async def _text(http: aiohttp.ClientSession, url: str, body: bytes) -> str:
