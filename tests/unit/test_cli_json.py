@@ -67,7 +67,7 @@ class _Server(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 -- names of the base class
+    do_GET = do_POST = do_PUT = do_DELETE = _serve
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from sandfleet.worker.adoption import adopt
 from sandfleet.worker.app import create_app
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.background import Background
-from sandfleet.worker.engine import engine
+from sandfleet.worker.engine import engine, host_claim
 from sandfleet.worker.heartbeat import HeartbeatSender, WorkerFacts, cpu_model
 from sandfleet.worker.host import Host
 from sandfleet.worker.http_server import http_server, listen
@@ -36,7 +36,7 @@ def run_worker(settings: WorkerSettings) -> None:
     """Run the worker until SIGTERM or SIGINT; VMs run on after it."""
     logs.configure(settings.log_file)
     log.info("worker_begins", version=__version__, settings=settings.redacted())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with host_claim(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings))
     log.info("worker_ended")
 

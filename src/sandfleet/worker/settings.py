@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import tomllib
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 _HOST_RESERVE_MIB = 1024
+MEMORY_BLOCK_MIB = 128
+"""Guest memory comes in whole blocks of this size."""
+_ADDRESSES_MIN = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,26 @@ class WorkerSettings(BaseSettings):
     def _is_reachable(self) -> WorkerSettings:
         if self.listen_host in ("0.0.0.0", "::") and not self.advertise_url:
             raise ValueError("advertise_url is needed when listen_host is every address")
+        return self
+
+    @field_validator("memory_default_mib", "memory_base_mib", "memory_max_mib")
+    @classmethod
+    def _is_whole_blocks(cls, value: int) -> int:
+        if value % MEMORY_BLOCK_MIB:
+            raise ValueError(f"{value} is not a multiple of {MEMORY_BLOCK_MIB} MiB")
+        return value
+
+    @field_validator("network_range")
+    @classmethod
+    def _is_network(cls, value: str) -> str:
+        if IPv4Network(value).num_addresses < _ADDRESSES_MIN:
+            raise ValueError(f"{value} has fewer than {_ADDRESSES_MIN} addresses")
+        return value
+
+    @model_validator(mode="after")
+    def _sizes_are_in_order(self) -> WorkerSettings:
+        if not self.memory_base_mib <= self.memory_default_mib <= self.memory_max_mib:
+            raise ValueError("memory_base_mib <= memory_default_mib <= memory_max_mib does not hold")
         return self
 
     @classmethod

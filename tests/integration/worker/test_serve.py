@@ -128,7 +128,21 @@ def test_settings_come_from_the_file_and_the_environment_wins(
     assert JOIN_TOKEN not in json.dumps(settings.redacted())
 
 
-@pytest.mark.parametrize("extra", ['surprise = "x"', 'listen_host = "0.0.0.0"', "listen_port = -1"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        'surprise = "x"',
+        'listen_host = "0.0.0.0"',
+        "listen_port = -1",
+        "memory_max_mib = 5000",
+        "memory_default_mib = 1000",
+        "memory_base_mib = 500",
+        "memory_max_mib = 640\nmemory_default_mib = 768",
+        "memory_base_mib = 1152",
+        'network_range = "10.210.0.1/16"',
+        'network_range = "10.210.0.0/28"',
+    ],
+)
 def test_unknown_and_unusable_settings_refuse_the_start(tmp_path: Path, extra: str) -> None:
     lines = [f'{name} = "{value}"' for name, value in {**REQUIRED, "data_dir": "/d"}.items()]
     with pytest.raises(ValueError, match="validation error"):
