@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.integration.worker.harness import DEFAULT, a_worker, a_worker_with, fake_host
+from tests.integration.worker.harness import DEFAULT, a_worker, a_worker_with, fake_host, until
 
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.hypervisor import MachineFacts
@@ -125,3 +125,16 @@ async def test_a_silent_guest_does_not_stop_adoption() -> None:
         fake_host(first).faults.fail("list_execs", GuestUnresponsive("agent unresponsive"))
         async with a_worker(fake_host(first)) as second:
             assert (await second.vm(ID))[1]["state"] == "running"
+
+
+async def test_what_runs_in_a_guest_that_answers_late_counts_as_activity() -> None:
+    async with FakeHypervisor() as hypervisor:
+        async with a_worker(hypervisor) as first:
+            await first.start(ID)
+            await first.run(ID, {"cmd": "sleep 30"}, verb="run-async", exec_id="ex-unseen")
+        hypervisor.faults.fail("list_execs", GuestUnresponsive("agent unresponsive"))
+        async with a_worker(hypervisor) as second:
+            resident = second.host.residents.find(ID)
+            assert resident is not None
+            await until(lambda: resident.executions.find("ex-unseen"))
+            await until(lambda: resident.in_flight)

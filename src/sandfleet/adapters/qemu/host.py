@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.adapters.qemu.cgroups import CgroupLimits, Cgroups
 from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig
 from sandfleet.adapters.qemu.slots import Slots
+from sandfleet.ports.guest import Guest
 from sandfleet.ports.network import Network
 
 OVERHEAD_MIB = 256
@@ -27,6 +30,8 @@ class Host:
     cgroups: Cgroups
     slots: Slots
     busy: set[str] = field(default_factory=set)
+    late_guests: Callable[[Path], Guest] = VirtioGuest
+    """Makes a session that connects when it is used, for a machine whose agent does not answer now."""
     spawning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
 
     def directory(self, machine_id: str) -> Path:

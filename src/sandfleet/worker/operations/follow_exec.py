@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from sandfleet.model.errors import GuestUnresponsive
 from sandfleet.ports.guest import ExecOrder, ExecStatus, Guest
 from sandfleet.worker.background import Background
 from sandfleet.worker.executions import Execution
@@ -11,6 +12,7 @@ from sandfleet.worker.host import Host
 from sandfleet.worker.residents import Resident
 
 log = structlog.get_logger("sandfleet.worker")
+_BACK_OFF_S_MAX = 15.0
 
 
 async def start_followed(
@@ -35,7 +37,24 @@ def follow(background: Background, resident: Resident, guest: Guest, status: Exe
 
 
 async def follow_running(host: Host, resident: Resident) -> None:
-    """Follow what an earlier worker process left running, so that it counts as activity."""
+    """Follow what an earlier worker process left running, so that it counts as activity.
+
+    A guest that does not answer is asked again for as long as it runs: what goes on in
+    it unseen would end it for being idle.
+    """
+    failures = 0
+    while True:
+        try:
+            await _follow_all(host, resident)
+        except GuestUnresponsive:
+            failures += 1
+            log.warning("execs_not_known", sandbox=resident.sandbox_id, failures=failures)
+            await host.clock.sleep(min(_BACK_OFF_S_MAX, 0.5 * 2.0**failures))
+        else:
+            return
+
+
+async def _follow_all(host: Host, resident: Resident) -> None:
     async with resident.activity() as machine:
         for status in await machine.guest.list_execs():
             if status.running:
