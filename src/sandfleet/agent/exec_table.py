@@ -108,6 +108,12 @@ class ExecTable:
         if timeout_s is not None:
             execution.timer = self._loop.call_later(timeout_s, execution.expire)
 
+    def forget_all(self, *, prefix: str) -> None:
+        """Know nothing any more of the execs whose id begins with `prefix`; those that run are killed."""
+        for execution in [one for exec_id, one in self._execs.items() if exec_id.startswith(prefix)]:
+            execution.kill(signal.SIGKILL)
+            self._forget(execution)
+
     def end_all(self) -> None:
         """Kill everything."""
         for execution in list(self._execs.values()):
@@ -115,7 +121,7 @@ class ExecTable:
 
     def _give_up(self, execution: Execution) -> None:
         execution.abandon()
-        del self._execs[execution.state.exec_id]
+        self._execs.pop(execution.state.exec_id, None)
         self._retire(execution)
 
     def _retire(self, execution: Execution) -> None:
@@ -136,6 +142,8 @@ class ExecTable:
 
     def _on_end(self, execution: Execution) -> None:
         self._retire(execution)
+        if self._execs.get(execution.state.exec_id) is not execution:
+            return  # it was forgotten while it ran
         if not self._finished:
             self._loop.call_later(KEPT_S, self._expire)
         self._finished[execution.state.exec_id] = execution

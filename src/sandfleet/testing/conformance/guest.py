@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from uuid import uuid4
 
 from sandfleet.model.errors import BadRequest, ExecFailed, NotFound, SandfleetError
-from sandfleet.ports.guest import ExecOrder, ExecStatus, Guest
+from sandfleet.ports.guest import ExecOrder, ExecStatus, Guest, GuestIdentity
 
 Check = Callable[[Guest, str], Awaitable[None]]
 
@@ -130,6 +131,21 @@ async def unknown_execs_are_not_found(guest: Guest, root: str) -> None:
         assert isinstance(await _error(call), NotFound)
 
 
+async def a_new_identity_forgets_what_warmed_the_guest_up(guest: Guest, root: str) -> None:
+    """Ended or not: its owner shall not see it. Other execs stay."""
+    kept = _order("true")
+    ended, running = (replace(_order(script), exec_id=f"warm-{_new_id()}") for script in ("true", "sleep 30"))
+    for order in (kept, ended, running):
+        await guest.start_exec(order)
+    await guest.wait_exec(ended.exec_id)
+    await guest.assume_identity(GuestIdentity(host_name="somebody", seed=bytes(64), wall_clock_s=1e9))
+    known = {status.exec_id for status in await guest.list_execs()}
+    assert kept.exec_id in known
+    assert not {name for name in known if name.startswith("warm-")}
+    for order in (ended, running):
+        assert isinstance(await _error(guest.exec_status(order.exec_id)), NotFound)
+
+
 async def a_file_comes_back_as_it_went(guest: Guest, root: str) -> None:
     """Empty, small and of many pieces; parents are made."""
     for pieces in ([], [b"a"], [bytes([number]) * 50_000 for number in range(20)]):
@@ -204,6 +220,7 @@ CHECKS: tuple[Check, ...] = (
     stdin_reaches_the_program_and_ends,
     execs_run_side_by_side,
     unknown_execs_are_not_found,
+    a_new_identity_forgets_what_warmed_the_guest_up,
     a_file_comes_back_as_it_went,
     an_upload_that_breaks_leaves_the_old_content,
     directories_are_listed_by_name,
