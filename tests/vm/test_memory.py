@@ -26,6 +26,14 @@ async def test_growing_and_shrinking_is_visible_in_the_guest_and_in_the_hosts_li
     assert limit is None or limit < 1024
 
 
+async def test_a_size_that_is_reached_is_in_use_in_the_guest_at_once(start: Start) -> None:
+    machine = await start()
+    for size_mib in (512, 640, 512, 768):
+        assert await machine.resize_memory(size_mib) == size_mib
+        total_mib = (await machine.guest.stats()).memory_total >> 20
+        assert size_mib - machine.manifest.shape.memory_block_mib < total_mib <= size_mib
+
+
 async def test_a_size_is_rounded_up_to_the_block_and_kept_in_the_machines_range(start: Start) -> None:
     machine = await start()
     assert await machine.resize_memory(700) == 768
