@@ -63,7 +63,7 @@ def _make_new(agent: Agent) -> None:
     if owner is not None:
         mount_data_disk(owner=owner)
     keygen = host_keys.keygen_command()
-    if keygen is not None:  # seconds of work: nobody waits for it
+    if keygen is not None:  # slow without acceleration: nobody waits for it
         try:
             run_program(agent, keygen, lambda code, said: say(f"host keys: exit code {code} {said}"))
         except OSError:
