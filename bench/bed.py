@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from bench.bare_clones import BareClones
+from sandfleet.adapters.clock import SystemClock
 from sandfleet.worker.settings import WorkerSettings, load_settings
 
 COMMAND = str(Path(sys.executable).parent / "sandfleet")
@@ -29,6 +30,8 @@ COLD_MEMORY_MB = 1152
 """One block more than the default: no machine of the warm pool fits, so each create makes its own."""
 
 
+SETTLED_S = 0.7
+"""A machine of the pool is written down as ready before it has its identity; then it is written again."""
 FLOOR_UID_FIRST = 900_000
 FLOOR_NETWORK = "10.250.0.0/16"
 
@@ -68,10 +71,10 @@ class Bed:
         (await self.http.delete(f"/api/sandboxes/{sandbox_id}")).raise_for_status()
 
     async def wait_pool_filled(self, *, timeout_s: float = 60.0) -> None:
-        """Return when the warm pool is complete and nobody's machine is being removed."""
+        """Return when the warm pool is complete and its machines have been left alone for a moment."""
         size = int(self.setting("warm_pool_size"))
         deadline = time.monotonic() + timeout_s
-        while self._ready_machines() < size:
+        while self._settled_machines() < size:
             if time.monotonic() > deadline:
                 raise RuntimeError("the warm pool did not fill")
             await asyncio.sleep(0.05)
@@ -97,14 +100,17 @@ class Bed:
                 return found.group(1)
         raise LookupError(name)
 
-    def _ready_machines(self) -> int:
-        return sum(m["owner"] is None and m["state"] == "ready" for m in self._manifests())
+    def _settled_machines(self) -> int:
+        free = [m for m in self._manifests() if m["owner"] is None and m["state"] == "ready"]
+        return sum(m["age_s"] >= SETTLED_S for m in free)
 
     def _manifests(self) -> list[dict[str, Any]]:
         found = []
+        now = SystemClock().now().timestamp()
         for path in self.data_dir.glob("workers/*/machines/*/manifest.json"):
             try:
-                found.append(json.loads(path.read_text()))
+                age_s = now - path.stat().st_mtime
+                found.append(json.loads(path.read_text()) | {"age_s": age_s})
             except (FileNotFoundError, json.JSONDecodeError):
                 continue
         return found

@@ -25,7 +25,6 @@ from tests.acceptance.live_fleet import LiveFleet
 from sandfleet.adapters.qemu.config import HypervisorConfig
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
-_WARM_POOL_DEFAULT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +55,12 @@ def take_census(fleet: LiveFleet) -> Census:
 
 
 def leaks(before: Census, after: Census, fleet: LiveFleet) -> dict[str, list[str]]:
-    """Return what stands in `after` and should not: new rows, machines beyond the warm pool."""
+    """Return what stands in `after` and should not: new rows, machines of nobody, parts of machines."""
     found = {
         "reservations": after.reservations - before.reservations,
         "operations": after.open_operations - before.open_operations,
         "sandboxes": after.living - before.living,
-        "machine directories": _surplus(after.machines, before.machines, fleet),
+        "machines of nobody": _ownerless(after, fleet),
         "machines without QEMU": after.machines - after.qemus,
         "QEMUs without machine": after.qemus - after.machines,
         "namespaces": {name.removeprefix("sf-") for name in after.namespaces} - after.machines,
@@ -135,14 +134,23 @@ _QUERIES = {
 }
 
 
-def _surplus(after: frozenset[str], before: frozenset[str], fleet: LiveFleet) -> set[str]:
-    """Name machines beyond those that there were: the warm pool may refill, never exceed its size."""
-    try:
-        pool = int(fleet.setting("warm_pool_size"))
-    except LookupError:
-        pool = _WARM_POOL_DEFAULT
-    allowed = max(len(before), pool)
-    return set(sorted(after, key=lambda name: name in before)[: max(0, len(after) - allowed)])
+def _ownerless(after: Census, fleet: LiveFleet) -> set[str]:
+    """Name machines of sandboxes that do not live, and free ones beyond the size of the warm pool."""
+    owners = _owners(fleet)
+    living = {row.split()[0] for row in after.living}
+    orphans = {machine for machine, owner in owners.items() if owner is not None and owner not in living}
+    free = sorted(machine for machine, owner in owners.items() if owner is None)
+    return orphans | set(free[int(fleet.setting("warm_pool_size")) :])
+
+
+def _owners(fleet: LiveFleet) -> dict[str, str | None]:
+    owners: dict[str, str | None] = {}
+    for path in _engine(fleet).machines_dir.glob("*/manifest.json"):
+        try:
+            owners[path.parent.name] = json.loads(path.read_text())["owner"]
+        except FileNotFoundError:
+            continue  # removed while we looked
+    return owners
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -21,8 +21,8 @@ from tests.acceptance.live_fleet import LiveFleet, wait_until
 pytestmark = [pytest.mark.timeout(300)]
 
 ROLES = ("server", "worker", "postgres", "valkey")
-MOMENTS_S = (0.0, 0.015, 0.04, 0.1, 0.3)
-"""After the request was sent: spread over admission, placement, start, commit and the answer."""
+MOMENTS_S = (0.0, 0.02, 0.08)
+"""After the request was sent: about admission, placement and start; `make chaos` tries many more."""
 
 
 @dataclass(slots=True)

@@ -7,6 +7,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from tests.integration.crashing import (
+    Tripwire,
+    an_order,
+    committed_mib,
+    crash,
+    prepare,
+    run_until_hung,
+    until,
+    until_done,
+)
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops import expiry, garbage, takeover
@@ -28,16 +38,6 @@ from sandfleet.model.organisation import Quotas
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.testing.builders import ORGANISATION, a_worker, resources
-from tests.integration.crashing import (
-    Tripwire,
-    an_order,
-    committed_mib,
-    crash,
-    prepare,
-    run_until_hung,
-    until,
-    until_done,
-)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -557,7 +557,9 @@ async def test_a_live_fork_survives_the_death_of_its_replica_at_any_point(
 async def test_a_live_fork_is_all_or_none(replicas: Any) -> None:
     observer, sandbox = await one_running(replicas)
     replicas.settings["creation_queue_s"] = 1.2
-    await observer.stores.workers.register(a_worker(sequence=2, total=resources(2048, cpu_count=8, disk_mib=10**7)))
+    await observer.stores.workers.register(
+        a_worker(sequence=2, total=resources(2048, cpu_count=8, disk_mib=10**7))
+    )
     async with replicas.replica("replica-1") as fleet:
         await fleet.fork(sandbox, forks(3), ids=ids("live"), is_partial=False)
         operation = await until_done(observer, "op-live")
@@ -597,7 +599,9 @@ async def test_a_capture_that_fails_hands_out_no_fork(replicas: Any) -> None:
 
 async def test_a_live_fork_spreads_when_its_own_worker_is_full(replicas: Any) -> None:
     observer, sandbox = await one_running(replicas)
-    await observer.stores.workers.register(a_worker(sequence=2, total=resources(2048, cpu_count=8, disk_mib=10**7)))
+    await observer.stores.workers.register(
+        a_worker(sequence=2, total=resources(2048, cpu_count=8, disk_mib=10**7))
+    )
     await observer.stores.workers.register(a_worker("wk-two"))
     async with replicas.replica("replica-1") as fleet:
         await fleet.fork(sandbox, forks(3), ids=ids("live"), is_partial=False)

@@ -88,6 +88,32 @@ def test_the_settings_files_are_what_the_processes_accept(layout: Layout) -> Non
     assert accepted.memory_budget_mib == configuration.memory_budget_mib
 
 
+def test_the_smallest_machine_gets_settings_that_are_accepted(layout: Layout) -> None:
+    configuration = msgspec.structs.replace(load_configuration(layout), api_port=8080, memory_mib=700)
+    (choice,) = configuration.workers
+    worker = worker_settings(configuration, choice, load_secrets(layout), layout=layout)
+    assert WorkerSettings(**worker).memory_default_mib == WorkerSettings(**worker).memory_max_mib == 640  # type: ignore[arg-type]
+
+
+def test_a_new_fleet_takes_a_range_that_no_worker_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sandfleet.adapters.qemu.host_claim import HostClaim
+
+    layouts = [Layout(tmp_path / "data"), Layout(tmp_path / "data")]
+    numbers = []
+    taken: list[HostClaim] = []
+    monkeypatch.setattr("sandfleet.local.configuration.claims_in_force", lambda: taken)
+    for layout in layouts:
+        layout.make()
+        numbers.append(load_configuration(layout).range_number)
+        layout.configuration.unlink()
+        taken.append(
+            HostClaim(data_dir="/x", network_range=f"10.{210 + numbers[-1]}.0.0/16", uid_first=1, uid_count=1)
+        )
+    assert numbers[0] != numbers[1]
+
+
 def test_toml_keeps_odd_characters() -> None:
     odd = 'a"b\\c\nd\té'
     assert tomllib.loads(as_toml({"text": odd, "flag": True, "number": 3})) == {

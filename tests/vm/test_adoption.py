@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 from tests.vm.conftest import Start, make_hypervisor, run
 from tests.vm.first_worker import EXEC_ID, LINES
 
@@ -17,6 +18,8 @@ from sandfleet.adapters.qemu.config import ImageFiles
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import STARTING, read_manifest, write_manifest
+from sandfleet.model.errors import GuestUnresponsive
+from sandfleet.ports.guest import Guest
 
 
 def run_until_killed(data_dir: Path, template_dir: Path, image: ImageFiles) -> int:
@@ -53,6 +56,23 @@ async def test_a_machine_outlives_its_worker_and_loses_no_output(
         assert await machine.resize_memory(768) == 768
         await machine.destroy()
         assert await engine.adopt() == []
+    finally:
+        await _clear(engine, network)
+
+
+async def test_an_agent_that_answers_only_after_the_adoption_is_used_then(
+    data_dir: Path, template_dir: Path, image: ImageFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: Path) -> Guest:
+        raise GuestUnresponsive("agent unresponsive")
+
+    run_until_killed(data_dir, template_dir, image)
+    engine, network = make_hypervisor(data_dir, template_dir, image)
+    monkeypatch.setattr(engine._host, "guests", silent)
+    try:
+        (machine,) = await engine.adopt()
+        assert await machine.is_alive()
+        assert await run(machine.guest, "echo here") == (0, "here\n")
     finally:
         await _clear(engine, network)
 

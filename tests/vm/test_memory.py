@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.vm.conftest import Start, run
 
 from sandfleet.adapters.qemu.machine import QemuMachine
+from sandfleet.ports.guest import ExecOrder
 
 
 async def total_mib(machine: QemuMachine) -> float:
@@ -25,6 +26,14 @@ async def test_growing_and_shrinking_is_visible_in_the_guest_and_in_the_hosts_li
     assert limit is None or limit < 1024
 
 
+async def test_a_size_that_is_reached_is_in_use_in_the_guest_at_once(start: Start) -> None:
+    machine = await start()
+    for size_mib in (512, 640, 512, 768):
+        assert await machine.resize_memory(size_mib) == size_mib
+        total_mib = (await machine.guest.stats()).memory_total >> 20
+        assert size_mib - machine.manifest.shape.memory_block_mib < total_mib <= size_mib
+
+
 async def test_a_size_is_rounded_up_to_the_block_and_kept_in_the_machines_range(start: Start) -> None:
     machine = await start()
     assert await machine.resize_memory(700) == 768
@@ -35,15 +44,12 @@ async def test_memory_in_use_is_not_taken_away(start: Start) -> None:
     machine = await start()
     assert await machine.resize_memory(1536) == 1536
     await machine.guest.set_limits(memory_mib=1536, cpu_percent=100, pids_max=256)
-    hold = "python3 -c 'import time; held = bytearray(b\"x\" * (900 << 20)); time.sleep(600)'"
-    await run(machine.guest, f"{hold} >/dev/null 2>&1 & sleep 0.1")
-    await run(
-        machine.guest,
-        "while [ $(awk '/MemAvailable/ {print $2}' /proc/meminfo) -gt 600000 ]; do sleep 0.2; done",
-    )
+    hold = 'import time; held = b"x" * (900 << 20); open("/tmp/held", "w").close(); time.sleep(600)'
+    await machine.guest.start_exec(ExecOrder("ex-holding", ["python3", "-c", hold], user="root"))
+    code, said = await run(machine.guest, "while [ ! -e /tmp/held ]; do sleep 0.1; done; echo held")
+    assert (code, said) == (0, "held\n"), await machine.guest.exec_status("ex-holding")
     reached = await machine.resize_memory(512)
     assert 900 < reached < 1536
     assert machine.facts.order.memory_mib == reached
-    code, _said = await run(machine.guest, "pkill -f bytearray")
-    assert code == 0
+    await machine.guest.kill_exec("ex-holding")
     assert await machine.resize_memory(512) == 512

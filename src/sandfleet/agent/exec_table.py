@@ -24,6 +24,7 @@ RUNNING_MAX = 512
 FINISHED_MAX = 1024
 OUTPUT_TOTAL_BYTES = 64 * 1024 * 1024
 OUTPUT_EACH_BYTES_MIN = 128 * 1024
+REPORT_BYTES_MAX = 4096
 CGROUP_SWEEP_S = 2.0
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -106,6 +107,12 @@ class ExecTable:
         if timeout_s is not None:
             execution.timer = self._loop.call_later(timeout_s, execution.expire)
 
+    def forget_all(self, *, prefix: str) -> None:
+        """Know nothing any more of the execs whose id begins with `prefix`; those that run are killed."""
+        for execution in [one for exec_id, one in self._execs.items() if exec_id.startswith(prefix)]:
+            execution.kill(signal.SIGKILL)
+            self._forget(execution)
+
     def end_all(self) -> None:
         """Kill everything."""
         for execution in list(self._execs.values()):
@@ -113,7 +120,7 @@ class ExecTable:
 
     def _give_up(self, execution: Execution) -> None:
         execution.abandon()
-        del self._execs[execution.state.exec_id]
+        self._execs.pop(execution.state.exec_id, None)
         self._retire(execution)
 
     def _retire(self, execution: Execution) -> None:
@@ -134,10 +141,24 @@ class ExecTable:
 
     def _on_end(self, execution: Execution) -> None:
         self._retire(execution)
-        self._loop.call_later(KEPT_S, lambda: self._forget(execution))
+        if self._execs.get(execution.state.exec_id) is not execution:
+            return  # it was forgotten while it ran
+        if not self._finished:
+            self._loop.call_later(KEPT_S, self._expire)
         self._finished[execution.state.exec_id] = execution
+        execution.finished_at = self._loop.now()
         if len(self._finished) > FINISHED_MAX:
             self._forget(next(iter(self._finished.values())))
+
+    def _expire(self) -> None:
+        """Forget those that ended `KEPT_S` ago; they stand in the order of their ends."""
+        now = self._loop.now()
+        for execution in list(self._finished.values()):
+            left_s = execution.finished_at + KEPT_S - now
+            if left_s > 0:
+                self._loop.call_later(left_s, self._expire)
+                return
+            self._forget(execution)
 
     def _forget(self, execution: Execution) -> None:
         if self._execs.get(execution.state.exec_id) is execution:
@@ -168,12 +189,15 @@ def _spawn_into(cgroup: Cgroup | None, command: Command) -> Spawned:
 
 
 def _take_report(loop: EventLoop, fd: int, report: bytearray) -> bool:
-    """Add what the failure pipe says, nothing for success; return whether that is all of it."""
-    try:
-        while piece := os.read(fd, 4096):
-            report += piece
-    except BlockingIOError:
-        return False
+    """Add what the failure pipe says, in pieces; return whether that was all. Nothing is success."""
+    while len(report) < REPORT_BYTES_MAX:
+        try:
+            piece = os.read(fd, REPORT_BYTES_MAX)
+        except BlockingIOError:
+            return False
+        if not piece:
+            break
+        report += piece
     loop.forget(fd)
     os.close(fd)
     return True

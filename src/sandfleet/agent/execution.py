@@ -75,6 +75,7 @@ class Execution:
     readers: Readers = field(init=False)
     timer: Timer | None = None
     _terminal: int | None = None
+    finished_at: float = 0.0
     _outputs: dict[int, int] = field(default_factory=dict)
     _paused: bool = False
     _exited: bool = False

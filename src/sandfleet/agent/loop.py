@@ -22,19 +22,23 @@ from collections.abc import Callable
 from sandfleet.agent.console import say_exception
 
 EVENTS_MAX = 64
+CANCELLED_KEPT = 64
 
 
 class Timer:
     """A call in the future, until cancelled."""
 
-    __slots__ = ("call",)
+    __slots__ = ("_loop", "call")
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, loop: EventLoop, call: Callable[[], None]) -> None:
+        self._loop = loop
         self.call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
         """Forget the call."""
-        self.call = None
+        if self.call is not None:
+            self.call = None
+            self._loop.count_cancelled()
 
 
 class EventLoop:
@@ -44,6 +48,7 @@ class EventLoop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._cancelled = 0
         self._order = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -70,9 +75,17 @@ class EventLoop:
 
     def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer:
         """Call once after `delay_s`."""
-        timer = Timer(call)
+        timer = Timer(self, call)
         heapq.heappush(self._timers, (self.now() + delay_s, next(self._order), timer))
         return timer
+
+    def count_cancelled(self) -> None:
+        """Drop cancelled timers when they are most: a day's time-outs must not pile up."""
+        self._cancelled += 1
+        if self._cancelled > CANCELLED_KEPT and self._cancelled * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].call is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Call after the present handler."""
@@ -125,7 +138,8 @@ class EventLoop:
     def _run_timers(self) -> None:
         now = self.now()
         while self._timers and self._timers[0][0] <= now:
-            call = heapq.heappop(self._timers)[2].call
+            timer = heapq.heappop(self._timers)[2]
+            call, timer.call = timer.call, None
             if call is not None:
                 self._guarded(call)
 

@@ -46,20 +46,30 @@ def ls(
 
 
 @app.command("rm")
-def rm(sandbox: SandboxName, path: Path, *, url: Url = None, api_key: ApiKey = None) -> None:
+def rm(
+    sandbox: SandboxName, path: Path, *, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
     """Remove a file, or a directory with all in it."""
     from sandfleet.cli.connection import connect
     from sandfleet.cli.sandbox_names import resolve
 
     with connect(url, api_key) as client:
-        client.files.delete(resolve(client, sandbox), path)
+        sandbox_id = resolve(client, sandbox)
+        client.files.delete(sandbox_id, path)
+    if as_json:
+        show_json({"sandboxID": sandbox_id, "removed": path})
 
 
 @app.command("mkdir")
-def mkdir(sandbox: SandboxName, path: Path, *, url: Url = None, api_key: ApiKey = None) -> None:
+def mkdir(
+    sandbox: SandboxName, path: Path, *, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
     """Make a directory, and those above it."""
     from sandfleet.cli.connection import connect
     from sandfleet.cli.sandbox_names import resolve
 
     with connect(url, api_key) as client:
-        client.files.make_directory(resolve(client, sandbox), path)
+        sandbox_id = resolve(client, sandbox)
+        client.files.make_directory(sandbox_id, path)
+    if as_json:
+        show_json({"sandboxID": sandbox_id, "made": path})

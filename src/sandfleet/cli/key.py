@@ -78,6 +78,7 @@ def revoke(
     org: Organisation = None,
     url: Url = None,
     api_key: ApiKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a key useless at once."""
     from sandfleet.cli.connection import connect
@@ -94,7 +95,10 @@ def revoke(
         if len(found) > 1:
             raise CommandFailed(f"{key!r} means {len(found)} keys", hint="give the id")
         client.fleet.revoke_key(organisation, found[0].id)
-    say(found[0].id)
+    if as_json:
+        show_json({"revoked": found[0].id})
+    else:
+        say(found[0].id)
 
 
 def _organisation(client: Client, wanted: str | None) -> str:

@@ -32,6 +32,8 @@ def server(*, settings: SettingsFile = None) -> None:
 
 def worker(*, settings: SettingsFile = None) -> None:
     """Run the worker of this host until SIGTERM; its sandboxes run on."""
+    from sandfleet.cli.errors import CommandFailed
+    from sandfleet.model.errors import SandfleetError
     from sandfleet.worker.main import run_worker
     from sandfleet.worker.settings import load_settings
 
@@ -39,7 +41,10 @@ def worker(*, settings: SettingsFile = None) -> None:
         loaded = load_settings(settings)
     except ValueError as error:
         raise _refused(error) from None
-    run_worker(loaded)
+    try:
+        run_worker(loaded)
+    except SandfleetError as error:
+        raise CommandFailed(error.message) from error
 
 
 def _refused(error: ValueError) -> Exception:

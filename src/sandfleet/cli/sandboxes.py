@@ -115,13 +115,17 @@ def timeout(
     *,
     url: Url = None,
     api_key: ApiKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Set after how many idle seconds a sandbox ends."""
     from sandfleet.cli.connection import connect
     from sandfleet.cli.sandbox_names import resolve
 
     with connect(url, api_key) as client:
-        client.sandboxes.set_timeout(resolve(client, sandbox), seconds)
+        sandbox_id = resolve(client, sandbox)
+        client.sandboxes.set_timeout(sandbox_id, seconds)
+    if as_json:
+        show_json({"sandboxID": sandbox_id, "timeout": seconds})
 
 
 def events(

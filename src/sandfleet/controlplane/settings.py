@@ -27,65 +27,110 @@ class ControlPlaneSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     listen_host: str = "127.0.0.1"
+    """Address the API listens on."""
     listen_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Its port; 0 takes a free one."""
     metrics_listen_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """A second, internal listener that serves `/metrics` without a credential."""
     public_url: str | None = None
+    """Origin that clients are told; without it, that of their own request."""
     postgres_url: SecretStr
+    """Where the truth is kept."""
     redis_url: SecretStr
+    """Where is kept what may be lost."""
     master_secret: SecretStr
+    """64 hexadecimal digits from which the keys at rest are derived; the same on every replica."""
     bootstrap_key: SecretStr
+    """API key of the default organisation with both scopes."""
     join_token: SecretStr
+    """What workers show with their heartbeats."""
     region: str = "local"
+    """Region of creates that name none."""
     checkpoint_store_url: str | None = None
     """Object store of snapshots: `file:///dir`, `s3://…`, `az://…`, `gs://…`. Without it nothing is saved."""
     sandbox_domain: str = "localhost:8080"
+    """Domain below which previews of sandboxes are named."""
     replica_id: str | None = None
+    """Name of this replica in leases; made anew at each start if absent."""
 
     auth_query_key: bool = True
+    """Whether `?api_key=` is accepted outside WebSockets."""
     key_cache_s: Seconds = 3
+    """How long a replica goes on trusting a key that it has looked up; a revoked key dies within it."""
     fleet_token_ttl_s: PositiveSeconds = 300
+    """Life of the tokens by which replicas are known to workers."""
 
     sandbox_wait_s: PositiveSeconds = 90
+    """How long a data-plane call waits for its sandbox."""
     answer_by_s: PositiveSeconds = 25
+    """When a create that is not finished is answered as `creating`."""
     creation_queue_s: PositiveSeconds = 30
+    """How long a create waits for room before 503 `no_capacity`."""
     create_deadline_s: PositiveSeconds = 120
+    """When a create that hangs is given up."""
     save_deadline_s: PositiveSeconds = 900
+    """When a hibernation, checkpoint or wake that hangs is given up."""
     exec_pad_after_s: PositiveSeconds = 10
+    """When a waiting `exec/run` begins to send spaces, so that readers do not give up."""
     exec_pad_every_s: PositiveSeconds = 10
-    sse_keepalive_s: PositiveSeconds = 10
+    """The time between these spaces."""
     exec_timeout_default_s: Annotated[int, Field(ge=1, le=86400)] = 60
+    """Time-out of commands that name none."""
     body_bytes_max: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    """Largest JSON body."""
     file_bytes_max: Annotated[int, Field(gt=0)] = 2 * 1024**3
+    """Largest file that is taken in."""
     sandbox_token_ttl_s: PositiveSeconds = 86400
+    """Life of a sandbox's token; clients do not renew it."""
     signed_url_ttl_s: PositiveSeconds = 3600
+    """Life of a signed file URL whose request names none."""
     preview_needs_record: bool = False
     """Whether only ports with a record are shown to the outside."""
     stopped_kept_days: Annotated[int, Field(ge=0)] = 30
+    """How long the record of an ended sandbox is kept."""
     events_kept_days: Annotated[int, Field(ge=0)] = 30
+    """How long rows of the transition log are kept."""
 
     memory_default_mb: Annotated[int, Field(gt=0)] = 1024
+    """Memory of a sandbox whose create names none."""
     memory_base_mb: Annotated[int, Field(gt=0)] = 512
+    """Least memory: that of the template."""
     memory_max_mb: Annotated[int, Field(gt=0)] = 65536
+    """Most memory."""
     memory_block_mb: Annotated[int, Field(gt=0)] = 128
+    """Memory is rounded up to a multiple of this."""
     disk_default_mb: Annotated[int, Field(gt=0)] = 20480
+    """Disk of a sandbox whose create names none."""
     disk_min_mb: Annotated[int, Field(gt=0)] = 20480
+    """Least disk."""
     disk_max_mb: Annotated[int, Field(gt=0)] = 262144
+    """Most disk."""
     placement_memory_ratio_max: Annotated[float, Field(gt=0)] = 1.0
+    """Part of the memory of a worker that may be promised."""
     placement_cpu_ratio_max: Annotated[float, Field(gt=0)] = 100.0
+    """vCPUs that may be promised for each one that a worker has."""
     placement_disk_ratio_max: Annotated[float, Field(gt=0)] = 100.0
+    """Disk that may be promised for each MiB that a worker has; disks are sparse."""
 
     heartbeat_interval_s: PositiveSeconds = 2
+    """How often workers report."""
     worker_silent_s: PositiveSeconds = 15
+    """After so much silence a worker gets no new sandboxes. Those it has are not touched."""
     operation_lease_s: PositiveSeconds = 15
+    """How long an operation of a dead replica stays unclaimed."""
     leader_lease_s: PositiveSeconds = 6
+    """How long a dead leader stays the leader."""
     loop_interval_s: PositiveSeconds = 1
+    """Pause between two rounds of the fleet's loops."""
     postgres_pool_max: Annotated[int, Field(ge=1)] = 20
+    """Most connections of this replica to PostgreSQL."""
 
     drain_notice_s: Seconds = 1
     """How long `/readyz` says 503 before the listener closes, so that balancers look away first."""
     drain_max_s: Seconds = 25
+    """How long a stopping replica finishes what is in flight."""
     log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
 
     @field_validator("master_secret")
     @classmethod

@@ -68,6 +68,7 @@ def examine(layout: Layout) -> list[Finding]:
         _template,
         _cgroups,
         _network,
+        _firewall,
         lambda: _ports(layout),
         _memory,
         lambda: _disk("data disk", layout.data_dir),
@@ -178,7 +179,7 @@ def _network() -> Finding:
     name = f"sf-doctor-{os.getpid()}"
     try:
         _run("ip", "netns", "add", name)
-        _run("ip", "netns", "exec", name, "nft", "list", "tables")
+        _run("nsenter", f"--net=/run/netns/{name}", "nft", "list", "tables")
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or "").strip() or str(error)
         return Finding("network", Verdict.FAIL, reason[:200], "namespaces and nftables need root")
@@ -186,6 +187,16 @@ def _network() -> Finding:
         with suppress(subprocess.SubprocessError):
             _run("ip", "netns", "delete", name)
     return Finding("network", Verdict.OK, "namespaces, nftables and tap devices")
+
+
+def _firewall() -> Finding:
+    from sandfleet.adapters.network.foreign_rules import LIST_CHAINS, dropping_chains, lets_machines_pass
+
+    for chain in dropping_chains(_run(*LIST_CHAINS)):
+        if not lets_machines_pass(_run(*chain.listing)):
+            fact = f"table {chain.family} {chain.table} drops what is forwarded: sandboxes have no internet"
+            return Finding("firewall", Verdict.WARN, fact, chain.remedy)
+    return Finding("firewall", Verdict.OK, "no other table drops what sandboxes send")
 
 
 def _ports(layout: Layout) -> Finding:

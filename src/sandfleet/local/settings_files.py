@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sandfleet.local import machine
-from sandfleet.local.configuration import FleetConfiguration, FleetSecrets, WorkerChoice
+from sandfleet.local.configuration import FIRST_RANGE, FleetConfiguration, FleetSecrets, WorkerChoice
 from sandfleet.local.image import images_dir, templates_dir
 from sandfleet.local.layout import Layout
 
 SettingValue = str | int | float | bool
-_FIRST_RANGE = 210
 _FIRST_UID = 200_000
 _UIDS_PER_RANGE = 10_000
 _MEMORY_MIB_MAX = 65536
+_MEMORY_MIB_DEFAULT = 1024
 _BLOCK_MIB = 128
 """Guest memory comes in blocks: the largest size must be a multiple."""
 
@@ -37,6 +37,7 @@ def server_settings(
     configuration: FleetConfiguration, secrets: FleetSecrets, stores: Stores
 ) -> dict[str, SettingValue]:
     """Return the settings of the fleet's server."""
+    largest_mib = _largest_mib(configuration.memory_budget_mib // len(configuration.workers))
     return {
         "listen_host": configuration.api_host,
         "listen_port": configuration.api_port,
@@ -47,7 +48,8 @@ def server_settings(
         "join_token": secrets.join_token,
         "sandbox_domain": f"localhost:{configuration.api_port}",
         "replica_id": "server-1",
-        "memory_max_mb": _largest_mib(configuration.memory_budget_mib // len(configuration.workers)),
+        "memory_default_mb": min(_MEMORY_MIB_DEFAULT, largest_mib),
+        "memory_max_mb": largest_mib,
     }
 
 
@@ -65,6 +67,7 @@ def worker_settings(
         "join_token": secrets.join_token,
         "data_dir": str(layout.worker_data(choice.id)),
         "memory_budget_mib": share_mib,
+        "memory_default_mib": min(_MEMORY_MIB_DEFAULT, _largest_mib(share_mib)),
         "memory_max_mib": _largest_mib(share_mib),
         "warm_pool_size": machine.warm_pool_size(share_mib),
         "network_range": _network_range(configuration, number),
@@ -84,4 +87,4 @@ def _network_range(configuration: FleetConfiguration, number: int) -> str:
     # One /16 per fleet, halved until each worker has a part of its own.
     bits = (len(configuration.workers) - 1).bit_length()
     start = number << (16 - bits) if bits else 0
-    return f"10.{_FIRST_RANGE + configuration.range_number}.{start >> 8}.0/{16 + bits}"
+    return f"10.{FIRST_RANGE + configuration.range_number}.{start >> 8}.0/{16 + bits}"

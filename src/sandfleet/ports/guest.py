@@ -108,6 +108,7 @@ class GuestIdentity:
     `seed` is fresh host randomness for the guest's generator; `envs` become the
     environment of every exec; the guest makes machine id and host keys anew the
     first time. `renew` does so again in a guest that already is somebody (a fork).
+    Execs that warmed the guest up (ids `warm-…`) are forgotten.
     """
 
     host_name: str

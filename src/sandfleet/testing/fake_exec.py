@@ -226,9 +226,9 @@ class FakeExec:
     def _exit_now(self, code: int, *, signal: int | None = None) -> None:
         if self._exit_code is None:
             self._exit_code, self._signal = code, signal
+            self._ended_at_s = self._clock.now().timestamp()
 
     async def _note_end(self) -> None:
         self._exit_now(-1, signal=9)
-        self._ended_at_s = self._clock.now().timestamp()
         async with self._changed:
             self._changed.notify_all()

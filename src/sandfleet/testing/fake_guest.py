@@ -24,6 +24,7 @@ from sandfleet.testing.fake_exec import FakeExec
 from sandfleet.testing.fake_files import FakeFiles
 from sandfleet.testing.fake_programs import Program, small_shell
 from sandfleet.testing.faults import Faults
+from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX
 
 
 class FakeGuest:
@@ -62,9 +63,11 @@ class FakeGuest:
         await self._at("ping")
 
     async def assume_identity(self, identity: GuestIdentity) -> None:
-        """Remember it."""
+        """Remember it, and forget what ran before it was anybody's."""
         await self._at("assume_identity")
         self.identities.append(identity)
+        for exec_id in [one for one in self._execs if one.startswith(WARM_EXEC_PREFIX)]:
+            self._execs.pop(exec_id).kill(9)
 
     async def set_clock(self, wall_clock_s: float) -> None:
         """Accept it."""

@@ -29,6 +29,8 @@ RESULT_BODY_BYTES_MAX = 64 * 1024 * 1024
 OUTPUT_RETAINED_BYTES = 16 * 1024 * 1024
 STDIN_BUFFERED_BYTES_MAX = 1024 * 1024
 EXEC_WAIT_S_MAX = 60.0
+WARM_EXEC_PREFIX = "warm-"
+"""Ids of commands that were run before the guest was anybody's: a new identity forgets them."""
 
 
 class Op:

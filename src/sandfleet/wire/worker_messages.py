@@ -17,8 +17,12 @@ plane whose `aud` is the worker's id):
     DELETE /snapshots/{snapshot}            DropSnapshot -> SnapshotDropped, the local copy only
     *      /sandboxes/{sandbox}/...         the data plane, public shapes, header EPOCH_HEADER
 
-A worker answers 409 `moved` to an epoch older than the one it has seen, and 409
-`stale_term` to a leader's term older than the newest that it has seen.
+A worker answers 409 `moved` to an epoch older than the one it has seen, to a start
+under an epoch that was stopped there (a retry needs a higher one), and on the data
+plane to every epoch but the one it serves and for what is not there at all: 404
+is what a guest says of a file. It answers 409 `stale_term` to a leader's term older
+than the newest that it has seen, 410 `gone` for a VM that has ended, and 503
+`not_ready` while it still looks through its host.
 
 Routes of the control plane for workers (bearer: the fleet's join token):
 
@@ -199,7 +203,7 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What the control plane tells the worker back.
 
     `public_keys` is the JWKS by which the worker verifies fleet tokens and
-    `quarantined` names VMs that no row owns: they are stopped after confirmation.
+    `quarantined` names VMs that no row owns: one named by two answers in a row is stopped.
     """
 
     term: int

@@ -3,7 +3,8 @@
 A machine with an owner becomes its resident under the manifest's epoch, dead ones
 included: they are reported until the control plane's stop removes them. A machine
 without an owner is re-keyed into the pool, or destroyed. Until this is done the
-worker proves nothing about absence (`Host.is_adopted`).
+worker proves nothing about absence (`Host.is_adopted`). What cannot be removed now
+is nobody's and stays until the next start: it keeps nobody from being served.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ async def adopt(host: Host) -> None:
             break
         except Exception:  # whatever it is: until the host is read nothing can be served
             failures += 1
+            host.trouble = "the host's machines cannot be read"
             log.exception("adoption_failed", failures=failures)
             await host.clock.sleep(min(_BACK_OFF_S_MAX, 2.0**failures))
     unowned = [machine for machine in machines if machine.facts.owner is None]
     for machine in _newest_first(machines):
         await _adopt_owned(host, machine)
-    for name in await host.hypervisor.sweep():
-        log.warning("leftover_removed", name=name)
-    host.is_adopted = True
+    await _sweep(host)
+    host.is_adopted, host.trouble = True, None
     host.changed.set()
     log.info("adopted", residents=len(host.residents), unowned=len(unowned))
     await resume_uploads(host)
@@ -54,9 +55,9 @@ async def _adopt_owned(host: Host, machine: Machine) -> None:
     owner = facts.owner or ""
     if host.residents.find(owner) is not None:
         log.warning("older_machine_removed", sandbox=owner, epoch=facts.epoch)
-        await machine.destroy()
+        await _remove(machine)
         return
-    resident = Resident(owner, epoch=facts.epoch, order=facts.order, clock=host.clock)
+    resident = Resident(owner, epoch=facts.epoch, order=facts.order, clock=host.clock, outputs=host.outputs)
     host.residents.add(resident)
     if not await machine.is_alive():
         resident.keep_dead(machine, await machine.wait_dead())
@@ -75,7 +76,22 @@ async def _adopt_unowned(host: Host, machine: Machine) -> None:
             return
     except SandfleetError as error:
         log.warning("warm_machine_failed", machine=machine.facts.machine_id, reason=error.message)
-    await machine.destroy()
+    await _remove(machine)
+
+
+async def _remove(machine: Machine) -> None:
+    try:
+        await machine.destroy()
+    except Exception:  # whatever it is: the others must be served
+        log.exception("machine_not_removed", machine=machine.facts.machine_id)
+
+
+async def _sweep(host: Host) -> None:
+    try:
+        for name in await host.hypervisor.sweep():
+            log.warning("leftover_removed", name=name)
+    except Exception:  # whatever it is: leftovers are nobody's
+        log.exception("sweep_failed")
 
 
 def _newest_first(machines: Sequence[Machine]) -> list[Machine]:

@@ -31,6 +31,13 @@ class OwnedTask(Generic[T]):
         """Whether it has ended, in whatever way."""
         return self._outcome.done()
 
+    @property
+    def error(self) -> BaseException | None:
+        """What it has failed with; None while it runs, when it succeeded, and when it was cancelled."""
+        if not self._outcome.done() or self._outcome.cancelled():
+            return None
+        return self._outcome.exception()
+
     def cancel(self) -> None:
         """Ask the work to stop; `settled` returns when it has undone what it did."""
         self._task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -10,26 +11,24 @@ import structlog
 
 from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.adapters.network.namespaces import NamespaceNetwork
+from sandfleet.adapters.network.plan import machine_count
 from sandfleet.adapters.qemu.config import HypervisorConfig, ImageFiles
+from sandfleet.adapters.qemu.host_claim import HostClaim, claimed
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
 from sandfleet.images.errors import ImageDamaged
 from sandfleet.images.installed import InstalledImage, list_images
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.guest import Guest
-from sandfleet.worker.settings import WorkerSettings
+from sandfleet.worker.settings import MEMORY_BLOCK_MIB, WorkerSettings
 
 log = structlog.get_logger("sandfleet.worker")
+MACHINES_MAX = 1024
+"""Machines of one worker at a time, as far as its network range has addresses for them."""
 
 
 def engine(settings: WorkerSettings) -> QemuHypervisor:
     """Return the engine; nothing is started or probed yet."""
-    config = HypervisorConfig(
-        data_dir=settings.data_dir,
-        templates_dir=settings.templates_dir,
-        memory_base_mib=settings.memory_base_mib,
-        memory_max_mib=settings.memory_max_mib,
-        uid_first=settings.uid_first,
-    )
+    config = _config(settings)
     hypervisor = QemuHypervisor(
         config,
         guests=_open_guest,
@@ -39,6 +38,31 @@ def engine(settings: WorkerSettings) -> QemuHypervisor:
     for sentence in hypervisor.degraded:
         log.warning("host_degraded", reason=sentence)
     return hypervisor
+
+
+def host_claim(settings: WorkerSettings) -> AbstractContextManager[None]:
+    """Return the hold on what this worker alone has of the host; entering refuses what another has."""
+    config = _config(settings)
+    return claimed(
+        HostClaim(
+            data_dir=str(config.data_dir.resolve()),
+            network_range=settings.network_range,
+            uid_first=config.uid_first,
+            uid_count=config.machines_max,
+        )
+    )
+
+
+def _config(settings: WorkerSettings) -> HypervisorConfig:
+    return HypervisorConfig(
+        data_dir=settings.data_dir,
+        templates_dir=settings.templates_dir,
+        memory_base_mib=settings.memory_base_mib,
+        memory_max_mib=settings.memory_max_mib,
+        memory_block_mib=MEMORY_BLOCK_MIB,
+        machines_max=min(MACHINES_MAX, machine_count(IPv4Network(settings.network_range))),
+        uid_first=settings.uid_first,
+    )
 
 
 async def _open_guest(socket: Path) -> Guest:

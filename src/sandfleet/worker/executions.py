@@ -17,27 +17,35 @@ from dataclasses import dataclass
 from sandfleet.model.errors import BadRequest
 from sandfleet.ports.guest import ExecStatus, Guest
 from sandfleet.worker.background import OwnedTask
+from sandfleet.worker.budget import Budget
 
 STREAM_BYTES_MAX = 16 * 1024 * 1024
 STDOUT, STDERR = 1, 2
 _READ_ATTEMPTS = 5
-_KEPT_LARGE_MAX = 4
+SANDBOX_BYTES_MAX = 64 * 1024 * 1024
+"""Output of one sandbox's execs that this process holds at once; what is above is truncated."""
+HOST_BYTES_MAX = 1024 * 1024 * 1024
+_KEPT_LARGE_MAX = 2
 """How many finished executions with more output than a guest keeps stay in memory, per sandbox."""
 
 
 class StreamText:
     """The first 16 MiB of one stream as text, decoded as it arrives."""
 
-    def __init__(self, *, bytes_max: int = STREAM_BYTES_MAX) -> None:
-        self._room = bytes_max
+    def __init__(self, budget: Budget) -> None:
+        self._room = STREAM_BYTES_MAX
+        self._budget = budget
+        self.kept_bytes = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._parts: list[str] = []
         self.is_truncated = False
 
     def feed(self, data: bytes) -> None:
         """Take what there is room for."""
-        kept = data[: self._room]
-        self._room -= len(kept)
+        kept = data[: self._budget.take(min(len(data), self._room))]
+        self.kept_bytes += len(kept)
+        # Once something was left out nothing may follow it.
+        self._room = 0 if len(kept) < len(data) else self._room - len(kept)
         if len(kept) < len(data):
             self.is_truncated = True
         self._parts.append(self._decoder.decode(kept))
@@ -65,9 +73,10 @@ class ExecView:
 class Execution:
     """One exec, followed to its end."""
 
-    def __init__(self, guest: Guest, status: ExecStatus) -> None:
+    def __init__(self, guest: Guest, status: ExecStatus, *, budget: Budget) -> None:
         self._guest = guest
-        self._streams = {STDOUT: StreamText(), STDERR: StreamText()}
+        self._budget = budget
+        self._streams = {STDOUT: StreamText(budget), STDERR: StreamText(budget)}
         self._lost_output = False
         self.status = status
         self.following: OwnedTask[None] | None = None
@@ -102,6 +111,10 @@ class Execution:
             is_truncated=self._lost_output or any(stream.is_truncated for stream in streams.values()),
         )
 
+    def forget(self) -> None:
+        """Count its output no longer: nobody can ask here for it any more."""
+        self._budget.give_back(sum(stream.kept_bytes for stream in self._streams.values()))
+
     @property
     def is_large(self) -> bool:
         """Whether the guest could no longer give all that is kept here."""
@@ -120,9 +133,11 @@ class Execution:
 class Executions:
     """The executions of one sandbox, by id."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
         self._followed: dict[str, Execution] = {}
         self._large: OrderedDict[str, Execution] = OrderedDict()
+        self._is_over = False
 
     def __iter__(self) -> Iterator[Execution]:
         return iter(list(self._followed.values()))
@@ -138,7 +153,18 @@ class Executions:
     def release(self, exec_id: str) -> None:
         """Let go of an ended one, unless only this process has the beginning of its output."""
         execution = self._followed.pop(exec_id, None)
-        if execution is not None and execution.is_large:
-            self._large[exec_id] = execution
-            while len(self._large) > _KEPT_LARGE_MAX:
-                self._large.popitem(last=False)
+        if execution is None:
+            return
+        if self._is_over or not execution.is_large:
+            execution.forget()
+            return
+        self._large[exec_id] = execution
+        while len(self._large) > _KEPT_LARGE_MAX:
+            self._large.popitem(last=False)[1].forget()
+
+    def forget_all(self) -> None:
+        """Give everything back: the sandbox is gone."""
+        self._is_over = True
+        for execution in self._large.values():
+            execution.forget()
+        self._large.clear()

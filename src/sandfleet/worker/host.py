@@ -13,6 +13,8 @@ from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Hypervisor, TemplateInfo
 from sandfleet.ports.snapshots import SavedSnapshot, SnapshotSaver
 from sandfleet.worker.background import Background, OwnedTask
+from sandfleet.worker.budget import Budget
+from sandfleet.worker.executions import HOST_BYTES_MAX
 from sandfleet.worker.residents import Residents
 from sandfleet.worker.settings import HostLimits
 from sandfleet.worker.uploads import Uploads
@@ -35,6 +37,8 @@ class Host:
     uploads: Uploads = field(default_factory=Uploads)
     captures: dict[str, OwnedTask[SavedSnapshot]] = field(default_factory=dict)
     """Captures under way, by snapshot: whoever asks again joins."""
+    outputs: Budget = field(default_factory=lambda: Budget(HOST_BYTES_MAX))
+    """Output of commands that this process may hold in memory, over all sandboxes."""
     templates: dict[str, TemplateInfo] = field(default_factory=dict)
     accelerator: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -42,6 +46,8 @@ class Host:
     is_adopted: bool = False
     """Whether the VMs of before are known: until then nothing is proof of absence."""
     is_stopping: bool = False
+    trouble: str | None = None
+    """What keeps the start from going on, for `/health`; the log has the details."""
     is_cordoned: bool = False
     entropy: Callable[[int], bytes] = os.urandom
     clone_slots: asyncio.Semaphore = field(init=False)
@@ -49,6 +55,15 @@ class Host:
 
     def __post_init__(self) -> None:
         self.clone_slots = asyncio.Semaphore(self.limits.clone_concurrency)
+
+    @property
+    def phase(self) -> str:
+        """How far the process has come: `adopting`, `preparing` templates, `serving`, `stopping`."""
+        if self.is_stopping:
+            return "stopping"
+        if not self.is_adopted:
+            return "adopting"
+        return "serving" if self.templates else "preparing"
 
     def require_adopted(self) -> None:
         """Raise NotReady until this process knows what the host holds."""

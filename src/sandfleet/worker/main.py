@@ -14,6 +14,7 @@ from sandfleet import __version__
 from sandfleet.adapters.blobs.objects import Objects
 from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.hypervisor import Hypervisor, MachineOrder
 from sandfleet.ports.snapshots import SnapshotSaver
 from sandfleet.worker import logs
@@ -21,7 +22,7 @@ from sandfleet.worker.adoption import adopt
 from sandfleet.worker.app import create_app
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.background import Background
-from sandfleet.worker.engine import engine
+from sandfleet.worker.engine import engine, host_claim
 from sandfleet.worker.heartbeat import HeartbeatSender, WorkerFacts, cpu_model
 from sandfleet.worker.host import Host
 from sandfleet.worker.http_server import http_server, listen
@@ -30,7 +31,7 @@ from sandfleet.worker.settings import WorkerSettings
 from sandfleet.worker.warm_pool import WarmPool
 
 log = structlog.get_logger("sandfleet.worker")
-_PREPARE_AGAIN_S = 15.0
+_PREPARE_AGAIN_S_MAX = 15.0
 _GOODBYE_S = 2.0
 
 
@@ -38,7 +39,7 @@ def run_worker(settings: WorkerSettings) -> None:
     """Run the worker until SIGTERM or SIGINT; VMs run on after it."""
     logs.configure(settings.log_file)
     log.info("worker_begins", version=__version__, settings=settings.redacted())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with host_claim(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings))
     log.info("worker_ended")
 
@@ -86,7 +87,7 @@ async def serve(
         facts = worker_facts(settings, port=listener.getsockname()[1])
         sender = HeartbeatSender(host, facts, tokens, session=session)
         beating = background.start(sender.run(), name="heartbeat")
-        background.start(_begin(host, settings), name="begin")
+        beginning = background.start(_begin_or_stop(host, settings, stop=stop), name="begin")
         log.info("worker_listens", url=facts.http_url)
         await stop.wait()
         host.is_stopping = True
@@ -95,19 +96,36 @@ async def serve(
         await background.start(sender.beat(), name="goodbye").settled(timeout_s=_GOODBYE_S)
         server.should_exit = True
         await serving.settled()
+    if beginning.error is not None:
+        raise beginning.error
+
+
+async def _begin_or_stop(host: Host, settings: WorkerSettings, *, stop: asyncio.Event) -> None:
+    """Begin, or end the process: half begun it would serve nobody, and only a fresh one can begin again."""
+    try:
+        await _begin(host, settings)
+    except Exception as error:
+        host.trouble = "the start failed"
+        log.exception("start_failed")
+        stop.set()
+        raise HypervisorFailed(f"the worker could not start: {error}") from error
 
 
 async def _begin(host: Host, settings: WorkerSettings) -> None:
     """Learn what the host holds, then make ready what new sandboxes need."""
     await adopt(host)
+    failures = 0
     while True:
         try:
             host.accelerator = (await host.hypervisor.accelerator()).name
             host.templates = {info.name: info for info in await host.hypervisor.prepare()}
             break
         except Exception:  # a host that lacks something now may have it soon
-            log.exception("templates_not_ready")
-            await host.clock.sleep(_PREPARE_AGAIN_S)
+            failures += 1
+            host.trouble = "the templates cannot be made"
+            log.exception("templates_not_ready", failures=failures)
+            await host.clock.sleep(min(_PREPARE_AGAIN_S_MAX, 2.0**failures))
+    host.trouble = None
     log.info("templates_ready", templates={name: info.version for name, info in host.templates.items()})
     host.changed.set()
     for number in range(settings.warm_pool_concurrency):

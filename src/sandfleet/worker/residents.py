@@ -22,7 +22,8 @@ from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Machine, MachineOrder
 from sandfleet.wire.worker_messages import VmStatus
 from sandfleet.worker.background import OwnedTask
-from sandfleet.worker.executions import Executions
+from sandfleet.worker.budget import Budget
+from sandfleet.worker.executions import SANDBOX_BYTES_MAX, Executions
 from sandfleet.worker.session_clients import SessionClients
 
 _BURIED_MAX = 20_000
@@ -41,7 +42,9 @@ class VmState(StrEnum):
 class Resident:
     """One sandbox on this host."""
 
-    def __init__(self, sandbox_id: str, *, epoch: int, order: MachineOrder, clock: Clock) -> None:
+    def __init__(
+        self, sandbox_id: str, *, epoch: int, order: MachineOrder, clock: Clock, outputs: Budget
+    ) -> None:
         self.sandbox_id = sandbox_id
         self.epoch = epoch
         self.order = order
@@ -58,8 +61,8 @@ class Resident:
         """The snapshot that a hibernation under way makes."""
         self.successor: Resident | None = None
         """What is being loaded beside this VM, to take its place when it answers."""
-        self.executions = Executions()
         self.sessions = SessionClients()
+        self.executions = Executions(Budget(SANDBOX_BYTES_MAX, parent=outputs))
         self._machine: Machine | None = None
         self._clock = clock
         self._idle_since = clock.monotonic()
@@ -267,3 +270,4 @@ class Residents:
         """Forget it, if it is still the one that is known."""
         if self._by_id.get(resident.sandbox_id) is resident:
             del self._by_id[resident.sandbox_id]
+            resident.executions.forget_all()

@@ -171,7 +171,7 @@ async def test_a_terminal_controls_its_session(guest: VirtioGuest) -> None:
         await until(pieces, b"resized")
         await guest.write_stdin(exec_id, b"\x03")
         await until(pieces, b"interrupted")
-        assert [piece async for piece in pieces] is not None
+        assert [piece async for piece in pieces] != None
     assert (await ended(guest, exec_id)).exit_code == 5
 
 

@@ -14,7 +14,7 @@ from sandfleet.model.errors import BadRequest, ExecFailed, NotFound
 from sandfleet.ports.guest import ExecOrder, GuestIdentity
 
 if TYPE_CHECKING:
-    from conftest import AgentProcess, Commands
+    from tests.integration.guest.conftest import AgentProcess, Commands
 
 
 async def test_both_streams_and_the_exit_code_come_back(commands: Commands) -> None:

@@ -14,7 +14,7 @@ from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.model.errors import BadRequest, GuestDiskFull, NotFound, SandfleetError
 
 if TYPE_CHECKING:
-    from conftest import AgentProcess, Commands
+    from tests.integration.guest.conftest import AgentProcess, Commands
 
 
 async def chunked(*chunks: bytes) -> AsyncIterator[bytes]:

@@ -20,7 +20,7 @@ from sandfleet.model.errors import GuestUnresponsive
 from sandfleet.ports.guest import ExecOrder
 
 if TYPE_CHECKING:
-    from conftest import AgentProcess, Commands
+    from tests.integration.guest.conftest import AgentProcess, Commands
 
 MIB = 2**20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.integration.worker.harness import DEFAULT, a_worker, a_worker_with, fake_host
+from tests.integration.worker.harness import DEFAULT, a_worker, a_worker_with, fake_host, until
 
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.hypervisor import MachineFacts
@@ -93,6 +93,19 @@ async def test_a_host_that_cannot_be_read_is_tried_again_and_leftovers_are_swept
             assert hypervisor.leftovers == []
 
 
+async def test_what_cannot_be_removed_at_adoption_keeps_nobody_from_being_served() -> None:
+    async with FakeHypervisor() as hypervisor:
+        older, newer, dead = [await hypervisor.clone(DEFAULT) for _ in range(3)]
+        await older.assign(ID, epoch=1)
+        await newer.assign(ID, epoch=2)
+        await dead.crash()
+        hypervisor.faults.fail("destroy", OSError("device busy"), times=2)
+        hypervisor.faults.fail("sweep", OSError("device busy"))
+        async with a_worker(hypervisor) as worker:
+            assert worker.host.is_adopted
+            assert (await worker.vm(ID))[1]["epoch"] == 2
+
+
 @pytest.mark.parametrize("step", ["clone", "assign", "assume_identity", "set_limits"])
 async def test_a_worker_that_ends_in_the_middle_of_a_start_leaves_a_legal_host(step: str) -> None:
     async with FakeHypervisor() as hypervisor:
@@ -112,3 +125,16 @@ async def test_a_silent_guest_does_not_stop_adoption() -> None:
         fake_host(first).faults.fail("list_execs", GuestUnresponsive("agent unresponsive"))
         async with a_worker(fake_host(first)) as second:
             assert (await second.vm(ID))[1]["state"] == "running"
+
+
+async def test_what_runs_in_a_guest_that_answers_late_counts_as_activity() -> None:
+    async with FakeHypervisor() as hypervisor:
+        async with a_worker(hypervisor) as first:
+            await first.start(ID)
+            await first.run(ID, {"cmd": "sleep 30"}, verb="run-async", exec_id="ex-unseen")
+        hypervisor.faults.fail("list_execs", GuestUnresponsive("agent unresponsive"))
+        async with a_worker(hypervisor) as second:
+            resident = second.host.residents.find(ID)
+            assert resident is not None
+            await until(lambda: resident.executions.find("ex-unseen"))
+            await until(lambda: resident.in_flight)

@@ -125,6 +125,19 @@ async def test_each_stream_keeps_its_first_16_mib_and_the_rest_is_read_and_dropp
         assert body["stdout"].startswith("first ")
 
 
+async def test_one_sandbox_cannot_fill_the_workers_memory() -> None:
+    async with FakeHypervisor(program=_flood) as hypervisor, a_worker(hypervisor) as worker:
+        await worker.start(ID)
+        worker.host.outputs.left = before = 20 * MIB
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(worker.run(ID, {"cmd": "x"})) for _ in range(2)]
+        bodies = [call.result()[1] for call in calls]
+        assert sum(len(body["stdout"]) + len(body["stderr"]) for body in bodies) <= before
+        assert [body["truncated"] for body in bodies] == [True, True]
+        await worker.stop(ID)
+        assert worker.host.outputs.left == before
+
+
 async def test_a_large_async_result_keeps_its_beginning_too() -> None:
     async with FakeHypervisor(program=_flood) as hypervisor, a_worker(hypervisor) as worker:
         await worker.start(ID)

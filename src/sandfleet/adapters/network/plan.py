@@ -102,7 +102,8 @@ def connection_script(names: Links, rules_text: str) -> str:
             "set -e",
             _given(f"{enter} nft -f -", [rules_text]),
             _given("ip -batch -", outside),
-            _given(f"ip -n {names.namespace} -batch -", inside),
+            # Not `ip -n`: that also remounts /, which fails where the root directory is no mount (a chroot).
+            _given(f"{enter} ip -batch -", inside),
             "",
         ]
     )

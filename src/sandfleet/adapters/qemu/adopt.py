@@ -60,8 +60,9 @@ async def _measured(qmp: Qmp, manifest: Manifest) -> Manifest:
         return manifest
 
 
-async def _session(host: Host, manifest: Manifest) -> Guest | None:
+async def _session(host: Host, manifest: Manifest) -> Guest:
+    socket = host.directory(manifest.machine_id) / AGENT_SOCKET
     try:
-        return await host.guests(host.directory(manifest.machine_id) / AGENT_SOCKET)
+        return await host.guests(socket)
     except GuestUnresponsive:
-        return None
+        return host.late_guests(socket)  # it may answer later: whoever uses it then finds out

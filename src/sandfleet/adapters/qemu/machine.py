@@ -76,7 +76,7 @@ class QemuMachine:
         return f"QEMU ended: {said.splitlines()[-1]}" if said else "QEMU ended without a word"
 
     async def resize_memory(self, memory_mib: int) -> int:
-        """Ask for a size (base + plugged) and return what the guest reached."""
+        """Ask for a size (base + plugged) and return what the guest reached and can use."""
         async with self.changing:
             target = memory.reachable(memory_mib, self.manifest.shape)
             before = await memory.current(self.monitor, self.manifest.shape)
@@ -86,7 +86,7 @@ class QemuMachine:
             if reached != target or target < before:
                 self._limit(memory_mib=reached)
             self.record(msgspec.structs.replace(self.manifest, memory_mib=reached))
-            return reached
+            return await memory.online(self.guest, self.manifest.shape, reached)
 
     async def set_cpu_count(self, cpu_count: int) -> None:
         """Have exactly this many vCPUs online in the guest."""

@@ -1,18 +1,26 @@
 """The guest's memory: its base and one virtio-mem device, whose size is asked for and read back.
 
 Growing takes some 0.1 s, shrinking a second or two, and stops without a word at what
-the guest cannot give up: so the size that counts is the one read back.
+the guest cannot give up: so the size that counts is the one read back. QEMU counts a
+block when the guest has asked for it, the guest a little later, when it can use it: a
+guest is asked how much it has. Its kernel keeps some 50 MiB from its own total, at every
+size and always less than a block, so that a total tells how many blocks are in use.
 """
 
 from __future__ import annotations
 
+import asyncio
+
 from sandfleet.adapters.qemu.qmp import Qmp, event_or_pause
+from sandfleet.ports.guest import Guest
 from sandfleet.wire.qemu_command import MEMORY_DEVICE, MachineShape
 
 ROUND_S = 0.02
 """QEMU reports at most one change of size per second, so that the size is also looked at in between."""
 IDLE_ROUNDS_MAX = 150
 """Rounds without progress after which what the guest reached is taken as all it can do."""
+ONLINE_ROUNDS_MAX = 150
+"""Rounds after which a block that the guest does not use is not counted."""
 _DEVICE_PATH = f"/machine/peripheral/{MEMORY_DEVICE}"
 _SIZE_CHANGED = "MEMORY_DEVICE_SIZE_CHANGE"
 
@@ -44,3 +52,15 @@ async def resize(qmp: Qmp, shape: MachineShape, target_mib: int) -> int:
             before, reached = reached, await current(qmp, shape)
             idle_rounds = idle_rounds + 1 if reached == before else 0
         return reached
+
+
+async def online(guest: Guest, shape: MachineShape, size_mib: int) -> int:
+    """Return how much of `size_mib` the guest can use, when that is all or it has had its time."""
+    missing = 0
+    for _ in range(ONLINE_ROUNDS_MAX):
+        total_mib = (await guest.stats()).memory_total >> 20
+        missing = max(0, size_mib - total_mib) // shape.memory_block_mib
+        if not missing:
+            break
+        await asyncio.sleep(ROUND_S)
+    return size_mib - missing * shape.memory_block_mib

@@ -12,6 +12,7 @@ import secrets
 
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.guest import ExecOrder, Guest
+from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX
 
 ONLINE_TIMEOUT_S = 20.0
 
@@ -28,7 +29,7 @@ done
 async def set_online(guest: Guest, *, count: int) -> None:
     """Have `count` vCPUs online in the guest when this returns."""
     order = ExecOrder(
-        exec_id=f"cpu-{secrets.token_hex(8)}",
+        exec_id=f"{WARM_EXEC_PREFIX}cpu-{secrets.token_hex(8)}",
         argv=["sh", "-c", _SET_ONLINE, "set-online", str(count)],
         user="root",
         timeout_s=ONLINE_TIMEOUT_S,

@@ -41,6 +41,7 @@ from sandfleet.adapters.qemu.template import (
 from sandfleet.model.errors import ExecFailed, GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.guest import ExecOrder, Guest
 from sandfleet.ports.hypervisor import MachineOrder
+from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX
 from sandfleet.wire.qemu_command import CONSOLE_CHARDEV
 
 _T = TypeVar("_T")
@@ -215,7 +216,10 @@ def _freeze(staging: Path) -> None:
 async def _run(guest: Guest, argv: Sequence[str]) -> int | None:
     """Run one command as root; a program that the image lacks is nobody's fault here."""
     order = ExecOrder(
-        exec_id=f"tpl-{secrets.token_hex(8)}", argv=argv, user="root", timeout_s=WARM_UP_TIMEOUT_S
+        exec_id=f"{WARM_EXEC_PREFIX}{secrets.token_hex(8)}",
+        argv=argv,
+        user="root",
+        timeout_s=WARM_UP_TIMEOUT_S,
     )
     try:
         await guest.start_exec(order)

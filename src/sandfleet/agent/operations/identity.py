@@ -16,7 +16,7 @@ from sandfleet.agent.programs import run_program
 from sandfleet.agent.randomness import reseed
 from sandfleet.agent.streams import Stream
 from sandfleet.agent.users import ids_of
-from sandfleet.wire.agent_messages import Code, Fields, OperationFailed
+from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX, Code, Fields, OperationFailed
 
 SEED_BYTES_MAX = 512
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -29,6 +29,7 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
         raise OperationFailed(Code.BAD_REQUEST, "not a host name")
     seed = _seed(fields)
     agent.identity_envs = fields.text_map("envs")
+    agent.execs.forget_all(prefix=WARM_EXEC_PREFIX)
     if agent.is_init:
         # The order matters: everything random comes after the new seed.
         reseed(seed)
@@ -62,7 +63,7 @@ def _make_new(agent: Agent) -> None:
     if owner is not None:
         mount_data_disk(owner=owner)
     keygen = host_keys.keygen_command()
-    if keygen is not None:  # seconds of work: nobody waits for it
+    if keygen is not None:  # slow without acceleration: nobody waits for it
         try:
             run_program(agent, keygen, lambda code, said: say(f"host keys: exit code {code} {said}"))
         except OSError:

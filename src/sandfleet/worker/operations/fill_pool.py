@@ -8,12 +8,12 @@ import structlog
 
 from sandfleet.ports.guest import ExecOrder
 from sandfleet.ports.hypervisor import Machine
+from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX
 from sandfleet.worker.host import Host
 from sandfleet.worker.operations.outfit import identity, shape
 
 log = structlog.get_logger("sandfleet.worker")
 PLACEHOLDER_NAME = "sandfleet-warm"
-WARM_EXEC_PREFIX = "warm-"
 _RUN_ONCE_S = 10.0
 _LOOK_EVERY_S = 5.0
 _BACK_OFF_S_MAX = 60.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from sandfleet.model.errors import GuestUnresponsive
 from sandfleet.ports.guest import ExecOrder, ExecStatus, Guest
 from sandfleet.worker.background import Background
 from sandfleet.worker.executions import Execution
@@ -12,6 +13,7 @@ from sandfleet.worker.operations.linger import end_later
 from sandfleet.worker.residents import Resident
 
 log = structlog.get_logger("sandfleet.worker")
+_BACK_OFF_S_MAX = 15.0
 
 
 async def start_followed(
@@ -29,7 +31,7 @@ def follow(background: Background, resident: Resident, guest: Guest, status: Exe
     known = resident.executions.find(status.exec_id)
     if known is not None:
         return known
-    execution = Execution(guest, status)
+    execution = Execution(guest, status, budget=resident.executions.budget)
     resident.executions.hold(status.exec_id, execution)
     execution.following = background.start(_follow(resident, execution), name=f"exec {status.exec_id}")
     return execution
@@ -39,8 +41,22 @@ async def follow_running(host: Host, resident: Resident) -> None:
     """Take over what runs in a sandbox that came from elsewhere: another process, or another worker.
 
     A command counts as activity until its end. A session does not: its time without
-    clients begins.
+    clients begins. A guest that does not answer is asked again for as long as it runs:
+    what goes on in it unseen would end it for being idle.
     """
+    failures = 0
+    while True:
+        try:
+            await _follow_all(host, resident)
+        except GuestUnresponsive:
+            failures += 1
+            log.warning("execs_not_known", sandbox=resident.sandbox_id, failures=failures)
+            await host.clock.sleep(min(_BACK_OFF_S_MAX, 0.5 * 2.0**failures))
+        else:
+            return
+
+
+async def _follow_all(host: Host, resident: Resident) -> None:
     async with resident.activity() as machine:
         for status in await machine.guest.list_execs():
             if not status.running:

@@ -76,7 +76,7 @@ def _begin(host: Host, sandbox_id: str, order: StartVm) -> Resident:
             f"{host.limits.memory_budget_mib} MiB are promised"
         )
     shape = machine_order(order)
-    resident = Resident(sandbox_id, epoch=order.epoch, order=shape, clock=host.clock)
+    resident = Resident(sandbox_id, epoch=order.epoch, order=shape, clock=host.clock, outputs=host.outputs)
     host.residents.add(resident)
     resident.starting = host.background.start(_run(host, resident, order), name=f"start {sandbox_id}")
     host.changed.set()

@@ -22,7 +22,10 @@ def begin_beside(host: Host, known: Resident, order: StartVm) -> Resident:
         return successor
     if successor is not None:
         raise Conflict(f"sandbox {known.sandbox_id} is being started under {successor.epoch}", code="busy")
-    successor = Resident(known.sandbox_id, epoch=order.epoch, order=machine_order(order), clock=host.clock)
+    shape = machine_order(order)
+    successor = Resident(
+        known.sandbox_id, epoch=order.epoch, order=shape, clock=host.clock, outputs=host.outputs
+    )
     known.successor = successor
     successor.starting = host.background.start(
         _succeed(host, known, successor, order), name=f"restore {known.sandbox_id}"

@@ -1,0 +1,47 @@
+"""Memory counts when the guest can use it, not when QEMU has handed it out."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.qemu import memory
+from sandfleet.ports.guest import GuestStats
+from sandfleet.testing.fake_guest import FakeGuest
+from sandfleet.wire.qemu_command import MachineShape
+
+SHAPE = MachineShape("pc-q35-10.0", "tcg", "Nehalem", 4, 512, 4608, 128)
+KERNEL_MIB = 49
+
+
+async def _online(monkeypatch: pytest.MonkeyPatch, size_mib: int, *used_mib: int) -> tuple[int, int]:
+    """Return what is said of a guest that uses these sizes, one look after the other; and the looks."""
+    monkeypatch.setattr(memory, "ROUND_S", 0)
+    async with asyncio.TaskGroup() as tasks:
+        guest = FakeGuest(tasks=tasks, clock=SystemClock())
+        stats = await guest.stats()
+        looks = 0
+
+        async def look() -> GuestStats:
+            nonlocal looks
+            looks += 1
+            used = used_mib[min(looks, len(used_mib)) - 1]
+            return replace(stats, memory_total=(used - KERNEL_MIB) << 20)
+
+        monkeypatch.setattr(guest, "stats", look)
+        return await memory.online(guest, SHAPE, size_mib), looks
+
+
+async def test_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await _online(monkeypatch, 1024, 768, 896, 1024) == (1024, 3)
+
+
+async def test_what_never_comes_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await _online(monkeypatch, 1024, 512, 768) == (768, memory.ONLINE_ROUNDS_MAX)
+
+
+async def test_a_size_that_is_there_costs_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await _online(monkeypatch, 512, 512) == (512, 1)
