@@ -54,6 +54,7 @@ class MachineFacts:
     owner: str | None
     epoch: int
     pid: int
+    cpu_percent: int | None = None
 
 
 class Machine(Protocol):
@@ -83,6 +84,10 @@ class Machine(Protocol):
 
     async def resize_memory(self, memory_mib: int) -> int:
         """Ask for a size (base + plugged) and return what the guest reached."""
+        ...
+
+    async def limit_cpu(self, cpu_percent: int | None) -> None:
+        """Bound what the host gives the machine, in percent of one core; None is all of its vCPUs."""
         ...
 
     async def memory_used_mib(self) -> int:

@@ -40,6 +40,8 @@ class FakeGuest:
         self.files = FakeFiles()
         self.identities: list[GuestIdentity] = []
         self.limits: dict[str, int] = {}
+        self.memory_mib = 1024
+        self.memory_used_mib = 128
         self.runs: list[ExecOrder] = []
         """Every exec that really ran, in order."""
         self.is_disk_grown = False
@@ -184,8 +186,8 @@ class FakeGuest:
         """Return plausible numbers."""
         await self._at("stats")
         return GuestStats(
-            memory_total=2**30,
-            memory_used=2**27,
+            memory_total=self.memory_mib << 20,
+            memory_used=self.memory_used_mib << 20,
             memory_limit=2**30,
             cpu_percent=0.0,
             pids=2,

@@ -32,6 +32,8 @@ class FakeMachine:
         self.ports: dict[int, int] = {}
         """Ports of the guest that are open, and the local ports that stand for them."""
         self.metadata_port = 0
+        self.memory_floor_mib = 0
+        """What the guest cannot give up."""
         self.is_network_enabled = facts.order.network_enabled
 
     @property
@@ -67,7 +69,14 @@ class FakeMachine:
     async def resize_memory(self, memory_mib: int) -> int:
         """Reach it at once."""
         await self._host.faults.at("resize_memory")
-        return memory_mib
+        reached = max(memory_mib, self.memory_floor_mib)
+        self._facts = replace(self._facts, order=replace(self._facts.order, memory_mib=reached))
+        self._guest.memory_mib = reached
+        return reached
+
+    async def limit_cpu(self, cpu_percent: int | None) -> None:
+        """Remember it."""
+        self._facts = replace(self._facts, cpu_percent=cpu_percent)
 
     async def connect(self, port: int) -> socket.socket:
         """Connect to the local port that stands for the guest's."""

@@ -59,6 +59,7 @@ class Resident:
         self.successor: Resident | None = None
         """What is being loaded beside this VM, to take its place when it answers."""
         self.executions = Executions()
+        self.resizing = asyncio.Lock()
         self.sessions = SessionClients()
         self._machine: Machine | None = None
         self._clock = clock
