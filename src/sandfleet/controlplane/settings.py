@@ -37,7 +37,7 @@ class ControlPlaneSettings(BaseSettings):
     bootstrap_key: SecretStr
     join_token: SecretStr
     region: str = "local"
-    checkpoint_store_url: str | None = None
+    blob_store_url: str | None = None
     """Object store of snapshots: `file:///dir`, `s3://…`, `az://…`, `gs://…`. Without it nothing is saved."""
     sandbox_domain: str = "localhost:8080"
     replica_id: str | None = None
