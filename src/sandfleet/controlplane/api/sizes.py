@@ -11,15 +11,18 @@ from sandfleet.controlplane.api.paths import SANDBOX
 from sandfleet.controlplane.api.verbs import begin_in_turn, needs_running, outcome, resumed, verb_ids
 from sandfleet.controlplane.dependencies import NewSize
 from sandfleet.controlplane.http.answers import Answer, model_answer, no_content
-from sandfleet.controlplane.http.authentication import Access
+from sandfleet.controlplane.http.authentication import Access, Principal
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.controlplane.operations.resize import limit_of
+from sandfleet.controlplane.proxy.readiness import is_sandbox_id, unknown_sandbox
 from sandfleet.model.errors import BadRequest, SizeOutOfRange
+from sandfleet.model.ids import SandboxId
 from sandfleet.model.operation import Operation, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.planning.resizing import resized_memory
 from sandfleet.planning.sizing import check_caps
 from sandfleet.wire.public_sandbox import ChangeSize, SizeBody
+from sandfleet.wire.worker_messages import EPOCH_HEADER
 
 _ERRORS = ("not_found", "gone", "not_running", "operation_in_progress")
 _SIZE_ERRORS = (
@@ -82,6 +85,19 @@ async def _begin(call: Call, sandbox: Sandbox, wanted: NewSize) -> Operation:
     )
 
 
+async def change_own_size(call: Call) -> Answer:
+    """Do the same for a guest that asked its worker: it must be the worker that has it, at this epoch."""
+    name = call.values["id"]
+    if not is_sandbox_id(name):
+        raise unknown_sandbox()
+    sandbox = await call.edge.plane.stores.sandboxes.get_any(SandboxId(name))
+    is_here = sandbox.worker_id == call.values["worker"]
+    if not is_here or call.headers.get(EPOCH_HEADER) != str(sandbox.epoch):
+        raise unknown_sandbox()
+    call.caller = Principal(sandbox.organisation_id, frozenset())
+    return await change_size(call)
+
+
 async def reboot(call: Call) -> Answer:
     """Restart the guest, its programs ended cleanly first."""
     return await _restart(call, is_clean=True)
@@ -135,6 +151,17 @@ ENDPOINTS = (
         changes=True,
         fixes=_ids,
         resumes=True,
+    ),
+    Endpoint(
+        method="POST",
+        paths=("/internal/workers/{worker}/sandboxes/{id}/scale",),
+        handler=change_own_size,
+        summary="Change the size of the sandbox that asked its worker",
+        access=Access.WORKER,
+        body=ChangeSize,
+        answers={200: SizeBody, 202: SizeBody},
+        errors=_SIZE_ERRORS,
+        fixes=_ids,
     ),
     Endpoint(
         method="POST",
