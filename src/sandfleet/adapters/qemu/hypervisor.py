@@ -50,6 +50,7 @@ class QemuHypervisor:
             slots=Slots(config.machines_max, taken=taken),
         )
         self.snapshots = QemuSnapshots(self._host, self.accelerator)
+        self.faults = self._host.faults
         self._images = images
         self._templates: dict[tuple[str, int], Template] = {}
         self._accelerator: Accelerator | None = None

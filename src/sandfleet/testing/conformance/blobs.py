@@ -211,8 +211,7 @@ async def _chunks(subject: Subject) -> list[str]:
 async def _is_unusable(work: Awaitable[object]) -> None:
     try:
         await work
-    except SnapshotUnusable as error:
-        assert error.message
+    except SnapshotUnusable:
         return
     raise AssertionError("it was taken for good")
 
