@@ -40,6 +40,7 @@ class FakeGuest:
         self.files = FakeFiles()
         self.identities: list[GuestIdentity] = []
         self.limits: dict[str, int] = {}
+        self.disk_used_share = 0.001
         self.memory_mib = 1024
         self.memory_used_mib = 128
         self.runs: list[ExecOrder] = []
@@ -194,7 +195,7 @@ class FakeGuest:
             net_input=0,
             net_output=0,
             disk_total=20 * 2**30,
-            disk_used=2**20,
+            disk_used=int(self.disk_used_share * 20 * 2**30),
             uptime_s=1.0,
         )
 
