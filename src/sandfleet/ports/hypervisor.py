@@ -133,6 +133,13 @@ class Hypervisor(Protocol):
         """
         ...
 
+    async def restart(self, machine: Machine, *, is_clean: bool) -> None:
+        """Boot the machine's own disks anew, in its old size; its agent answers, its guest is nobody yet.
+
+        With `is_clean` the guest is asked to end first. A failure leaves the machine dead, its disks kept.
+        """
+        ...
+
     async def adopt(self) -> Sequence[Machine]:
         """Return the machines that run on this host from before, sessions re-established.
 

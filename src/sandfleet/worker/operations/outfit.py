@@ -32,7 +32,12 @@ def user_memory_mib(host: Host, memory_mib: int) -> int:
 
 
 def identity(
-    host: Host, host_name: str, envs: dict[str, str] | None = None, *, renew: bool = False
+    host: Host,
+    host_name: str,
+    envs: dict[str, str] | None = None,
+    *,
+    renew: bool = False,
+    is_known: bool = False,
 ) -> GuestIdentity:
     """Return an identity with fresh randomness and the time of now."""
     return GuestIdentity(
@@ -41,6 +46,7 @@ def identity(
         wall_clock_s=host.clock.now().timestamp(),
         envs=dict(envs or {}),
         renew=renew,
+        is_known=is_known,
     )
 
 
