@@ -128,6 +128,7 @@ class Replicas:
                 checkpoints=stores.checkpoints,
                 previews=stores.previews,
                 tags=stores.tags,
+                sizes=stores.sizes,
             ),
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),

@@ -57,7 +57,7 @@ def ids(name: str) -> dict[str, str]:
 
 async def one_running(replicas: Any, **changes: Any) -> tuple[ControlPlane, Sandbox]:
     """Give the fleet a running sandbox."""
-    replicas.settings["checkpoint_store_url"] = STORE
+    replicas.settings["blob_store_url"] = STORE
     observer = await prepare(replicas)
     async with replicas.replica("replica-0") as fleet:
         await fleet.create(an_order(**changes))

@@ -79,13 +79,14 @@ def test_a_damaged_file_is_named(layout: Layout) -> None:
 def test_the_settings_files_are_what_the_processes_accept(layout: Layout) -> None:
     configuration = msgspec.structs.replace(load_configuration(layout), api_port=8080)
     secrets = load_secrets(layout)
-    server = tomllib.loads(as_toml(server_settings(configuration, secrets, STORES)))
+    server = tomllib.loads(as_toml(server_settings(configuration, secrets, STORES, layout=layout)))
     assert ControlPlaneSettings(**server).listen_port == 8080
     (choice,) = configuration.workers
     worker = tomllib.loads(as_toml(worker_settings(configuration, choice, secrets, layout=layout)))
     accepted = WorkerSettings(**worker)
     assert accepted.control_url == "http://127.0.0.1:8080"
     assert accepted.memory_budget_mib == configuration.memory_budget_mib
+    assert accepted.store_url() == server["blob_store_url"]
 
 
 def test_the_smallest_machine_gets_settings_that_are_accepted(layout: Layout) -> None:

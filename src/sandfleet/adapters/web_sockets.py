@@ -31,7 +31,7 @@ class WebSocketServer(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
 
     async def send(self, message: Any) -> None:
-        """Send for the application; a close frame does not wait for a slow client, it goes behind the rest."""
+        """Send for the application; a close frame does not wait for a slow client but goes last."""
         if message["type"] == "websocket.close":
             self.writable.set()
             self.loop.call_later(GIVE_UP_AFTER_S, self._give_up)

@@ -11,6 +11,7 @@ import typer
 from sandfleet import __version__
 from sandfleet.cli import (
     attached,
+    checkpoint,
     completion,
     copy,
     demonstration,
@@ -23,6 +24,7 @@ from sandfleet.cli import (
     preview,
     processes,
     sandboxes,
+    saved,
 )
 
 app = typer.Typer(
@@ -48,6 +50,9 @@ app.command(
 )(execute.execute)
 app.command("cp", short_help="Copy files in or out.")(copy.cp)
 app.command("rm", short_help="End sandboxes for good.")(sandboxes.rm)
+app.command("hibernate", short_help="Save a sandbox and free its place.")(saved.hibernate)
+app.command("wake", short_help="Bring a hibernated sandbox back.")(saved.wake)
+app.command("fork", short_help="Start others from a sandbox or a checkpoint.")(saved.fork)
 app.command("timeout", short_help="Set after how many idle seconds one ends.")(sandboxes.timeout)
 app.command("events", short_help="Show what happened to a sandbox.")(sandboxes.events)
 app.command("stats", short_help="Show what a sandbox uses now.")(attached.stats)
@@ -56,6 +61,7 @@ app.command("url", short_help="Print a URL that reads or writes one file.")(atta
 app.command("scale", short_help="Change memory and CPU of a running sandbox.")(attached.scale)
 app.command("reboot", short_help="Restart the guest of a sandbox.")(attached.reboot)
 app.command("power-cycle", short_help="Replace the VM's process of a sandbox.")(attached.power_cycle)
+app.add_typer(checkpoint.app, name="checkpoint", short_help="Keep, restore and delete states of one.")
 app.add_typer(preview.app, name="preview", short_help="Show guest ports to the outside.")
 app.add_typer(files.app, name="files", short_help="List, make and remove files of a sandbox.")
 app.add_typer(key.app, name="key", short_help="Make, list and revoke API keys.")

@@ -24,6 +24,7 @@ from sandfleet.controlplane.api import (
     sandboxes,
     sessions,
     signed_files,
+    sizes,
     tags,
     workers,
 )
@@ -56,6 +57,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *sandbox_state.ENDPOINTS,
     *tags.ENDPOINTS,
     *previews.ENDPOINTS,
+    *sizes.ENDPOINTS,
     *workers.ENDPOINTS,
     *organisations.ENDPOINTS,
 )

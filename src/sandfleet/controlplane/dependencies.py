@@ -24,6 +24,7 @@ from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
 from sandfleet.ports.labels import PreviewStore, TagStore
 from sandfleet.ports.saved_states import CheckpointRecords, SnapshotRecords
+from sandfleet.ports.sizes import SizeStore
 from sandfleet.ports.stores import (
     FleetSecretStore,
     IdempotencyStore,
@@ -72,6 +73,14 @@ class CreateOrder:
     """When the request was read; the queue's time runs from here, not from when the row was written."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewSize:
+    """What a running sandbox is to have; the CPU limit in percent of one core, None for all its vCPUs."""
+
+    memory_mib: int
+    cpu_percent: int | None
+
+
 class Lifecycle(Protocol):
     """The verbs on sandboxes that the HTTP edge may begin."""
 
@@ -87,6 +96,16 @@ class Lifecycle(Protocol):
 
         Wins against every concurrent change: a stale version is read again.
         """
+        ...
+
+    async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
+        """Reserve what it grows by, and begin; StaleVersion, QuotaExceeded, NoCapacity."""
+        ...
+
+    async def restart(
+        self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str
+    ) -> Operation:
+        """Write `rebooting` with its operation; StaleVersion."""
         ...
 
     async def hibernate(self, sandbox: Sandbox, *, ids: Mapping[str, str], actor: str) -> Operation:
@@ -143,6 +162,7 @@ class Stores:
     checkpoints: CheckpointRecords
     previews: PreviewStore
     tags: TagStore
+    sizes: SizeStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class ControlPlaneSettings(BaseSettings):
     """What workers show with their heartbeats."""
     region: str = "local"
     """Region of creates that name none."""
-    checkpoint_store_url: str | None = None
+    blob_store_url: str | None = None
     """Object store of snapshots: `file:///dir`, `s3://…`, `az://…`, `gs://…`. Without it nothing is saved."""
     sandbox_domain: str = "localhost:8080"
     """Domain below which previews of sandboxes are named."""

@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
+from sandfleet.adapters.blobs.objects import Objects
+from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.postgres.migrate import migrate
 from sandfleet.adapters.postgres.wiring import PostgresStores, open_stores
@@ -56,6 +58,11 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         stack.push_async_callback(connection.close)
         session = await stack.enter_async_context(worker_session())
         wake_ups = RedisWakeUps(connection, clock)
+        blobs: ObjectSnapshotStore | None = None
+        if settings.blob_store_url is not None:
+            objects = Objects.open(settings.blob_store_url)
+            stack.callback(objects.close)
+            blobs = ObjectSnapshotStore(objects, clock=clock)
         plane = ControlPlane(
             settings=settings,
             clock=clock,
@@ -66,6 +73,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             wake_ups=wake_ups,
             worker_client=AiohttpWorkerClient(session, signer.fleet_token),
             public_keys=signer.public_keys,
+            blobs=blobs,
         )
         group = await stack.enter_async_context(asyncio.TaskGroup())
         background = Background(group)
@@ -128,4 +136,5 @@ def _stores(stores: PostgresStores) -> Stores:
         checkpoints=stores.checkpoints,
         previews=stores.previews,
         tags=stores.tags,
+        sizes=stores.sizes,
     )

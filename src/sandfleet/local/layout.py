@@ -56,6 +56,11 @@ class Layout:
         return self.data_dir / "postgres"
 
     @property
+    def snapshots(self) -> Path:
+        """The object store: hibernated sandboxes and checkpoints."""
+        return self.data_dir / "snapshots"
+
+    @property
     def valkey(self) -> Path:
         """Valkey's directory."""
         return self.data_dir / "valkey"

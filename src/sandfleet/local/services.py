@@ -112,7 +112,9 @@ def services_of(
             is_ready=lambda _pid: valkey.is_ready(configuration.valkey_port),
             settings=valkey.config_file.read_text(),
         ),
-        _server(layout, configuration, as_toml(server_settings(configuration, secrets, stores))),
+        _server(
+            layout, configuration, as_toml(server_settings(configuration, secrets, stores, layout=layout))
+        ),
         *(
             _worker(layout, worker, as_toml(worker_settings(configuration, worker, secrets, layout=layout)))
             for worker in configuration.workers

@@ -34,7 +34,7 @@ def as_toml(settings: Mapping[str, SettingValue]) -> str:
 
 
 def server_settings(
-    configuration: FleetConfiguration, secrets: FleetSecrets, stores: Stores
+    configuration: FleetConfiguration, secrets: FleetSecrets, stores: Stores, *, layout: Layout
 ) -> dict[str, SettingValue]:
     """Return the settings of the fleet's server."""
     largest_mib = _largest_mib(configuration.memory_budget_mib // len(configuration.workers))
@@ -48,6 +48,7 @@ def server_settings(
         "join_token": secrets.join_token,
         "sandbox_domain": f"localhost:{configuration.api_port}",
         "replica_id": "server-1",
+        "blob_store_url": layout.snapshots.as_uri(),
         "memory_default_mb": min(_MEMORY_MIB_DEFAULT, largest_mib),
         "memory_max_mb": largest_mib,
     }
@@ -66,6 +67,7 @@ def worker_settings(
         "control_url": f"http://127.0.0.1:{configuration.api_port}",
         "join_token": secrets.join_token,
         "data_dir": str(layout.worker_data(choice.id)),
+        "blob_store_url": layout.snapshots.as_uri(),
         "memory_budget_mib": share_mib,
         "memory_default_mib": min(_MEMORY_MIB_DEFAULT, _largest_mib(share_mib)),
         "memory_max_mib": _largest_mib(share_mib),

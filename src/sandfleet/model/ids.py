@@ -18,6 +18,7 @@ SnapshotId = NewType("SnapshotId", str)
 CheckpointId = NewType("CheckpointId", str)
 
 ID_BYTES = 16
+EXEC_ID_PREFIX = "ex-"
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _BODY_LENGTH = 26
 
@@ -47,7 +48,7 @@ def operation_id(random_bytes: bytes) -> OperationId:
 
 def exec_id(random_bytes: bytes) -> ExecId:
     """Return `ex-` and 26 characters; it also matches the API's form of a session id."""
-    return ExecId("ex-" + encode_id(random_bytes))
+    return ExecId(EXEC_ID_PREFIX + encode_id(random_bytes))
 
 
 def snapshot_id(random_bytes: bytes) -> SnapshotId:

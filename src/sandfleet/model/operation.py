@@ -23,6 +23,8 @@ class OperationKind(StrEnum):
     RESTORE = "restore"
     FORK = "fork"
     UPLOAD = "upload"
+    RESIZE = "resize"
+    REBOOT = "reboot"
 
 
 BACKGROUND_KINDS = frozenset({OperationKind.UPLOAD, OperationKind.DESTROY})

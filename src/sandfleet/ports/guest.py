@@ -116,6 +116,8 @@ class GuestIdentity:
     wall_clock_s: float
     envs: Mapping[str, str] = field(default_factory=dict)
     renew: bool = False
+    is_known: bool = False
+    """Whether this disk already is that sandbox's own: its guest, booted anew, keeps machine id and keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class MachineFacts:
     owner: str | None
     epoch: int
     pid: int
+    cpu_percent: int | None = None
 
 
 class Machine(Protocol):
@@ -83,6 +84,10 @@ class Machine(Protocol):
 
     async def resize_memory(self, memory_mib: int) -> int:
         """Ask for a size (base + plugged) and return what the guest reached."""
+        ...
+
+    async def limit_cpu(self, cpu_percent: int | None) -> None:
+        """Bound what the host gives the machine, in percent of one core; None is all of its vCPUs."""
         ...
 
     async def memory_used_mib(self) -> int:
@@ -125,6 +130,13 @@ class Hypervisor(Protocol):
         """Start a copy-on-write clone of a template and return it with its agent answering.
 
         Anything that fails on the way leaves nothing behind.
+        """
+        ...
+
+    async def restart(self, machine: Machine, *, is_clean: bool) -> None:
+        """Boot the machine's own disks anew, in its old size; its agent answers, its guest is nobody yet.
+
+        With `is_clean` the guest is asked to end first. A failure leaves the machine dead, its disks kept.
         """
         ...
 

@@ -8,6 +8,9 @@ from typing import Protocol
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.wire.worker_messages import (
     CaptureVm,
+    ResizedVm,
+    ResizeVm,
+    RestartVm,
     SavedVm,
     SaveVm,
     SnapshotDropped,
@@ -57,6 +60,18 @@ class WorkerClient(Protocol):
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: CaptureVm
     ) -> SavedVm:
         """Have a local snapshot of the VM, which runs on."""
+        ...
+
+    async def resize_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: ResizeVm
+    ) -> ResizedVm:
+        """Have the guest with that size; after a refusal it has its old one."""
+        ...
+
+    async def restart_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool
+    ) -> VmStatus:
+        """Have the guest booted anew from its own disks; the same restart id twice is one."""
         ...
 
     async def upload_snapshot(

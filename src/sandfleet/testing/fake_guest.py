@@ -41,6 +41,9 @@ class FakeGuest:
         self.files = FakeFiles()
         self.identities: list[GuestIdentity] = []
         self.limits: dict[str, int] = {}
+        self.disk_used_share = 0.001
+        self.memory_mib = 1024
+        self.memory_used_mib = 128
         self.runs: list[ExecOrder] = []
         """Every exec that really ran, in order."""
         self.is_disk_grown = False
@@ -187,15 +190,15 @@ class FakeGuest:
         """Return plausible numbers."""
         await self._at("stats")
         return GuestStats(
-            memory_total=2**30,
-            memory_used=2**27,
+            memory_total=self.memory_mib << 20,
+            memory_used=self.memory_used_mib << 20,
             memory_limit=2**30,
             cpu_percent=0.0,
             pids=2,
             net_input=0,
             net_output=0,
             disk_total=20 * 2**30,
-            disk_used=2**20,
+            disk_used=int(self.disk_used_share * 20 * 2**30),
             uptime_s=1.0,
         )
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.model.errors import HypervisorFailed, PortClosed
 from sandfleet.ports.clock import Clock
-from sandfleet.ports.hypervisor import Accelerator, MachineFacts, MachineOrder, TemplateInfo
+from sandfleet.ports.hypervisor import Accelerator, Machine, MachineFacts, MachineOrder, TemplateInfo
 from sandfleet.testing.fake_guest import FakeGuest
 from sandfleet.testing.fake_programs import Program, small_shell
 from sandfleet.testing.faults import Faults
@@ -32,6 +32,8 @@ class FakeMachine:
         self.ports: dict[int, int] = {}
         """Ports of the guest that are open, and the local ports that stand for them."""
         self.metadata_port = 0
+        self.memory_floor_mib = 0
+        """What the guest cannot give up."""
         self.is_network_enabled = facts.order.network_enabled
 
     @property
@@ -43,6 +45,12 @@ class FakeMachine:
     def guest(self) -> FakeGuest:
         """The inside."""
         return self._guest
+
+    def boot(self, guest: FakeGuest) -> None:
+        """Begin a new life with the old files."""
+        guest.files = self._guest.files
+        self._guest = guest
+        self._dead = asyncio.get_running_loop().create_future()
 
     async def crash(self, reason: str = "QEMU ended by signal 9") -> None:
         """End as a crashing QEMU does: the directory stays."""
@@ -67,7 +75,14 @@ class FakeMachine:
     async def resize_memory(self, memory_mib: int) -> int:
         """Reach it at once."""
         await self._host.faults.at("resize_memory")
-        return memory_mib
+        reached = max(memory_mib, self.memory_floor_mib)
+        self._facts = replace(self._facts, order=replace(self._facts.order, memory_mib=reached))
+        self._guest.memory_mib = reached
+        return reached
+
+    async def limit_cpu(self, cpu_percent: int | None) -> None:
+        """Remember it."""
+        self._facts = replace(self._facts, cpu_percent=cpu_percent)
 
     async def connect(self, port: int) -> socket.socket:
         """Connect to the local port that stands for the guest's."""
@@ -117,6 +132,8 @@ class FakeHypervisor:
             TemplateInfo(name="base", version="version-1", memory_base_mib=512, memory_block_mib=128)
         ]
         self.clones = 0
+        self.restarts: list[bool] = []
+        """For each restart, whether it was a clean one."""
         self._program = program
         self._clock = clock or SystemClock()
         self._tasks = asyncio.TaskGroup()
@@ -161,6 +178,16 @@ class FakeHypervisor:
         machine = FakeMachine(self, facts, guest)
         self.machines[machine_id] = machine
         return machine
+
+    async def restart(self, machine: Machine, *, is_clean: bool) -> None:
+        """Give the machine a new inside that has the old one's files."""
+        await self.faults.at("restart")
+        if not isinstance(machine, FakeMachine):
+            raise HypervisorFailed("this is no machine of this host")
+        await machine.crash("restarted")
+        guest = FakeGuest(tasks=self._tasks, clock=self._clock, faults=self.faults, program=self._program)
+        machine.boot(guest)
+        self.restarts.append(is_clean)
 
     async def adopt(self) -> Sequence[FakeMachine]:
         """Return what is on the host."""

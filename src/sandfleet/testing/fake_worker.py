@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
+from sandfleet.testing.fake_snapshot_saver import FakeSnapshotSaver
 from sandfleet.worker.main import serve
 from sandfleet.worker.settings import WorkerSettings
 
@@ -43,9 +44,12 @@ async def fake_worker(
         warm_pool_size=0,
         heartbeat_interval_s=0.2,
     )
+    snapshots = FakeSnapshotSaver(hypervisor, data_dir / "snapshots")
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        serving = group.create_task(serve(settings, hypervisor, stop=stop), name=worker_id)
+        serving = group.create_task(
+            serve(settings, hypervisor, stop=stop, snapshots=snapshots), name=worker_id
+        )
         try:
             yield settings
         finally:

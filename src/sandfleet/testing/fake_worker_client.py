@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from sandfleet.model.errors import (
     Conflict,
     NoCapacity,
@@ -23,6 +25,9 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.testing.fake_snapshots import SIZE_BYTES, a_saved_vm
 from sandfleet.wire.worker_messages import (
     CaptureVm,
+    ResizedVm,
+    ResizeVm,
+    RestartVm,
     SavedVm,
     SaveVm,
     SnapshotDropped,
@@ -48,6 +53,10 @@ class FakeHost:
     """Raised by the next save or capture: the VM runs on."""
     start_failure: SandfleetError | None = None
     """Raised by the next start: an older VM of the sandbox is kept."""
+    resize_failure: SandfleetError | None = None
+    restart_failure: SandfleetError | None = None
+    resizes: list[ResizeVm] = field(default_factory=list)
+    restarts: dict[str, bool] = field(default_factory=dict)
     orders: list[StartVm] = field(default_factory=list)
     is_unreachable: bool = False
     is_full: bool = False
@@ -128,6 +137,35 @@ class FakeWorkerClient:
             self._see(host, sandbox_id, order.epoch)
             self._save(host, sandbox_id, order.snapshot_id)
         return host.saved[order.snapshot_id]
+
+    async def resize_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: ResizeVm
+    ) -> ResizedVm:
+        """Have that size, unless `resize_failure` is raised once."""
+        host = self._answering(worker_id)
+        vm = host.vms.get(sandbox_id)
+        if vm is None or vm.epoch != order.epoch:
+            raise StaleEpoch("the sandbox is not here under that epoch")
+        failure, host.resize_failure = host.resize_failure, None
+        if failure is not None:
+            raise failure
+        host.vms[sandbox_id] = msgspec.structs.replace(vm, memory_mib=order.memory_mib)
+        host.resizes.append(order)
+        return ResizedVm(memory_mib=order.memory_mib, cpu_percent=order.cpu_percent)
+
+    async def restart_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool
+    ) -> VmStatus:
+        """Boot it anew, once for each restart id."""
+        host = self._answering(worker_id)
+        vm = host.vms.get(sandbox_id)
+        if vm is None or vm.epoch != order.epoch:
+            raise StaleEpoch("the sandbox is not here under that epoch")
+        failure, host.restart_failure = host.restart_failure, None
+        if failure is not None:
+            raise failure
+        host.restarts.setdefault(order.restart_id, is_clean)
+        return vm
 
     async def upload_snapshot(
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0

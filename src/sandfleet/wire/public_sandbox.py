@@ -63,6 +63,21 @@ class CreatePreview(RequestBody):
     auth_config: dict[str, Any] | None = None
 
 
+class ChangeSize(RequestBody):
+    """`PUT …/limits` and `POST …/scale`."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["memoryMB"]})
+
+    memory_mb: Integer | None = Field(
+        default=None, alias="memoryMB", json_schema_extra={"type": "integer", "minimum": 1}
+    )
+    cpu_percent: Integer | None = Field(
+        default=None,
+        description="of one core; all vCPUs if absent",
+        json_schema_extra={"minimum": 1, "maximum": 1600},
+    )
+
+
 class TokenBody(AnswerBody):
     """The answer of `token/refresh`."""
 
@@ -134,3 +149,16 @@ class GatedSandboxBody(SandboxBody):
     """The sandbox object of a create with `previewAuth`: its token is shown this once."""
 
     preview_auth_token: str
+
+
+class SizeBody(AnswerBody):
+    """What the guest has, or with `pending` what it will have."""
+
+    sandbox_id: str = Field(serialization_alias="sandboxID")
+    worker_id: str | None = Field(serialization_alias="workerID")
+    memory_mb: int = Field(serialization_alias="memoryMB")
+    cpu_percent: int
+    migrated: bool
+    ok: bool
+    autoscale_disabled: bool
+    pending: bool

@@ -12,6 +12,9 @@ plane whose `aud` is the worker's id):
     DELETE /vms/{sandbox}                   StopVm  -> VmStopped; true also for what is not here
     POST   /vms/{sandbox}/hibernate         SaveVm  -> SavedVm; the same snapshot id twice is one save
     POST   /vms/{sandbox}/capture           CaptureVm -> SavedVm; the guest runs on
+    POST   /vms/{sandbox}/resize            ResizeVm -> ResizedVm; the same size twice is one change
+    POST   /vms/{sandbox}/reboot            RestartVm -> VmStatus; the guest ends its programs first
+    POST   /vms/{sandbox}/power-cycle       RestartVm -> VmStatus; nothing is asked of the guest
     GET    /snapshots                       [SnapshotState], every local copy and upload of this host
     PUT    /snapshots/{snapshot}            UploadSnapshot -> SnapshotState; begins, or reports
     DELETE /snapshots/{snapshot}            DropSnapshot -> SnapshotDropped, the local copy only
@@ -101,6 +104,36 @@ class SavedVm(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     manifest: SnapshotManifest
     pause_ms: float
+
+
+class ResizeVm(msgspec.Struct, frozen=True, kw_only=True):
+    """Order to have a running VM with this memory and this CPU limit (percent of one core).
+
+    409 `oom_floor` when the guest uses more, 503 `no_capacity` when the host has not that
+    much; both leave the VM at its old size.
+    """
+
+    epoch: int
+    memory_mib: int
+    cpu_percent: int
+    term: int = 0
+
+
+class ResizedVm(msgspec.Struct, frozen=True, kw_only=True):
+    """The guest has it: its memory is online, its limits are set."""
+
+    memory_mib: int
+    cpu_percent: int
+
+
+class RestartVm(msgspec.Struct, frozen=True, kw_only=True):
+    """Order to boot the VM's own disks anew under the same epoch; `restart_id` twice is one restart."""
+
+    epoch: int
+    restart_id: str
+    envs: dict[str, str] = {}
+    cpu_percent: int | None = None
+    term: int = 0
 
 
 class UploadSnapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import structlog
 from sandfleet.model.errors import SandfleetError
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.worker.host import Host
+from sandfleet.worker.metadata_service import serve_metadata
 from sandfleet.worker.operations.fill_pool import keep, rekey
 from sandfleet.worker.operations.follow_exec import follow_running
 from sandfleet.worker.operations.upload_snapshot import resume_uploads
@@ -64,6 +65,7 @@ async def _adopt_owned(host: Host, machine: Machine) -> None:
         return
     resident.open(machine)
     host.background.start(watch(host, resident, machine), name=f"watch {owner}")
+    host.background.start(serve_metadata(host, resident, machine), name=f"metadata of {owner}")
     host.background.start(follow_running(host, resident), name=f"follow execs of {owner}")
 
 

@@ -32,6 +32,7 @@ from sandfleet.worker.operations.status import status, statuses
 from sandfleet.worker.operations.stop import stop
 from sandfleet.worker.orders import Lifecycle, by_method, read_order
 from sandfleet.worker.session_routes import session_routes
+from sandfleet.worker.size_routes import size_routes
 from sandfleet.worker.snapshot_routes import snapshot_routes
 
 
@@ -74,6 +75,7 @@ def create_app(host: Host, tokens: FleetTokens) -> ASGIApp:
             methods=["GET", "PUT", "DELETE"],
         ),
         *snapshot_routes(host, tokens),
+        *size_routes(host, tokens),
     ]
     return Edge(Router(routes, redirect_slashes=False, default=_unknown), host=host, tokens=tokens)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sandfleet.model.errors import BadRequest, NotAvailable, NotReady
 from sandfleet.ports.blobs import SnapshotStore
@@ -49,6 +50,9 @@ class Host:
     trouble: str | None = None
     """What keeps the start from going on, for `/health`; the log has the details."""
     is_cordoned: bool = False
+    region: str = ""
+    ask_for_size: Callable[[str, int, bytes], Awaitable[tuple[int, dict[str, Any]]]] | None = None
+    """Asks the control plane for another size of a sandbox, by id and epoch, in the API's own words."""
     entropy: Callable[[int], bytes] = os.urandom
     clone_slots: asyncio.Semaphore = field(init=False)
     """Bounds how many cold starts clone at once: more would only slow each other down."""

@@ -28,6 +28,7 @@ from sandfleet.worker.host import Host
 from sandfleet.worker.http_server import http_server, listen
 from sandfleet.worker.operations.fill_pool import keep_filled
 from sandfleet.worker.settings import WorkerSettings
+from sandfleet.worker.size_requests import SizeRequests
 from sandfleet.worker.warm_pool import WarmPool
 
 log = structlog.get_logger("sandfleet.worker")
@@ -85,6 +86,13 @@ async def serve(
         server = http_server(create_app(host, tokens), stop_grace_s=settings.stop_grace_s)
         serving = background.start(server.serve(sockets=[listener]), name="http")
         facts = worker_facts(settings, port=listener.getsockname()[1])
+        host.region = settings.region
+        host.ask_for_size = SizeRequests(
+            session,
+            control_url=settings.control_url,
+            worker_id=settings.worker_id,
+            join_token=settings.join_token.get_secret_value(),
+        )
         sender = HeartbeatSender(host, facts, tokens, session=session)
         beating = background.start(sender.run(), name="heartbeat")
         beginning = background.start(_begin_or_stop(host, settings, stop=stop), name="begin")

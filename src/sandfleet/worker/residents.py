@@ -61,6 +61,9 @@ class Resident:
         """The snapshot that a hibernation under way makes."""
         self.successor: Resident | None = None
         """What is being loaded beside this VM, to take its place when it answers."""
+        self.resizing = asyncio.Lock()
+        self.restarted = ""
+        """Names the last restart, so that its repetition is none."""
         self.sessions = SessionClients()
         self.executions = Executions(Budget(SANDBOX_BYTES_MAX, parent=outputs))
         self._machine: Machine | None = None
@@ -118,6 +121,14 @@ class Resident:
         if idle_s_min is not None and (self.in_flight or self.idle_s < idle_s_min):
             raise Conflict(f"sandbox {self.sandbox_id} is in use", code="busy")
         self.state = VmState.SAVING
+        self._end_work()
+
+    def begin_restart(self) -> None:
+        """Shut out and end all work, in one step, until `open`; a dead VM may be started anew as well."""
+        if self.state not in (VmState.RUNNING, VmState.DEAD):
+            raise Conflict(f"sandbox {self.sandbox_id} is {self.state.value}", code="busy")
+        self.state = VmState.STARTING
+        self.reason = None
         self._end_work()
 
     def reopen(self) -> None:

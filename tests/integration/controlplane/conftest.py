@@ -89,6 +89,7 @@ def open_fleet(postgres_url: str, redis_url: str, tmp_path: Path) -> OpenFleet:
             "heartbeat_interval_s": 0.2,
             "drain_notice_s": 0,
             "drain_max_s": 2,
+            "blob_store_url": (tmp_path / "store").as_uri(),  # where the worker keeps it unless told
             **settings,
         }
         stop = asyncio.Event()

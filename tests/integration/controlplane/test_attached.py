@@ -139,7 +139,8 @@ async def test_looking_at_stats_does_not_keep_a_sandbox_awake(open_fleet: OpenFl
         sandbox = await fleet.create(timeout=1)
         for _ in range(400):
             answer = await fleet.client.get(f"/api/sandboxes/{sandbox}/stats")
-            if answer.status_code == 410:
+            if answer.json().get("status") == "hibernated":
+                assert answer.json()["memUsage"] == 0
                 return
             await asyncio.sleep(0.02)
         raise AssertionError("the sandbox never went idle")

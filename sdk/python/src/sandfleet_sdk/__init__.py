@@ -34,6 +34,7 @@ from sandfleet_sdk.models import (
     Worker,
 )
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
+from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
 
 __all__ = [
     "NO_RETRIES",
@@ -42,6 +43,7 @@ __all__ = [
     "AsyncClient",
     "BadAnswer",
     "BadRequest",
+    "Checkpoint",
     "Client",
     "Conflict",
     "Event",
@@ -49,9 +51,11 @@ __all__ = [
     "ExecResult",
     "FileEntry",
     "Forbidden",
+    "Forks",
     "Gone",
     "GuestDiskFull",
     "GuestUnresponsive",
+    "Hibernation",
     "NoCapacity",
     "NotFound",
     "Organisation",

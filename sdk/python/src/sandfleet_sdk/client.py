@@ -16,7 +16,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sandfleet_sdk import attached, commands, files, fleet, previews, sandboxes
+from sandfleet_sdk import attached, commands, files, fleet, previews, sandboxes, saved
 from sandfleet_sdk.calls import Flow
 from sandfleet_sdk.errors import SandfleetError
 from sandfleet_sdk.retries import RetryPolicy
@@ -71,6 +71,9 @@ class Sandboxes(_Blocking):
     scale = _blocking(attached.scale)
     reboot = _blocking(attached.reboot)
     power_cycle = _blocking(attached.power_cycle)
+    hibernate = _blocking(saved.hibernate)
+    wake = _blocking(saved.wake)
+    fork = _blocking(saved.fork)
 
 
 class AsyncSandboxes(_Awaiting):
@@ -90,6 +93,29 @@ class AsyncSandboxes(_Awaiting):
     scale = _awaiting(attached.scale)
     reboot = _awaiting(attached.reboot)
     power_cycle = _awaiting(attached.power_cycle)
+    hibernate = _awaiting(saved.hibernate)
+    wake = _awaiting(saved.wake)
+    fork = _awaiting(saved.fork)
+
+
+class Checkpoints(_Blocking):
+    """Kept states of sandboxes."""
+
+    create = _blocking(saved.create_checkpoint)
+    list = _blocking(saved.list_checkpoints)
+    delete = _blocking(saved.delete_checkpoint)
+    restore = _blocking(saved.restore)
+    fork = _blocking(saved.create_from_checkpoint)
+
+
+class AsyncCheckpoints(_Awaiting):
+    """Kept states of sandboxes."""
+
+    create = _awaiting(saved.create_checkpoint)
+    list = _awaiting(saved.list_checkpoints)
+    delete = _awaiting(saved.delete_checkpoint)
+    restore = _awaiting(saved.restore)
+    fork = _awaiting(saved.create_from_checkpoint)
 
 
 class Commands(_Blocking):
@@ -191,6 +217,7 @@ class Client:
         transport = BlockingTransport(_endpoint(url, api_key), retries or RetryPolicy())
         self._transport = transport
         self.sandboxes = Sandboxes(transport)
+        self.checkpoints = Checkpoints(transport)
         self.commands = Commands(transport)
         self.files = Files(transport)
         self.previews = Previews(transport)
@@ -218,6 +245,7 @@ class AsyncClient:
         transport = AwaitingTransport(_endpoint(url, api_key), retries or RetryPolicy())
         self._transport = transport
         self.sandboxes = AsyncSandboxes(transport)
+        self.checkpoints = AsyncCheckpoints(transport)
         self.commands = AsyncCommands(transport)
         self.files = AsyncFiles(transport)
         self.previews = AsyncPreviews(transport)

@@ -3,7 +3,9 @@
 Rule 1: pieces first, the manifest last: whoever finds a manifest finds all it names.
 Rule 2: what is being stored announces itself (`uploads/`) before it looks what is there
 already, so that a sweep does not take a piece away which it then relies on.
-Rule 3: a file appears on this host when all of it has been compared with its digest.
+Rule 3: that a piece is there does not say that it is whole: an upload may have died on it. It is
+relied on when this process has read it, once.
+Rule 4: a file appears on this host when all of it has been compared with its digest.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from sandfleet.wire.snapshot_manifest import (
 )
 
 PIECES_AT_ONCE = 8
+SEEN_MAX = 500_000
 
 
 def snapshot_name(snapshot_id: str) -> str:
@@ -74,6 +77,7 @@ class ObjectSnapshotStore:
         self._objects = objects
         self._clock = clock
         self._room = asyncio.Semaphore(PIECES_AT_ONCE)
+        self._seen: set[str] = set()
 
     async def put(self, manifest: SnapshotManifest, files: StoredFiles, *, progress: Progress) -> int:
         """Store the snapshot, verify what was stored, publish it; return the bytes that were new."""
@@ -146,13 +150,29 @@ class ObjectSnapshotStore:
 
     async def _put_piece(self, fd: int, place: int, file: FileDigest, digest: str, count: _Count) -> None:
         try:
-            if await self._objects.exists(chunk_name(digest)):
-                return count.add(CHUNK_BYTES)
-            content = await asyncio.to_thread(packed, fd, place, size=file.size, digest=digest)
-            await put_verified(self._objects, digest, content)
-            count.add(CHUNK_BYTES, new=len(content))
+            new = 0
+            if not await self._is_stored(digest):
+                content = await asyncio.to_thread(packed, fd, place, size=file.size, digest=digest)
+                await put_verified(self._objects, digest, content)
+                self._seen.add(digest)
+                new = len(content)
+            count.add(CHUNK_BYTES, new=new)
         finally:
             self._room.release()
+
+    async def _is_stored(self, digest: str) -> bool:
+        """Whether the piece is in the store, whole: what this process has not seen so is read."""
+        if digest in self._seen:
+            return await self._objects.exists(chunk_name(digest))
+        try:
+            content = await self._objects.get(chunk_name(digest))
+            await asyncio.to_thread(unpacked, content, digest=digest)
+        except (NotFound, SnapshotUnusable):
+            return False
+        if len(self._seen) >= SEEN_MAX:
+            self._seen.clear()
+        self._seen.add(digest)
+        return True
 
     async def _confirm(self, files: Collection[FileDigest]) -> None:
         """Look once more that all is there: a sweep may have met the upload half way."""

@@ -64,6 +64,7 @@ class VirtioGuest:
                 "wall_clock_s": identity.wall_clock_s,
                 "envs": dict(identity.envs),
                 "renew": identity.renew,
+                "known": identity.is_known,
             }
         )
 

@@ -27,10 +27,10 @@ from sandfleet.planning.placement import FleetView, NoPlacement, Placement, Plac
 from sandfleet.planning.queue import Waiting
 from sandfleet.ports.stores import Placed, PlacementDecision
 
-_PLACEMENT_LOCK = 7_305_601_002
+PLACEMENT_LOCK = 7_305_601_002
 _WAITING_MAX = 1000
 
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_PLACEMENT_LOCK)
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=PLACEMENT_LOCK)
 _SUMS = (
     select(
         reservations.c.worker_id,

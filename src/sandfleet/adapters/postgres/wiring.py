@@ -14,6 +14,7 @@ from sandfleet.adapters.postgres.placement import PostgresPlacementStore
 from sandfleet.adapters.postgres.sandboxes import PostgresSandboxStore
 from sandfleet.adapters.postgres.saved_states import PostgresCheckpointRecords, PostgresSnapshotRecords
 from sandfleet.adapters.postgres.sealing import Sealer
+from sandfleet.adapters.postgres.sizes import PostgresSizeStore
 from sandfleet.adapters.postgres.terms import PostgresTermStore
 from sandfleet.adapters.postgres.workers import PostgresWorkerStore
 
@@ -35,6 +36,7 @@ class PostgresStores:
     checkpoints: PostgresCheckpointRecords
     previews: PostgresPreviewStore
     tags: PostgresTagStore
+    sizes: PostgresSizeStore
 
 
 def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> PostgresStores:
@@ -55,4 +57,5 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         checkpoints=PostgresCheckpointRecords(database, sealer),
         previews=PostgresPreviewStore(database),
         tags=PostgresTagStore(database),
+        sizes=PostgresSizeStore(database),
     )

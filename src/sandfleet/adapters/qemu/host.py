@@ -47,8 +47,7 @@ class Host:
         return self.config.uid_first + slot
 
 
-def limits(*, memory_mib: int, cpu_count: int) -> CgroupLimits:
+def limits(*, memory_mib: int, cpu_count: int, cpu_percent: int | None = None) -> CgroupLimits:
     """Return what a machine with this much guest memory and CPU may take."""
-    return CgroupLimits(
-        memory_mib=memory_mib + OVERHEAD_MIB, cpu_percent=100 * cpu_count + CPU_OVERHEAD_PERCENT
-    )
+    allowed = 100 * cpu_count if cpu_percent is None else min(100 * cpu_count, cpu_percent)
+    return CgroupLimits(memory_mib=memory_mib + OVERHEAD_MIB, cpu_percent=allowed + CPU_OVERHEAD_PERCENT)

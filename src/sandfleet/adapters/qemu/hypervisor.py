@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from sandfleet.adapters.qemu import adopt as adopting
+from sandfleet.adapters.qemu import restart as restarting
 from sandfleet.adapters.qemu import snapshot_files
 from sandfleet.adapters.qemu import sweep as sweeping
 from sandfleet.adapters.qemu.cgroups import Cgroups
@@ -14,6 +15,7 @@ from sandfleet.adapters.qemu.clone import clone
 from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig, ImageFiles, ImageSource
 from sandfleet.adapters.qemu.erase import erase
 from sandfleet.adapters.qemu.host import Host
+from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import READY, Manifest, read_manifest
 from sandfleet.adapters.qemu.probe import host_cpu_model, probe
 from sandfleet.adapters.qemu.qemu_version import machine_type, qemu_version
@@ -50,6 +52,7 @@ class QemuHypervisor:
             slots=Slots(config.machines_max, taken=taken),
         )
         self.snapshots = QemuSnapshots(self._host, self.accelerator)
+        self.faults = self._host.faults
         self._images = images
         self._templates: dict[tuple[str, int], Template] = {}
         self._accelerator: Accelerator | None = None
@@ -120,6 +123,13 @@ class QemuHypervisor:
         shape = self._shape(version, await self.accelerator(), cpu_max)
         inputs = inputs_of(image, shape=shape, qemu_version=version, host_cpu=host_cpu_model())
         return await find_or_build(self._host, image, inputs)
+
+    async def restart(self, machine: Machine, *, is_clean: bool) -> None:
+        """Boot the machine's own disks anew."""
+        if not isinstance(machine, QemuMachine):
+            raise HypervisorFailed("this is no machine of this host")
+        async with self._host.spawning:
+            await restarting.restart(machine, self._images(), is_clean=is_clean)
 
     async def adopt(self) -> Sequence[Machine]:
         """Return the machines that run on this host from before, sessions re-established."""

@@ -99,6 +99,12 @@ class QemuMachine:
             self.record(msgspec.structs.replace(self.manifest, cpu_count=cpu_count))
             self._limit()
 
+    async def limit_cpu(self, cpu_percent: int | None) -> None:
+        """Bound what the host gives the machine."""
+        async with self.changing:
+            self.record(msgspec.structs.replace(self.manifest, cpu_percent=cpu_percent))
+            self._limit()
+
     async def memory_used_mib(self) -> int:
         """Return what the host has lost to this machine (PSS)."""
         process = self.manifest.process
@@ -160,6 +166,7 @@ class QemuMachine:
         allowed = limits(
             memory_mib=memory_mib or self.manifest.memory_mib,
             cpu_count=cpu_count or self.manifest.cpu_count,
+            cpu_percent=self.manifest.cpu_percent,
         )
         self.host.cgroups.set_limits(self.manifest.machine_id, allowed)
 

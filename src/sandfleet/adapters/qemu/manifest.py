@@ -58,6 +58,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     disk_mib: int
     network_enabled: bool
     shape: MachineShape
+    cpu_percent: int | None = None
+    """CPU limit in percent of one core; None is all of the vCPUs."""
     state: str = STARTING
     owner: str | None = None
     epoch: int = 0
@@ -85,6 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             owner=self.owner,
             epoch=self.epoch,
             pid=0 if self.process is None else self.process.pid,
+            cpu_percent=self.cpu_percent,
         )
 
 

@@ -15,6 +15,9 @@ from sandfleet.wire.errors import error_from
 from sandfleet.wire.worker_messages import (
     CaptureVm,
     DropSnapshot,
+    ResizedVm,
+    ResizeVm,
+    RestartVm,
     SavedVm,
     SaveVm,
     SnapshotDropped,
@@ -29,6 +32,7 @@ from sandfleet.wire.worker_messages import (
 START_TIMEOUT_S = 120.0
 SAVE_TIMEOUT_S = 600.0
 """Gibibytes are written and read back; the worker's own bounds on silence are tighter."""
+RESIZE_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
@@ -84,6 +88,22 @@ class AiohttpWorkerClient:
         return _decoded(
             await self._call(worker_id, target, body=order, timeout_s=SAVE_TIMEOUT_S), SavedVm, worker_id
         )
+
+    async def resize_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: ResizeVm
+    ) -> ResizedVm:
+        """Have the guest with that size."""
+        target = ("POST", f"{url}/vms/{sandbox_id}/resize")
+        raw = await self._call(worker_id, target, body=order, timeout_s=RESIZE_TIMEOUT_S)
+        return _decoded(raw, ResizedVm, worker_id)
+
+    async def restart_vm(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool
+    ) -> VmStatus:
+        """Have the guest booted anew."""
+        target = ("POST", f"{url}/vms/{sandbox_id}/{'reboot' if is_clean else 'power-cycle'}")
+        raw = await self._call(worker_id, target, body=order, timeout_s=START_TIMEOUT_S)
+        return _decoded(raw, VmStatus, worker_id)
 
     async def upload_snapshot(
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0

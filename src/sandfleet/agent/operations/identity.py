@@ -23,7 +23,10 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
 def start(agent: Agent, stream: Stream, fields: Fields) -> None:
-    """The first time, and with `renew`, everything is made anew; later only what a claim changes."""
+    """The first time, and with `renew`, everything is made anew; later only what a claim changes.
+
+    A guest that was booted anew from disks which are its own keeps what it is known by.
+    """
     host_name = fields.text("host_name")
     if not _HOST_NAME.fullmatch(host_name):
         raise OperationFailed(Code.BAD_REQUEST, "not a host name")
@@ -36,7 +39,7 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
         set_clock(fields.number("wall_clock_s"))
         network.set_host_name(host_name)
         if not agent.has_identity or fields.flag("renew", False):
-            _make_new(agent)
+            _make_new(agent, is_known=fields.flag("known", False))
     agent.has_identity = True
     stream.finish({})
 
@@ -56,9 +59,10 @@ def _seed(fields: Fields) -> bytes:
     return seed
 
 
-def _make_new(agent: Agent) -> None:
-    network.overwrite("/etc/machine-id", f"{os.urandom(16).hex()}\n")
-    host_keys.remove_host_keys()
+def _make_new(agent: Agent, *, is_known: bool) -> None:
+    if not is_known:
+        network.overwrite("/etc/machine-id", f"{os.urandom(16).hex()}\n")
+        host_keys.remove_host_keys()
     owner = ids_of(agent.users, agent.places.user, switches_user=True)
     if owner is not None:
         mount_data_disk(owner=owner)

@@ -26,7 +26,7 @@ _ERRORS = ("not_found", "gone", "operation_in_progress", "invalid_argument", "no
 
 def require_store(call: Call) -> None:
     """Refuse what needs an object store where there is none."""
-    if call.edge.plane.settings.checkpoint_store_url is None:
+    if call.edge.plane.settings.blob_store_url is None:
         raise NotAvailable("saving sandboxes is not available on this server: it has no object store")
 
 

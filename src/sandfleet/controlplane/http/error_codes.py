@@ -41,6 +41,7 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "guest_disk_full": (409, "the guest's root disk is too full to be saved"),
         "idempotency_key_reused": (409, "the key came with another body before"),
         "idempotency_answer_too_large": (409, "the first answer was too large to be kept"),
+        "oom_floor": (409, "the guest uses more memory than it would have, see `details`"),
         "gone": (410, "the sandbox has ended"),
         "too_large": (413, "a body above its limit"),
         "offset_gone": (416, "that output is not kept; `details` has the range"),

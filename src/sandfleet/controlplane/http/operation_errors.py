@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sandfleet.controlplane.http.error_codes import CODES
 from sandfleet.model.errors import SandfleetError, Unavailable
 from sandfleet.model.operation import Operation
@@ -15,7 +17,12 @@ def operation_error(operation: Operation) -> SandfleetError:
     """Return the error that ended the operation."""
     code = operation.error_code or SandfleetError.code
     status, _ = CODES.get(code, (_INTERNAL, ""))
-    error = error_from(status, {"code": code, "error": operation.error_message or "the operation failed"})
+    error = error_from(status, _body(code, operation))
     if isinstance(error, Unavailable):
         error.retry_after_s = max(RETRY_AFTER_S, int(operation.progress.get("retry_after_s", 0)))
     return error
+
+
+def _body(code: str, operation: Operation) -> dict[str, Any]:
+    message = operation.error_message or "the operation failed"
+    return {"code": code, "error": message, "details": operation.progress.get("details") or None}

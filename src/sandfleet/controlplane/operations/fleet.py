@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder
+from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, sweep, takeover
 from sandfleet.controlplane.loops.leadership import Leadership
@@ -26,6 +26,8 @@ from sandfleet.controlplane.operations.expire import EXPIRE
 from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
 from sandfleet.controlplane.operations.kill import kill
+from sandfleet.controlplane.operations.reboot import REBOOT, begin_restart
+from sandfleet.controlplane.operations.resize import RESIZE, begin_resize
 from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
 from sandfleet.controlplane.operations.upload import UPLOAD
 from sandfleet.controlplane.operations.wake import WAKE, begin_wake
@@ -45,6 +47,8 @@ DEFINITIONS = {
     OperationKind.RESTORE: RESTORE,
     OperationKind.FORK: FORK,
     OperationKind.UPLOAD: UPLOAD,
+    OperationKind.RESIZE: RESIZE,
+    OperationKind.REBOOT: REBOOT,
 }
 RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0
@@ -89,6 +93,24 @@ class Fleet:
             self.engine.start(operation)
 
         return await kill(self._plane, sandbox, actor=actor, begin=begin)
+
+    async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
+        """Reserve, write the operation, and run it."""
+        operation = await begin_resize(
+            self._plane, sandbox, wanted, operation_id=operation_id, actor=actor
+        )
+        self.engine.start(operation)
+        return operation
+
+    async def restart(
+        self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str
+    ) -> Operation:
+        """Write the row and the operation, and run it."""
+        operation = await begin_restart(
+            self._plane, sandbox, is_clean=is_clean, operation_id=operation_id, actor=actor
+        )
+        self.engine.start(operation)
+        return operation
 
     async def hibernate(self, sandbox: Sandbox, *, ids: Mapping[str, str], actor: str) -> Operation:
         """Write the row and the operation, and run it."""

@@ -126,7 +126,7 @@ async def _arrived(run: Run, operation: Operation, fork_id: SandboxId) -> Sandbo
 
 async def _spread(run: Run, operation: Operation) -> None:
     """Make the capture durable when its own worker has no room for all: then others can load it."""
-    if run.plane.settings.checkpoint_store_url is None:
+    if run.plane.settings.blob_store_url is None:
         return
     snapshot = await snapshot_of(run, operation)
     if snapshot.state is SnapshotState.LOCAL and (await ask(run, snapshot))[0] == DURABLE:

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 def upload_operation(plane: ControlPlane, sandbox: Sandbox, snapshot: Snapshot) -> Operation | None:
     """Return the operation that makes the snapshot durable; None where there is no object store."""
-    if plane.settings.checkpoint_store_url is None:
+    if plane.settings.blob_store_url is None:
         return None
     return new_operation(
         plane,

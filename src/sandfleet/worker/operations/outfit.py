@@ -8,22 +8,36 @@ from sandfleet.wire.worker_messages import StartVm
 from sandfleet.worker.host import Host
 
 SEED_BYTES = 64
+RESERVE_PERCENT_MAX = 11
 
 
 async def shape(host: Host, machine: Machine) -> None:
     """Give a machine inside the sizes that its clone was given outside."""
     order = machine.facts.order
     await machine.guest.set_limits(
-        memory_mib=order.memory_mib - host.limits.guest_reserve_mib,
-        cpu_percent=order.cpu_count * 100,
+        memory_mib=user_memory_mib(host, order.memory_mib),
+        cpu_percent=machine.facts.cpu_percent or order.cpu_count * 100,
         pids_max=host.limits.pids_max,
     )
     if order.disk_mib > host.limits.disk_default_mib:
         await machine.guest.grow_disk()
 
 
+def user_memory_mib(host: Host, memory_mib: int) -> int:
+    """Return what of a guest's memory its users may have; the rest is the kernel's and the agent's.
+
+    Never less than the share that users are promised, however small the guest is.
+    """
+    return memory_mib - min(host.limits.guest_reserve_mib, memory_mib * RESERVE_PERCENT_MAX // 100)
+
+
 def identity(
-    host: Host, host_name: str, envs: dict[str, str] | None = None, *, renew: bool = False
+    host: Host,
+    host_name: str,
+    envs: dict[str, str] | None = None,
+    *,
+    renew: bool = False,
+    is_known: bool = False,
 ) -> GuestIdentity:
     """Return an identity with fresh randomness and the time of now."""
     return GuestIdentity(
@@ -32,6 +46,7 @@ def identity(
         wall_clock_s=host.clock.now().timestamp(),
         envs=dict(envs or {}),
         renew=renew,
+        is_known=is_known,
     )
 
 

@@ -6,6 +6,7 @@ from sandfleet.model.errors import Conflict, StaleEpoch
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.worker_messages import StartVm
 from sandfleet.worker.host import Host
+from sandfleet.worker.metadata_service import serve_metadata
 from sandfleet.worker.operations.follow_exec import follow_running
 from sandfleet.worker.operations.load_vm import load_vm
 from sandfleet.worker.operations.outfit import machine_order
@@ -53,6 +54,9 @@ def serve(host: Host, resident: Resident, machine: Machine) -> None:
     resident.is_identity_certain = True
     resident.open(machine)
     host.background.start(watch(host, resident, machine), name=f"watch {resident.sandbox_id}")
+    host.background.start(
+        serve_metadata(host, resident, machine), name=f"metadata of {resident.sandbox_id}"
+    )
 
 
 def resume_work(host: Host, resident: Resident) -> None:

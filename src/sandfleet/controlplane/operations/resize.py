@@ -1,0 +1,166 @@
+"""Resize: change memory and CPU of a running sandbox, done when its guest has them.
+
+The sandbox stays `running`. Growth is reserved before the worker is asked; what a
+shrinking gives back is released when the worker has said that the guest is smaller.
+
+What if it dies
+    after the rows       another replica takes over at `resize`: the same size twice is one change
+    after the change     the same answer again; row and reservation are written
+    refused              the guest has its old size: the reservation goes back to it
+    no answer in time    which size the guest has is not known: the larger one stays reserved
+    killed meanwhile     the operation ends; the destroy gives the reservation back
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sandfleet.controlplane.dependencies import ControlPlane, NewSize, sandbox_topic
+from sandfleet.controlplane.operations.backoff import Backoff
+from sandfleet.controlplane.operations.creation_queue import CAPACITY_TOPIC
+from sandfleet.controlplane.operations.records import ended, log_row, new_operation
+from sandfleet.controlplane.operations.step import Definition, Run
+from sandfleet.model.errors import (
+    Gone,
+    NoCapacity,
+    SandfleetError,
+    StaleEpoch,
+    StaleVersion,
+    StoreUnavailable,
+    Unavailable,
+)
+from sandfleet.model.ids import OperationId
+from sandfleet.model.operation import Operation, OperationKind, OperationState
+from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.planning.resizing import shortage
+from sandfleet.wire.worker_messages import ResizedVm, ResizeVm
+
+ACTOR = "resize"
+DEADLINE_S = 120.0
+WRITE_ATTEMPTS = 20
+
+
+async def begin_resize(
+    plane: ControlPlane, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str
+) -> Operation:
+    """Write the operation with what it reserves; StaleVersion, QuotaExceeded, NoCapacity."""
+    now = plane.clock.now()
+    operation = new_operation(
+        plane,
+        sandbox,
+        operation_id=OperationId(operation_id),
+        kind=OperationKind.RESIZE,
+        step="resize",
+        deadline_s=DEADLINE_S,
+        arguments={"memory_mib": wanted.memory_mib, "cpu_percent": wanted.cpu_percent},
+    )
+    # The next version, so that of two verbs that read the same row one is told to look again.
+    after = replace(sandbox, version=sandbox.version + 1, changed_at=now)
+    log = log_row(
+        sandbox,
+        after,
+        event="resize_requested",
+        actor=actor,
+        reason=f"{sandbox.resources.memory_mib} to {wanted.memory_mib} MiB",
+        operation=operation,
+    )
+    policy = plane.settings.placement_policy
+    await plane.stores.sizes.begin(
+        after,
+        operation,
+        log,
+        memory_mib=wanted.memory_mib,
+        refuse=lambda worker, extra_mib: shortage(worker, extra_mib, policy),
+    )
+    return operation
+
+
+async def _resize(run: Run, operation: Operation) -> Operation:
+    try:
+        reached = await _reached(run, operation)
+    except StoreUnavailable:
+        raise
+    except SandfleetError as error:
+        return await _refused(run, operation, error)
+    return await _end(run, operation, reached=reached, error=None)
+
+
+async def _reached(run: Run, operation: Operation) -> ResizedVm:
+    """Ask the worker, again while it does not answer; Gone when the sandbox has left."""
+    backoff = Backoff(run.plane.clock, most_s=5.0)
+    while True:
+        sandbox = await run.fresh_row(operation)
+        if sandbox.state is not SandboxState.RUNNING or sandbox.worker_id is None:
+            raise Gone("the sandbox stopped running before its size was changed")
+        order = ResizeVm(
+            epoch=sandbox.epoch,
+            memory_mib=operation.arguments["memory_mib"],
+            cpu_percent=limit_of(sandbox, operation.arguments),
+        )
+        try:
+            worker = await run.plane.stores.workers.get(sandbox.worker_id)
+            return await run.plane.worker_client.resize_vm(worker.id, worker.http_url, sandbox.id, order)
+        except (StoreUnavailable, NoCapacity):
+            raise
+        except (StaleEpoch, Unavailable):
+            await backoff.wait()
+
+
+def limit_of(sandbox: Sandbox, arguments: Mapping[str, Any]) -> int:
+    """Return the CPU limit in percent of one core."""
+    asked = arguments.get("cpu_percent")
+    return int(asked) if asked is not None else sandbox.resources.cpu_count * 100
+
+
+async def _refused(run: Run, operation: Operation, error: SandfleetError) -> Operation:
+    kept = replace(operation, progress={**operation.progress, "details": dict(error.details)})
+    return await _end(run, kept, reached=None, error=error)
+
+
+async def _end(
+    run: Run, operation: Operation, *, reached: ResizedVm | None, error: SandfleetError | None
+) -> Operation:
+    """Write the end; the reservation becomes what the guest has."""
+    for _ in range(WRITE_ATTEMPTS):
+        before = await run.fresh_row(operation)
+        now = run.plane.clock.now()
+        state = OperationState.FAILED if error else OperationState.SUCCEEDED
+        done = ended(operation, state, at=now, error=error)
+        if before.state is not SandboxState.RUNNING:
+            return await run.plane.stores.operations.finish(done)
+        after = replace(before, version=before.version + 1, changed_at=now)
+        if reached is not None:
+            size = replace(before.resources, memory_mib=reached.memory_mib)
+            after = replace(after, resources=size, cpu_percent=operation.arguments["cpu_percent"])
+        log = log_row(
+            before,
+            after,
+            event="resize_failed" if error else "resized",
+            actor=ACTOR,
+            reason=error.message if error else f"{after.resources.memory_mib} MiB",
+            operation=operation,
+            detail={"elapsed_ms": int((now - operation.created_at).total_seconds() * 1000)},
+        )
+        try:
+            await run.plane.stores.sizes.finish(
+                done, sandbox=after, transition=log, reserved_mib=after.resources.memory_mib
+            )
+        except StaleVersion:
+            continue
+        run.sandbox = after
+        for topic in (sandbox_topic(before.id), CAPACITY_TOPIC):
+            await run.plane.wake_ups.publish(topic)
+        return done
+    raise StaleVersion(f"sandbox {operation.sandbox_id} is changing too fast")
+
+
+async def _give_up(run: Run, operation: Operation, error: SandfleetError) -> Operation:
+    """End it without knowing what the guest has: the larger size stays reserved."""
+    state = OperationState.CANCELLED if error.code == "cancelled" else OperationState.FAILED
+    done = ended(operation, state, at=run.plane.clock.now(), error=error)
+    return await run.plane.stores.operations.finish(done)
+
+
+RESIZE = Definition(steps={"resize": _resize}, give_up=_give_up)

@@ -1,0 +1,142 @@
+"""Networks and stores that fail: nothing wrong is stored or handed out, and what can go on does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.integration.blobs.conftest import new_bucket, point_at_s3
+from tests.integration.blobs.faulty_proxy import Faults, faulty_proxy
+
+from sandfleet.adapters.blobs import objects as objects_module
+from sandfleet.adapters.blobs.objects import Objects
+from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
+from sandfleet.adapters.clock import SystemClock
+from sandfleet.model.errors import BlobsUnavailable, NotFound, SnapshotUnusable
+from sandfleet.testing.conformance.blobs import a_snapshot, files_in, silent
+from sandfleet.wire.snapshot_manifest import SnapshotManifest
+
+
+@asynccontextmanager
+async def a_store(
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: Faults,
+    *,
+    request_timeout: timedelta = timedelta(seconds=10),
+) -> AsyncIterator[ObjectSnapshotStore]:
+    """A store behind a proxy that misbehaves as told."""
+    url = new_bucket(server)
+    async with faulty_proxy(server, faults) as address:
+        point_at_s3(monkeypatch, address)
+        monkeypatch.setattr(objects_module, "RETRIES_MAX", 2)
+        monkeypatch.setattr(objects_module, "RETRY_TIMEOUT", timedelta(seconds=20))
+        monkeypatch.setattr(objects_module, "REQUEST_TIMEOUT", request_timeout)
+        objects = Objects.open(url)
+        try:
+            yield ObjectSnapshotStore(objects, clock=SystemClock())
+        finally:
+            objects.close()
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> SnapshotManifest:
+    return a_snapshot(tmp_path / "source", "s-1", seed=1)
+
+
+async def _comes_back(store: ObjectSnapshotStore, manifest: SnapshotManifest, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    await store.fetch(manifest, files_in(target, manifest), progress=silent)
+    for name in manifest.files:
+        assert (target / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
+
+
+async def test_a_server_that_fails_now_and_then_is_asked_again(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, manifest: SnapshotManifest, tmp_path: Path
+) -> None:
+    faults = Faults()
+    refused: set[tuple[str, str]] = set()
+
+    def once(method: str, path: str) -> int | None:
+        if (method, path) in refused:
+            return None
+        refused.add((method, path))
+        return 503
+
+    faults.refuses = once
+    async with a_store(s3_server, monkeypatch, faults) as store:
+        await store.put(manifest, files_in(tmp_path / "source", manifest), progress=silent)
+        await _comes_back(store, manifest, tmp_path)
+
+
+async def test_a_server_that_always_fails_is_given_up_and_later_gone_on_with(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, manifest: SnapshotManifest, tmp_path: Path
+) -> None:
+    faults = Faults()
+    files = files_in(tmp_path / "source", manifest)
+    async with a_store(s3_server, monkeypatch, faults) as store:
+        faults.refuses = lambda method, path: 500 if method == "PUT" and faults.requests > 8 else None
+        with pytest.raises(BlobsUnavailable) as failed:
+            await store.put(manifest, files, progress=silent)
+        assert failed.value.retry_after_s >= 1
+        with pytest.raises(NotFound):
+            await store.manifest("s-1")
+        faults.refuses = lambda _method, _path: None
+        assert await store.put(manifest, files, progress=silent) > 0
+        await _comes_back(store, manifest, tmp_path)
+
+
+async def test_a_torn_upload_is_never_published(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, manifest: SnapshotManifest, tmp_path: Path
+) -> None:
+    faults = Faults()
+    files = files_in(tmp_path / "source", manifest)
+    async with a_store(s3_server, monkeypatch, faults) as store:
+        faults.tears = lambda method, path: method == "PUT" and "/chunks/" in path
+        with pytest.raises(BlobsUnavailable, match="does not give back"):
+            await store.put(manifest, files, progress=silent)
+        with pytest.raises(NotFound):
+            await store.manifest("s-1")
+        faults.tears = lambda _method, _path: False
+        await store.put(manifest, files, progress=silent)
+        await _comes_back(store, manifest, tmp_path)
+
+
+async def test_a_manifest_that_was_torn_is_not_called_durable(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, manifest: SnapshotManifest, tmp_path: Path
+) -> None:
+    faults = Faults()
+    faults.tears = lambda method, path: method == "PUT" and "/snapshots/" in path
+    async with a_store(s3_server, monkeypatch, faults) as store:
+        with pytest.raises(BlobsUnavailable, match="manifest"):
+            await store.put(manifest, files_in(tmp_path / "source", manifest), progress=silent)
+        with pytest.raises(SnapshotUnusable):
+            await store.manifest("s-1")
+
+
+async def test_bytes_that_change_on_the_way_are_noticed(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, manifest: SnapshotManifest, tmp_path: Path
+) -> None:
+    faults = Faults()
+    async with a_store(s3_server, monkeypatch, faults) as store:
+        await store.put(manifest, files_in(tmp_path / "source", manifest), progress=silent)
+        faults.spoils = lambda method, path: method == "GET" and "/chunks/" in path
+        target = tmp_path / "target"
+        target.mkdir()
+        with pytest.raises(SnapshotUnusable):
+            await store.fetch(manifest, files_in(target, manifest), progress=silent)
+        assert list(target.iterdir()) == []
+
+
+async def test_a_server_that_hangs_is_given_up(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, manifest: SnapshotManifest, tmp_path: Path
+) -> None:
+    faults = Faults()
+    async with a_store(s3_server, monkeypatch, faults, request_timeout=timedelta(seconds=1)) as store:
+        faults.delay = lambda method, _path: 4.0 if method == "PUT" else 0.0
+        with pytest.raises(BlobsUnavailable):
+            await store.put(manifest, files_in(tmp_path / "source", manifest), progress=silent)
