@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from sandfleet.model.ids import OperationId, OrganisationId, SandboxId
+from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.clock import Clock
@@ -98,6 +99,16 @@ class Stores:
     terms: TermStore
 
 
+class Observer:
+    """Told of what operations did, for the metrics. This one forgets it."""
+
+    def operation_ended(self, operation: Operation, *, seconds: float) -> None:
+        """Hear of an operation that ended on this replica, so long after its row was written."""
+
+    def queue_left(self, *, seconds: float) -> None:
+        """Hear of a create that waited for a place, and has one or gave up."""
+
+
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
     """The ports that operations and loops act through. `replica_id` holds leases."""
@@ -112,3 +123,4 @@ class ControlPlane:
     worker_client: WorkerClient
     public_keys: Mapping[str, object]
     """The JWKS by which workers verify fleet tokens; goes out with each heartbeat's answer."""
+    observer: Observer = field(default_factory=Observer)

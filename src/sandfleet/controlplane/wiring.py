@@ -56,6 +56,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         stack.push_async_callback(connection.close)
         session = await stack.enter_async_context(worker_session())
         wake_ups = RedisWakeUps(connection, clock)
+        metrics = Metrics()
         plane = ControlPlane(
             settings=settings,
             clock=clock,
@@ -66,6 +67,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             wake_ups=wake_ups,
             worker_client=AiohttpWorkerClient(session, signer.fleet_token),
             public_keys=signer.public_keys,
+            observer=metrics,
         )
         group = await stack.enter_async_context(asyncio.TaskGroup())
         background = Background(group)
@@ -89,7 +91,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             background=background,
             pending=PendingCommands(),
             drain=Drain(),
-            metrics=Metrics(),
+            metrics=metrics,
         )
 
 

@@ -132,6 +132,8 @@ async def _queue(run: Run, operation: Operation) -> Operation:
     except StaleVersion:
         return await _cancelled(run, operation)
     finally:
+        waited = run.plane.clock.now() - operation.created_at
+        run.plane.observer.queue_left(seconds=waited.total_seconds())
         # Whoever was behind has one fewer ahead now.
         await run.plane.wake_ups.publish(CAPACITY_TOPIC)
 
