@@ -82,17 +82,17 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             data_plane=AiohttpDataPlane(session, signer.fleet_token),
             tokens=signer,
             keys=keys,
-            authenticator=Authenticator(
-                keys,
-                signer,
-                query_key=settings.auth_query_key,
-                join_token=settings.join_token.get_secret_value(),
-            ),
+            authenticator=_authenticator(keys, signer, settings),
             background=background,
             pending=PendingCommands(),
             drain=Drain(),
             metrics=metrics,
         )
+
+
+def _authenticator(keys: KeyRing, signer: TokenSigner, settings: ControlPlaneSettings) -> Authenticator:
+    join_token = settings.join_token.get_secret_value()
+    return Authenticator(keys, signer, query_key=settings.auth_query_key, join_token=join_token)
 
 
 async def _prepare(stores: PostgresStores, settings: ControlPlaneSettings, clock: Clock) -> TokenSigner:
