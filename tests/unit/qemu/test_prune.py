@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,7 @@ from sandfleet.adapters.qemu.prune import (
     unused_templates,
 )
 from sandfleet.adapters.qemu.template import Template, TemplateManifest, inputs_of
+from sandfleet.cli.image import prune
 from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.guest import Guest
 from sandfleet.ports.network import Network
@@ -172,3 +174,27 @@ async def test_a_worker_removes_superseded_templates_but_not_what_it_would_clone
     assert not superseded.exists()
     assert held.exists()
     assert cache.images / "base" / "i-t-held" not in cache.going()
+
+
+def test_the_command_says_what_goes_before_it_goes(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    cache.image("new", is_current=True)
+    old = cache.image("old")
+    template = cache.template("t-old", image=old)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SANDFLEET_IMAGES_DIR", str(cache.images))
+        patch.setenv("SANDFLEET_TEMPLATES_DIR", str(cache.templates))
+        patch.setenv("SANDFLEET_DATA_DIR", str(cache.data))
+        prune(dry_run=True)
+        said = capsys.readouterr().out.splitlines()
+        assert [line.split()[:4] for line in said] == [
+            ["would", "remove", "template", str(template)],
+            ["would", "remove", "image", str(old)],
+        ]
+        assert template.exists()
+        prune(as_json=True)
+        removed = json.loads(capsys.readouterr().out)["removed"]
+        assert [one["path"] for one in removed] == [str(template), str(old)]
+        assert not template.exists()
+        assert not old.exists()
+        prune()
+        assert capsys.readouterr() == ("", "nothing to remove\n")
