@@ -107,7 +107,8 @@ class Bed:
     def _manifests(self) -> list[dict[str, Any]]:
         found = []
         now = SystemClock().now().timestamp()
-        for path in self.data_dir.glob("workers/*/machines/*/manifest.json"):
+        (machines,) = self.data_dir.glob("workers/*/machines")
+        for path in [machines / name / "manifest.json" for name in os.listdir(machines)]:
             try:
                 age_s = now - path.stat().st_mtime
                 found.append(json.loads(path.read_text()) | {"age_s": age_s})

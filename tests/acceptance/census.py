@@ -145,9 +145,10 @@ def _ownerless(after: Census, fleet: LiveFleet) -> set[str]:
 
 def _owners(fleet: LiveFleet) -> dict[str, str | None]:
     owners: dict[str, str | None] = {}
-    for path in _engine(fleet).machines_dir.glob("*/manifest.json"):
+    machines = _engine(fleet).machines_dir
+    for machine in os.listdir(machines):
         try:
-            owners[path.parent.name] = json.loads(path.read_text())["owner"]
+            owners[machine] = json.loads((machines / machine / "manifest.json").read_text())["owner"]
         except FileNotFoundError:
             continue  # removed while we looked
     return owners

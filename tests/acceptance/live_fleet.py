@@ -44,11 +44,11 @@ class LiveFleet:
 
     def setting(self, name: str) -> str:
         """Return a setting from the files that `up` wrote for its processes."""
-        for path in sorted(self.data_dir.rglob("*.toml")):
+        for path in sorted(self.data_dir.glob("settings/*.toml")):
             found = re.search(rf'^{name}\s*=\s*"?([^"\n]*)"?$', path.read_text(), re.MULTILINE)
             if found:
                 return found.group(1)
-        raise LookupError(f"no file below {self.data_dir} sets {name}")
+        raise LookupError(f"no settings file of {self.data_dir} sets {name}")
 
     def kill_9(self, role: str) -> int:
         """Kill the process of a role (server, worker, postgres, valkey) as a crash would; return its pid."""

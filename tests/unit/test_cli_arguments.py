@@ -188,6 +188,9 @@ def test_help_needs_no_server_and_loads_none_of_its_parts() -> None:
         (["exec", "sb-1", "true"], 125, "sandfleet up"),
         (["server", "--settings", "/nonexistent"], 2, "does not exist"),
         (["nonsense"], 2, "No such command"),
+        (["ls", "--url", "http://127.0.0.1:1"], 1, "no API key for http://127.0.0.1:1"),
+        (["image", "build", "../elsewhere"], 1, "no name for an image"),
+        (["worker"], 2, "settings are refused"),
     ],
 )
 def test_mistakes_end_with_one_line_and_what_to_do(

@@ -126,19 +126,27 @@ def scale(
         tell("the guest has not got there yet: see `sandfleet stats`")
 
 
-def reboot(sandbox: SandboxName, *, url: Url = None, api_key: ApiKey = None) -> None:
+def reboot(sandbox: SandboxName, *, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """Restart the guest of a sandbox: the same disk, its processes lost."""
     from sandfleet.cli.connection import connect
     from sandfleet.cli.sandbox_names import resolve
 
     with connect(url, api_key) as client, waiting("restarting the guest"):
-        client.sandboxes.reboot(resolve(client, sandbox))
+        sandbox_id = resolve(client, sandbox)
+        client.sandboxes.reboot(sandbox_id)
+    if as_json:
+        show_json({"rebooted": sandbox_id})
 
 
-def power_cycle(sandbox: SandboxName, *, url: Url = None, api_key: ApiKey = None) -> None:
+def power_cycle(
+    sandbox: SandboxName, *, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
     """Replace the VM's process of a sandbox, as pulling the plug would."""
     from sandfleet.cli.connection import connect
     from sandfleet.cli.sandbox_names import resolve
 
     with connect(url, api_key) as client, waiting("starting its VM anew"):
-        client.sandboxes.power_cycle(resolve(client, sandbox))
+        sandbox_id = resolve(client, sandbox)
+        client.sandboxes.power_cycle(sandbox_id)
+    if as_json:
+        show_json({"powerCycled": sandbox_id})

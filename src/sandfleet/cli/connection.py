@@ -18,13 +18,17 @@ def connect(url: str | None, api_key: str | None, *, data_dir: Path | None = Non
     chosen_url = url or _first(os.environ, URL_VARIABLES)
     chosen_key = api_key or _first(os.environ, KEY_VARIABLES)
     if chosen_url is None or chosen_key is None:
-        local_url, local_key = _local_fleet(data_dir)
+        local = _local_fleet(data_dir)
         # The local fleet's key is for the local fleet: it is never sent anywhere else.
-        if chosen_url is not None and chosen_url.rstrip("/").removesuffix("/api") != local_url:
+        if chosen_url is not None and (
+            local is None or chosen_url.rstrip("/").removesuffix("/api") != local[0]
+        ):
             raise CommandFailed(
                 f"no API key for {chosen_url}", hint="give one with --api-key or $SANDFLEET_API_KEY"
             )
-        chosen_url, chosen_key = chosen_url or local_url, chosen_key or local_key
+        if local is None:
+            raise _nothing_named(data_dir)
+        chosen_url, chosen_key = chosen_url or local[0], chosen_key or local[1]
     return Client(chosen_url, chosen_key)
 
 
@@ -32,7 +36,7 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str | None
     return next((value for name in names if (value := environment.get(name))), None)
 
 
-def _local_fleet(data_dir: Path | None) -> tuple[str, str]:
+def _local_fleet(data_dir: Path | None) -> tuple[str, str] | None:
     from sandfleet.local.configuration import ConfigurationBroken, load_secrets
     from sandfleet.local.layout import Layout, default_data_dir
     from sandfleet.local.state import read_state
@@ -48,8 +52,15 @@ def _local_fleet(data_dir: Path | None) -> tuple[str, str]:
             hint="run as that user (sudo), or set SANDFLEET_URL and SANDFLEET_API_KEY",
             code=ExitCode.UNREACHABLE,
         ) from None
-    raise CommandFailed(
-        f"no server is named, and this machine has no fleet in {layout.data_dir}",
+    return None
+
+
+def _nothing_named(data_dir: Path | None) -> CommandFailed:
+    from sandfleet.local.layout import default_data_dir
+
+    folder = (data_dir or default_data_dir()).resolve()
+    return CommandFailed(
+        f"no server is named, and this machine has no fleet in {folder}",
         hint="start one with `sandfleet up`, or set SANDFLEET_URL and SANDFLEET_API_KEY",
         code=ExitCode.UNREACHABLE,
     )

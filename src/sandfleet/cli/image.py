@@ -1,13 +1,14 @@
-"""`image build`, `image list`: the guest images of this machine."""
+"""`image build`, `image list`, `image prune`: the guest images of this machine."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sandfleet.cli.options import AsJson
-from sandfleet.cli.output import show_json, show_table, size, tell
+from sandfleet.cli.options import AsJson, DataDir
+from sandfleet.cli.output import say, show_json, show_table, size, tell
 
 app = typer.Typer(help="The guest images of this machine.", no_args_is_help=True)
 
@@ -63,3 +64,30 @@ def list_all(*, as_json: AsJson = False) -> None:
     show_table(
         ("NAME", "DIGEST", "CURRENT", "SIZE", "KERNEL"), rows, empty="no image: `sandfleet image build`"
     )
+
+
+@app.command("prune")
+def prune(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove images and templates, older than an hour, that are not current and that nothing stands on."""
+    from sandfleet.cli.errors import CommandFailed
+    from sandfleet.local.prune import prune as remove_unused
+    from sandfleet.model.errors import SandfleetError
+
+    def report(kind: str, path: Path, size_bytes: int) -> None:
+        if not as_json:
+            say(f"{'would remove' if dry_run else 'removing'} {kind} {path} ({size(size_bytes)})")
+
+    try:
+        unused = remove_unused(data_dir, dry_run=dry_run, report=report)
+    except (SandfleetError, OSError) as error:
+        raise CommandFailed(f"nothing more is removed: {error}") from error
+    if as_json:
+        removed = [{"kind": u.kind, "path": str(u.path), "sizeBytes": u.size_bytes} for u in unused]
+        show_json({"dryRun": dry_run, "removed": removed})
+    elif not unused:
+        tell("nothing to remove")

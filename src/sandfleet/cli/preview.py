@@ -45,13 +45,17 @@ def ls(sandbox: SandboxName, *, url: Url = None, api_key: ApiKey = None, as_json
 
 
 @app.command("rm")
-def rm(sandbox: SandboxName, port: Port, *, url: Url = None, api_key: ApiKey = None) -> None:
+def rm(
+    sandbox: SandboxName, port: Port, *, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
     """Remove the record of a port."""
     from sandfleet.cli.connection import connect
     from sandfleet.cli.sandbox_names import resolve
 
     with connect(url, api_key) as client:
         client.previews.delete(resolve(client, sandbox), port)
+    if as_json:
+        show_json({"removed": port})
 
 
 @app.command("rotate")

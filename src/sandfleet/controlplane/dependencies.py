@@ -102,9 +102,7 @@ class Lifecycle(Protocol):
         """Reserve what it grows by, and begin; StaleVersion, QuotaExceeded, NoCapacity."""
         ...
 
-    async def restart(
-        self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str
-    ) -> Operation:
+    async def restart(self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str) -> Operation:
         """Write `rebooting` with its operation; StaleVersion."""
         ...
 
@@ -165,6 +163,16 @@ class Stores:
     sizes: SizeStore
 
 
+class Observer:
+    """Told of what operations did, for the metrics. This one forgets it."""
+
+    def operation_ended(self, operation: Operation, *, seconds: float) -> None:
+        """Hear of an operation that ended on this replica, so long after its row was written."""
+
+    def queue_left(self, *, seconds: float) -> None:
+        """Hear of a create that waited for a place, and has one or gave up."""
+
+
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
     """The ports that operations and loops act through. `replica_id` holds leases."""
@@ -179,5 +187,6 @@ class ControlPlane:
     worker_client: WorkerClient
     public_keys: Mapping[str, object]
     """The JWKS by which workers verify fleet tokens; goes out with each heartbeat's answer."""
+    observer: Observer = field(default_factory=Observer)
     blobs: SnapshotStore | None = None
     """The object store of snapshots, to unpublish and sweep what nothing needs."""

@@ -63,6 +63,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             objects = Objects.open(settings.blob_store_url)
             stack.callback(objects.close)
             blobs = ObjectSnapshotStore(objects, clock=clock)
+        metrics = Metrics()
         plane = ControlPlane(
             settings=settings,
             clock=clock,
@@ -74,6 +75,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             worker_client=AiohttpWorkerClient(session, signer.fleet_token),
             public_keys=signer.public_keys,
             blobs=blobs,
+            observer=metrics,
         )
         group = await stack.enter_async_context(asyncio.TaskGroup())
         background = Background(group)
@@ -88,17 +90,17 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             data_plane=AiohttpDataPlane(session, signer.fleet_token),
             tokens=signer,
             keys=keys,
-            authenticator=Authenticator(
-                keys,
-                signer,
-                query_key=settings.auth_query_key,
-                join_token=settings.join_token.get_secret_value(),
-            ),
+            authenticator=_authenticator(keys, signer, settings),
             background=background,
             pending=PendingCommands(),
             drain=Drain(),
-            metrics=Metrics(),
+            metrics=metrics,
         )
+
+
+def _authenticator(keys: KeyRing, signer: TokenSigner, settings: ControlPlaneSettings) -> Authenticator:
+    join_token = settings.join_token.get_secret_value()
+    return Authenticator(keys, signer, query_key=settings.auth_query_key, join_token=join_token)
 
 
 async def _prepare(stores: PostgresStores, settings: ControlPlaneSettings, clock: Clock) -> TokenSigner:

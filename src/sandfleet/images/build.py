@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,7 @@ ROOT_INPUTS = (
 INITRD_INPUTS = ("initrd.py", "cpio.py", "agent_archive.py", "guest/init", "guest/modules.txt")
 FREE_MIB_NEEDED = 4096
 PARTS_KEPT = 3
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ def build_image(name: str, *, images_dir: Path, progress: Progress, refresh: boo
     `refresh` installs Debian anew even if nothing that we ask for has changed,
     which picks up the distribution's own updates.
     """
+    if not _NAME.fullmatch(name):
+        raise ImageBuildFailed(f"{name!r} is no name for an image: lower-case letters, digits, - and _")
     _check_host(images_dir)
     with _build_room(images_dir, progress=progress) as room:
         mirrors = machine_mirrors()

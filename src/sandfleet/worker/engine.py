@@ -15,6 +15,7 @@ from sandfleet.adapters.network.plan import machine_count
 from sandfleet.adapters.qemu.config import HypervisorConfig, ImageFiles
 from sandfleet.adapters.qemu.host_claim import HostClaim, claimed
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
+from sandfleet.adapters.qemu.template import DEFAULT_KERNEL_ARGUMENTS, MITIGATED_KERNEL_ARGUMENTS
 from sandfleet.images.errors import ImageDamaged
 from sandfleet.images.installed import InstalledImage, list_images
 from sandfleet.model.errors import HypervisorFailed
@@ -33,7 +34,7 @@ def engine(settings: WorkerSettings) -> QemuHypervisor:
         config,
         guests=_open_guest,
         network=NamespaceNetwork(tag=config.tag, address_range=IPv4Network(settings.network_range)),
-        images=lambda: current_images(settings.images_dir),
+        images=lambda: current_images(settings.images_dir, mitigations=settings.guest_mitigations),
     )
     for sentence in hypervisor.degraded:
         log.warning("host_degraded", reason=sentence)
@@ -75,16 +76,17 @@ async def _open_guest(socket: Path) -> Guest:
     return guest
 
 
-def current_images(images_dir: Path) -> Sequence[ImageFiles]:
+def current_images(images_dir: Path, *, mitigations: bool = False) -> Sequence[ImageFiles]:
     """Return the current image of each name: what new templates are made from."""
     try:
         installed = list_images(images_dir)
     except ImageDamaged as error:
         raise HypervisorFailed(str(error)) from error
-    return [_files(image) for image in installed if image.is_current]
+    arguments = MITIGATED_KERNEL_ARGUMENTS if mitigations else DEFAULT_KERNEL_ARGUMENTS
+    return [_files(image, kernel_arguments=arguments) for image in installed if image.is_current]
 
 
-def _files(image: InstalledImage) -> ImageFiles:
+def _files(image: InstalledImage, *, kernel_arguments: str) -> ImageFiles:
     return ImageFiles(
         name=image.name,
         digest=image.digest,
@@ -92,4 +94,5 @@ def _files(image: InstalledImage) -> ImageFiles:
         initrd=image.initrd,
         root_disk=image.root_disk,
         data_disk=image.data_disk,
+        kernel_arguments=kernel_arguments,
     )

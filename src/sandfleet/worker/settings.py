@@ -94,6 +94,8 @@ class WorkerSettings(BaseSettings):
     """Most memory of one VM; the server's `memory_max_mb`."""
     disk_default_mib: int = Field(default=20480, ge=1024)
     """Disk of the VMs that stand ready; the server's `disk_default_mb`."""
+    guest_mitigations: bool = False
+    """Whether guest kernels guard against CPU speculation; decision 0007 says what for and what it costs."""
     pids_max: int = Field(default=1024, ge=16)
     """Most processes of a user in one sandbox."""
     exec_timeout_default_s: int = Field(default=60, ge=1, le=86400)

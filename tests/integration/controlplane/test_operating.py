@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from socket import create_server
 
 import httpx
@@ -69,6 +70,27 @@ async def test_metrics(fleet: Fleet) -> None:
         assert secret not in text
     async with fleet.anonymous() as client:
         assert (await client.get("/metrics")).status_code == 401
+
+
+async def test_metrics_of_operations_and_of_the_queue(open_fleet: OpenFleet) -> None:
+    async with open_fleet(memory_budget_mib=1024, creation_queue_s=20) as fleet:
+        first = await fleet.create()
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(fleet.create())
+            await _scraped(fleet, "sandfleet_create_queue_length 1.0")
+            await fleet.client.delete(f"/api/sandboxes/{first}")
+        assert waiting.result() != first
+        await _scraped(fleet, "sandfleet_create_queue_wait_seconds_count 1.0")
+        done = 'sandfleet_operation_seconds_count{operation="destroy",outcome="succeeded"} 1.0'
+        await _scraped(fleet, done)
+        await _scraped(fleet, 'sandfleet_operation_seconds_count{operation="create",outcome="running"} 2.0')
+
+
+async def _scraped(fleet: Fleet, line: str) -> None:
+    """Return when the metrics say it."""
+    async with asyncio.timeout(20):
+        while line not in (await fleet.client.get("/metrics")).text.splitlines():  # noqa: ASYNC110 -- gives no sign
+            await asyncio.sleep(0.02)
 
 
 async def test_the_reference_needs_no_internet(fleet: Fleet) -> None:

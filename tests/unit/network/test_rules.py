@@ -88,9 +88,9 @@ def test_names_are_resolved_by_the_hosts_servers_only() -> None:
     none = namespace_rules(resolvers=[], address_range=RANGE, enabled=True)
     one = namespace_rules(resolvers=["9.9.9.9"], address_range=RANGE, enabled=True)
     two = namespace_rules(resolvers=["9.9.9.9", "9.9.9.10"], address_range=RANGE, enabled=True)
-    assert "dnat" not in "".join(chain(none, "resolve"))
-    assert chain(one, "resolve")[1].endswith("dnat ip to 9.9.9.9")
-    assert chain(two, "resolve")[1].endswith("dnat ip to numgen inc mod 2 map { 0 : 9.9.9.9, 1 : 9.9.9.10 }")
+    assert not [rule for rule in chain(none, "resolve") if "dnat" in rule and "dport 53" in rule]
+    assert chain(one, "resolve")[-1].endswith("dnat ip to 9.9.9.9")
+    assert chain(two, "resolve")[-1].endswith("dnat ip to numgen inc mod 2 map { 0 : 9.9.9.9, 1 : 9.9.9.10 }")
 
 
 def test_the_host_lets_guests_in_for_nothing_but_its_own_resolver() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandfleet.adapters.qemu.cgroups import CgroupLimits, Cgroups, hierarchies
-from sandfleet.adapters.qemu.config import HypervisorConfig
+from sandfleet.adapters.qemu.config import HypervisorConfig, ImageFiles
 from sandfleet.adapters.qemu.erase import recorded_process
 from sandfleet.adapters.qemu.manifest import ProcessIdentity
 from sandfleet.adapters.qemu.memory import reachable
@@ -17,6 +17,12 @@ from sandfleet.adapters.qemu.probe_guest import READY_LINE, probe_initrd, probe_
 from sandfleet.adapters.qemu.process import identify, is_running
 from sandfleet.adapters.qemu.qemu_version import checked_version, machine_type
 from sandfleet.adapters.qemu.slots import Slots, new_machine_id
+from sandfleet.adapters.qemu.template import (
+    DEFAULT_KERNEL_ARGUMENTS,
+    MITIGATED_KERNEL_ARGUMENTS,
+    TemplateInputs,
+    inputs_of,
+)
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.wire.qemu_command import MachineShape
 
@@ -159,3 +165,13 @@ def test_a_pid_file_names_a_process_only_if_it_is_the_machines(tmp_path: Path) -
         other.kill()
     (tmp_path / "pid").write_text("nonsense")
     assert recorded_process(tmp_path, "abcd2345efgh") is None
+
+
+def test_mitigations_are_part_of_what_a_template_is_found_by() -> None:
+    def inputs(kernel_arguments: str) -> TemplateInputs:
+        image = ImageFiles("base", "d", *[Path("/x")] * 4, kernel_arguments=kernel_arguments)
+        return inputs_of(image, shape=SHAPE, qemu_version="10.0.2", host_cpu="any")
+
+    off, on = inputs(DEFAULT_KERNEL_ARGUMENTS), inputs(MITIGATED_KERNEL_ARGUMENTS)
+    assert off.kernel_arguments.split() == [*on.kernel_arguments.split(), "mitigations=off"]
+    assert off.key() == inputs("").key() != on.key()

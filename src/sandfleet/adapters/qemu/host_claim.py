@@ -75,6 +75,12 @@ def claims_in_force(claims_dir: Path = CLAIMS_DIR) -> list[HostClaim]:
     return [claim for claim in found if claim is not None and _is_in_force(claim, claims_dir)]
 
 
+def known_data_dirs(claims_dir: Path = CLAIMS_DIR) -> list[Path]:
+    """Return the data directories of all workers that have run since the host booted."""
+    found = [_read(path) for path in sorted(claims_dir.glob("*.json"))]
+    return [Path(claim.data_dir) for claim in found if claim is not None]
+
+
 def _take(handle: int, claim: HostClaim, claims_dir: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

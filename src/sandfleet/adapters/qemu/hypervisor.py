@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
+import structlog
+
+from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.qemu import adopt as adopting
+from sandfleet.adapters.qemu import prune as pruning
 from sandfleet.adapters.qemu import restart as restarting
 from sandfleet.adapters.qemu import snapshot_files
 from sandfleet.adapters.qemu import sweep as sweeping
@@ -15,6 +20,7 @@ from sandfleet.adapters.qemu.clone import clone
 from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig, ImageFiles, ImageSource
 from sandfleet.adapters.qemu.erase import erase
 from sandfleet.adapters.qemu.host import Host
+from sandfleet.adapters.qemu.host_claim import known_data_dirs
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import READY, Manifest, read_manifest
 from sandfleet.adapters.qemu.probe import host_cpu_model, probe
@@ -25,11 +31,12 @@ from sandfleet.adapters.qemu.template import Template, inputs_of
 from sandfleet.adapters.qemu.template_memory import forget_others
 from sandfleet.adapters.qemu.template_store import find_or_build
 from sandfleet.adapters.qemu.write_faults import allow_background_saves
-from sandfleet.model.errors import HypervisorFailed, NotFound, SizeOutOfRange
+from sandfleet.model.errors import HypervisorFailed, NotFound, SandfleetError, SizeOutOfRange
 from sandfleet.ports.hypervisor import Accelerator, Machine, MachineOrder, TemplateInfo
 from sandfleet.ports.network import Network
 from sandfleet.wire.qemu_command import MachineShape
 
+log = structlog.get_logger(__name__)
 CPU_MODELS = {"kvm": "host", "tcg": "Nehalem"}
 """Without acceleration every instruction is emulated: programs are offered the cheaper ones only."""
 
@@ -56,6 +63,7 @@ class QemuHypervisor:
         self._images = images
         self._templates: dict[tuple[str, int], Template] = {}
         self._accelerator: Accelerator | None = None
+        self._held: dict[Path, int] = {}
         self._preparing = asyncio.Lock()
 
     @property
@@ -90,6 +98,9 @@ class QemuHypervisor:
             self._templates = templates
             versions = {template.version for template in templates.values()}
             await asyncio.to_thread(forget_others, self._host.config.memory_dir, versions=versions)
+            for template in templates.values():
+                self._hold(template)
+            await asyncio.to_thread(self._prune)
         return [_info(template) for template in templates.values()]
 
     async def clone(self, order: MachineOrder) -> Machine:
@@ -116,6 +127,7 @@ class QemuHypervisor:
             key = (order.template, tiers[0])
             if key not in self._templates:
                 self._templates[key] = await self._template(images[0], cpu_max=tiers[0])
+                self._hold(self._templates[key])
             return self._templates[key]
 
     async def _template(self, image: ImageFiles, *, cpu_max: int) -> Template:
@@ -130,6 +142,29 @@ class QemuHypervisor:
             raise HypervisorFailed("this is no machine of this host")
         async with self._host.spawning:
             await restarting.restart(machine, self._images(), is_clean=is_clean)
+
+    def _hold(self, template: Template) -> None:
+        """Keep what clones are made from open, for as long as this process lives: so nobody prunes it."""
+        for directory in (template.directory.resolve(), template.backing("root").resolve().parent):
+            if directory not in self._held:
+                self._held[directory] = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _prune(self) -> None:
+        """Remove templates that nothing needs any more. Another start will do what this one cannot."""
+        config = self._host.config
+        try:
+            with pruning.no_build(config.templates_dir):
+                unused = pruning.unused_templates(
+                    config.templates_dir,
+                    data_dirs=[config.data_dir, *known_data_dirs()],
+                    now_s=SystemClock().now().timestamp(),
+                )
+                pruning.remove(unused)
+        except (OSError, SandfleetError) as error:
+            log.warning("templates_not_pruned", reason=str(error))
+        else:
+            for one in unused:
+                log.info("template_removed", template=one.path.name)
 
     async def adopt(self) -> Sequence[Machine]:
         """Return the machines that run on this host from before, sessions re-established."""

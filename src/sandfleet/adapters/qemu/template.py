@@ -30,13 +30,15 @@ DATA_EMPTY_FILE = "data-empty.qcow2"
 VERIFIED_FILE = ".verified"
 DIGESTED_FILES = (MEMORY_FILE, STATE_FILE, ROOT_FILE)
 
-DEFAULT_KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet panic=-1 swiotlb=noforce tsc=reliable clocksource=tsc maxcpus=1 mitigations=off"
+MITIGATED_KERNEL_ARGUMENTS = (
+    "console=ttyS0 quiet panic=-1 swiotlb=noforce tsc=reliable clocksource=tsc maxcpus=1"
 )
+DEFAULT_KERNEL_ARGUMENTS = f"{MITIGATED_KERNEL_ARGUMENTS} mitigations=off"
 """One vCPU is started, the others wait until a size needs them.
 swiotlb would take a third of a small guest's memory when it may grow large.
 Mitigations would guard the guest's kernel from a user who is root in it, and cost a
-translated guest 30 times as much per system call (41 against 1.4 microseconds)."""
+translated guest 30 times as much per system call (41 against 1.4 microseconds): see
+docs/decisions/0007."""
 
 
 class TemplateInputs(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from sandfleet.controlplane.dependencies import Observer
+from sandfleet.model.operation import Operation, OperationKind
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
 
 
-class Metrics:
+class Metrics(Observer):
     """All metrics of one control plane process, in a registry of its own."""
 
     def __init__(self) -> None:
@@ -42,6 +45,12 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.queue_wait_seconds = Histogram(
+            "sandfleet_create_queue_wait_seconds",
+            "How long creates that found no place at once waited for one, or gave up.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
         self.sandboxes = self._gauge("sandfleet_sandboxes", "Sandboxes by status.", "status", "region")
         self.queue_length = self._gauge("sandfleet_create_queue_length", "Creates that wait for a place.")
         self.worker_committed = self._gauge(
@@ -52,6 +61,16 @@ class Metrics:
         )
         self.socket_clients = self._gauge("sandfleet_ws_clients", "Attached sockets by kind.", "kind")
         self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
+
+    def operation_ended(self, operation: Operation, *, seconds: float) -> None:
+        """Count an operation's time. A create's is counted where its caller is answered."""
+        if operation.kind is not OperationKind.CREATE:
+            outcome = operation.state.value
+            self.operation_seconds.labels(operation.kind.value, outcome).observe(max(0.0, seconds))
+
+    def queue_left(self, *, seconds: float) -> None:
+        """Count a create's time in the queue."""
+        self.queue_wait_seconds.observe(max(0.0, seconds))
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

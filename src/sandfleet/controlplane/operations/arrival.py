@@ -113,6 +113,8 @@ class Arrival:
         except SnapshotUnusable as error:
             return await self.fail(run, operation, error)
         finally:
+            waited = run.plane.clock.now() - operation.created_at
+            run.plane.observer.queue_left(seconds=waited.total_seconds())
             # Whoever was behind has one fewer ahead now.
             await run.plane.wake_ups.publish(CAPACITY_TOPIC)
 

@@ -152,6 +152,8 @@ class OperationEngine:
             bound.exception("operation_dropped", step=held.operation.step)
         else:
             bound.debug("operation_ended", state=held.operation.state)
+            took = self._plane.clock.now() - operation.created_at
+            self._plane.observer.operation_ended(held.operation, seconds=took.total_seconds())
         await self._plane.wake_ups.publish(sandbox_topic(operation.sandbox_id))
 
     async def _to_its_end(self, held: _Held) -> None:

@@ -96,15 +96,11 @@ class Fleet:
 
     async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
         """Reserve, write the operation, and run it."""
-        operation = await begin_resize(
-            self._plane, sandbox, wanted, operation_id=operation_id, actor=actor
-        )
+        operation = await begin_resize(self._plane, sandbox, wanted, operation_id=operation_id, actor=actor)
         self.engine.start(operation)
         return operation
 
-    async def restart(
-        self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str
-    ) -> Operation:
+    async def restart(self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str) -> Operation:
         """Write the row and the operation, and run it."""
         operation = await begin_restart(
             self._plane, sandbox, is_clean=is_clean, operation_id=operation_id, actor=actor

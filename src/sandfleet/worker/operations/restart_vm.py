@@ -53,7 +53,7 @@ async def _run(host: Host, resident: Resident, machine: Machine, *, order: Resta
         resident.die(f"it did not start again: {error.message}")
         raise
     finally:
-        resident.executions = Executions()
+        resident.executions = Executions(resident.executions.budget)
         host.changed.set()
     serve(host, resident, machine)
     took_s = round(host.clock.monotonic() - began_s, 2)

@@ -54,9 +54,7 @@ def serve(host: Host, resident: Resident, machine: Machine) -> None:
     resident.is_identity_certain = True
     resident.open(machine)
     host.background.start(watch(host, resident, machine), name=f"watch {resident.sandbox_id}")
-    host.background.start(
-        serve_metadata(host, resident, machine), name=f"metadata of {resident.sandbox_id}"
-    )
+    host.background.start(serve_metadata(host, resident, machine), name=f"metadata of {resident.sandbox_id}")
 
 
 def resume_work(host: Host, resident: Resident) -> None:
