@@ -58,11 +58,6 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         stack.push_async_callback(connection.close)
         session = await stack.enter_async_context(worker_session())
         wake_ups = RedisWakeUps(connection, clock)
-        blobs: ObjectSnapshotStore | None = None
-        if settings.blob_store_url is not None:
-            objects = Objects.open(settings.blob_store_url)
-            stack.callback(objects.close)
-            blobs = ObjectSnapshotStore(objects, clock=clock)
         metrics = Metrics()
         plane = ControlPlane(
             settings=settings,
@@ -74,7 +69,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             wake_ups=wake_ups,
             worker_client=AiohttpWorkerClient(session, signer.fleet_token),
             public_keys=signer.public_keys,
-            blobs=blobs,
+            blobs=_object_store(settings, stack, clock),
             observer=metrics,
         )
         group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -96,6 +91,16 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             drain=Drain(),
             metrics=metrics,
         )
+
+
+def _object_store(
+    settings: ControlPlaneSettings, stack: AsyncExitStack, clock: Clock
+) -> ObjectSnapshotStore | None:
+    if settings.blob_store_url is None:
+        return None
+    objects = Objects.open(settings.blob_store_url)
+    stack.callback(objects.close)
+    return ObjectSnapshotStore(objects, clock=clock)
 
 
 def _authenticator(keys: KeyRing, signer: TokenSigner, settings: ControlPlaneSettings) -> Authenticator:

@@ -87,12 +87,7 @@ async def serve(
         serving = background.start(server.serve(sockets=[listener]), name="http")
         facts = worker_facts(settings, port=listener.getsockname()[1])
         host.region = settings.region
-        host.ask_for_size = SizeRequests(
-            session,
-            control_url=settings.control_url,
-            worker_id=settings.worker_id,
-            join_token=settings.join_token.get_secret_value(),
-        )
+        host.ask_for_size = _size_requests(settings, session)
         sender = HeartbeatSender(host, facts, tokens, session=session)
         beating = background.start(sender.run(), name="heartbeat")
         beginning = background.start(_begin_or_stop(host, settings, stop=stop), name="begin")
@@ -106,6 +101,15 @@ async def serve(
         await serving.settled()
     if beginning.error is not None:
         raise beginning.error
+
+
+def _size_requests(settings: WorkerSettings, session: aiohttp.ClientSession) -> SizeRequests:
+    return SizeRequests(
+        session,
+        control_url=settings.control_url,
+        worker_id=settings.worker_id,
+        join_token=settings.join_token.get_secret_value(),
+    )
 
 
 async def _begin_or_stop(host: Host, settings: WorkerSettings, *, stop: asyncio.Event) -> None:
