@@ -6,6 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+import structlog
 from tests.vm.conftest import ORDER, make_hypervisor
 
 from sandfleet.adapters.qemu.config import ImageFiles
@@ -35,6 +36,8 @@ async def main(data_dir: Path, template_dir: Path, image: ImageFiles) -> None:
 
 
 if __name__ == "__main__":
+    # What the engine logs must not stand between the lines that the test reads.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     words = sys.argv[1:]
     files = ImageFiles(words[2], words[3], *(Path(word) for word in words[4:8]))
     asyncio.run(main(Path(words[0]), Path(words[1]), files))
