@@ -112,7 +112,9 @@ def make_hypervisor(
     )
     address_range = IPv4Network(f"10.{picked.randrange(192, 256)}.{picked.randrange(256)}.0/24")
     network = NamespaceNetwork(tag=config.tag, address_range=address_range)
-    engine = QemuHypervisor(config, guests=connect_guest, network=network, images=lambda: [image])
+    engine = QemuHypervisor(
+        config, guests=connect_guest, late_guests=VirtioGuest, network=network, images=lambda: [image]
+    )
     return engine, network
 
 

@@ -33,6 +33,7 @@ def engine(settings: WorkerSettings) -> QemuHypervisor:
     hypervisor = QemuHypervisor(
         config,
         guests=_open_guest,
+        late_guests=VirtioGuest,
         network=NamespaceNetwork(tag=config.tag, address_range=IPv4Network(settings.network_range)),
         images=lambda: current_images(settings.images_dir, mitigations=settings.guest_mitigations),
     )

@@ -161,11 +161,15 @@ async def test_a_worker_removes_superseded_templates_but_not_what_it_would_clone
     async def no_guest(_: Path) -> Guest:
         raise GuestUnresponsive("none")
 
+    def no_late_guest(_: Path) -> Guest:
+        raise GuestUnresponsive("none")
+
     cache.image("new", is_current=True)
     superseded, held = (cache.template(name, image=cache.image(f"i-{name}")) for name in ("t-old", "t-held"))
     engine = QemuHypervisor(
         HypervisorConfig(data_dir=cache.data, templates_dir=cache.templates),
         guests=no_guest,
+        late_guests=no_late_guest,
         network=cast("Network", _NoNetwork()),
         images=list,
     )

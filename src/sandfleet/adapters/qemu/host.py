@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandfleet.adapters.fault_points import FaultPoints
-from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.adapters.qemu.cgroups import CgroupLimits, Cgroups
 from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig
 from sandfleet.adapters.qemu.slots import Slots
@@ -28,14 +27,14 @@ class Host:
     config: HypervisorConfig
     network: Network
     guests: GuestFactory
+    late_guests: Callable[[Path], Guest]
+    """Makes a session that connects when it is used, for a machine whose agent does not answer now."""
     cgroups: Cgroups
     slots: Slots
     busy: set[str] = field(default_factory=set)
     faults: FaultPoints = field(default_factory=FaultPoints)
     degradations: dict[str, str] = field(default_factory=dict)
     """What was found out only while it was tried, as sentences."""
-    late_guests: Callable[[Path], Guest] = VirtioGuest
-    """Makes a session that connects when it is used, for a machine whose agent does not answer now."""
     spawning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
 
     def directory(self, machine_id: str) -> Path:

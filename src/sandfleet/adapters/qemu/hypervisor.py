@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -32,6 +32,7 @@ from sandfleet.adapters.qemu.template_memory import forget_others
 from sandfleet.adapters.qemu.template_store import find_or_build
 from sandfleet.adapters.qemu.write_faults import allow_background_saves
 from sandfleet.model.errors import HypervisorFailed, NotFound, SandfleetError, SizeOutOfRange
+from sandfleet.ports.guest import Guest
 from sandfleet.ports.hypervisor import Accelerator, Machine, MachineOrder, TemplateInfo
 from sandfleet.ports.network import Network
 from sandfleet.wire.qemu_command import MachineShape
@@ -48,13 +49,20 @@ class QemuHypervisor:
     """The VMs of this host. `images` is asked at each `prepare`, so that a new image is noticed."""
 
     def __init__(
-        self, config: HypervisorConfig, *, guests: GuestFactory, network: Network, images: ImageSource
+        self,
+        config: HypervisorConfig,
+        *,
+        guests: GuestFactory,
+        late_guests: Callable[[Path], Guest],
+        network: Network,
+        images: ImageSource,
     ) -> None:
         taken = [manifest.slot for manifest in _manifests(config)]
         self._host = Host(
             config=config,
             network=network,
             guests=guests,
+            late_guests=late_guests,
             cgroups=Cgroups.detect(),
             slots=Slots(config.machines_max, taken=taken),
         )
