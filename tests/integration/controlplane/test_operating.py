@@ -89,7 +89,7 @@ async def test_metrics_of_operations_and_of_the_queue(open_fleet: OpenFleet) -> 
 async def _scraped(fleet: Fleet, line: str) -> None:
     """Return when the metrics say it."""
     async with asyncio.timeout(20):
-        while line not in (await fleet.client.get("/metrics")).text.splitlines():  # noqa: ASYNC110 -- gives no sign
+        while line not in (await fleet.client.get("/metrics")).text.splitlines():
             await asyncio.sleep(0.02)
 
 

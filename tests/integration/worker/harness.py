@@ -149,7 +149,7 @@ async def a_worker_with(sandbox_id: str = "sb-one", **options: Any) -> AsyncIter
 async def until(is_true: Callable[[], object]) -> None:
     """Wait for something that gives no sign of its own."""
     async with asyncio.timeout(10):
-        while not is_true():  # noqa: ASYNC110 -- for things that have no event
+        while not is_true():
             await asyncio.sleep(0.005)
 
 
