@@ -410,3 +410,40 @@ async def _die_and_adopt(
             await left.destroy()
         await successor.sweep()
         await network.withdraw()
+
+
+@pytest.mark.parametrize("point", ["save.stopped", "save.written", "capture.stopped"])
+async def test_a_worker_that_dies_while_it_saves_leaves_a_guest_that_its_successor_resumes(
+    data_dir: Path, template_dir: Path, image: ImageFiles, point: str
+) -> None:
+    engine, network = make_hypervisor(data_dir, template_dir, image)
+    await engine.prepare()
+    machine = await engine.clone(ORDER_SMALL)
+    assert isinstance(machine, QemuMachine)
+    await machine.assign("sb-a", epoch=1)
+
+    async def die() -> None:
+        await machine.release()  # from here on this process can do nothing for the guest
+        raise HypervisorFailed("dead")
+
+    engine.faults.actions[point] = die
+    verb = engine.snapshots.save if point.startswith("save") else engine.snapshots.capture
+    with pytest.raises(HypervisorFailed):
+        await verb(machine, "s")
+    (data_dir / "snapshots" / ".partial-left").mkdir()
+    successor, _network = make_hypervisor(data_dir, template_dir, image)
+    try:
+        (found,) = await successor.adopt()
+        assert await run(found.guest, "echo alive > /root/x; cat /root/x") == (0, "alive\n")
+        assert list((data_dir / "snapshots").iterdir()) == []
+        await successor.prepare()
+        await successor.snapshots.save(found, "s")
+        await found.destroy()
+        woken = await successor.snapshots.load(data_dir / "snapshots" / "s", owner="sb-a", epoch=2)
+        assert await run(woken.guest, "cat /root/x") == (0, "alive\n")
+        await woken.destroy()
+    finally:
+        for left in await successor.adopt():
+            await left.destroy()
+        await successor.sweep()
+        await network.withdraw()

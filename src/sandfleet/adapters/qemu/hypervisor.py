@@ -90,6 +90,7 @@ class QemuHypervisor:
             self._templates = templates
             versions = {template.version for template in templates.values()}
             await asyncio.to_thread(forget_others, self._host.config.memory_dir, versions=versions)
+            await self.snapshots.know_backings(templates.values())
         return [_info(template) for template in templates.values()]
 
     async def clone(self, order: MachineOrder) -> Machine:

@@ -63,7 +63,11 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
             state=order.directory / MEMORY_FILE,
             root=[*root.layers, *root.backings],
             data=[*data.layers, *data.backings],
-            limits=limits(memory_mib=snapshot.memory_mib, cpu_count=snapshot.cpu_count),
+            limits=limits(
+                memory_mib=snapshot.memory_mib,
+                cpu_count=snapshot.cpu_count,
+                cpu_percent=snapshot.cpu_percent,
+            ),
         )
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
@@ -72,6 +76,7 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
             process=spawned.process,
             owner=order.owner,
             epoch=order.epoch,
+            cpu_percent=snapshot.cpu_percent,
             image_digest=snapshot.image_digest,
             qemu_version=snapshot.shape.qemu_version,
             host_cpu=snapshot.shape.host_cpu,
