@@ -14,7 +14,8 @@ from tests.acceptance.live_fleet import LiveFleet
 FOLDER = Path(__file__).parent / "typescript"
 SEARCH_PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 """Node.js from its wheel in the virtual environment, else the machine's own."""
-FILES = ("package.json", "package-lock.json", "tour.test.mjs")
+TOURS = ("tour.test.mjs", "saved.test.mjs")
+FILES = ("package.json", "package-lock.json", *TOURS)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(240)
-def test_the_tour(fleet: LiveFleet, project: Path) -> None:
+@pytest.mark.parametrize("file", TOURS)
+def test_the_tour(fleet: LiveFleet, project: Path, file: str) -> None:
     environment = os.environ | {
         "OPENCOMPUTER_API_URL": fleet.url,
         "OPENCOMPUTER_API_KEY": fleet.api_key,
@@ -44,7 +46,7 @@ def test_the_tour(fleet: LiveFleet, project: Path) -> None:
     }
     node = shutil.which("node", path=SEARCH_PATH)
     assert node
-    command = [node, "--test", "--test-reporter=tap", "tour.test.mjs"]
+    command = [node, "--test", "--test-reporter=tap", file]
     tour = subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
