@@ -183,7 +183,7 @@ class VmStopped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VmStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM as its worker sees it. `state`: starting, running, stopping, dead."""
+    """One VM as its worker sees it. `state`: starting, running, saving, stopping, dead."""
 
     sandbox_id: str
     epoch: int

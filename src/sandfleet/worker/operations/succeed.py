@@ -43,6 +43,7 @@ async def _succeed(host: Host, known: Resident, successor: Resident, order: Star
     host.residents.remove(known)
     host.residents.add(successor)
     serve(host, successor, machine)
+    resume_work(host, successor)
     if known.machine is not None:
         await known.machine.destroy()
 
@@ -51,9 +52,7 @@ def serve(host: Host, resident: Resident, machine: Machine) -> None:
     resident.is_identity_certain = True
     resident.open(machine)
     host.background.start(watch(host, resident, machine), name=f"watch {resident.sandbox_id}")
-    host.background.start(
-        serve_metadata(host, resident, machine), name=f"metadata of {resident.sandbox_id}"
-    )
+    host.background.start(serve_metadata(host, resident, machine), name=f"metadata of {resident.sandbox_id}")
 
 
 def resume_work(host: Host, resident: Resident) -> None:
