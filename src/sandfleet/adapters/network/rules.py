@@ -58,7 +58,7 @@ table inet sandfleet {{
     meta nfproto ipv6 drop
     iifname "{TAP}" ip saddr != {GUEST_ADDRESS} drop
   }}
-  chain describe {{
+  chain metadata {{
     type nat hook prerouting priority dstnat; policy accept;
     iifname "{TAP}" ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} dnat ip to {GATEWAY_ADDRESS}
   }}
