@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sandfleet.controlplane.dependencies import ControlPlane
+from sandfleet.controlplane.dependencies import ControlPlane, NewSize
 from sandfleet.controlplane.loops import expiry, garbage, takeover
 from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.model.checkpoint import CheckpointState
@@ -463,6 +463,21 @@ async def test_a_restore_survives_the_death_of_its_replica_at_any_point(
     host = replicas.workers.host("wk-one")
     assert (row.epoch, host.starts, host.vms[sandbox.id].epoch) == (2, 2, 2)
     assert host.orders[-1].snapshot.is_fork is False
+
+
+async def test_a_restore_brings_the_size_back_and_reserves_it(replicas: Any) -> None:
+    observer, sandbox = await with_checkpoint(replicas)
+    checkpoint = await observer.stores.checkpoints.get(ORGANISATION, CheckpointId("cp-cp"))
+    async with replicas.replica("replica-1") as fleet:
+        for memory_mib, wanted_mib in ((512, 1024), (2048, 1024)):
+            await fleet.resize(
+                sandbox, NewSize(memory_mib=memory_mib, cpu_percent=None), operation_id=f"op-{memory_mib}", actor="test"
+            )
+            sandbox = await until(observer, lambda row: row.state is S.RUNNING)
+            assert await committed_mib(observer) == memory_mib
+            await fleet.restore(sandbox, checkpoint, ids=ids(f"back{memory_mib}"), actor="test")
+            sandbox = await until(observer, lambda row: row.state is S.RUNNING)
+            assert (sandbox.resources.memory_mib, await committed_mib(observer)) == (wanted_mib, wanted_mib)
 
 
 async def test_a_restore_that_fails_keeps_the_old_machine(replicas: Any) -> None:
