@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,7 +26,7 @@ from sandfleet.ports.hypervisor import MachineOrder
 
 ORDER_SMALL = MachineOrder(IMAGE, memory_mib=512, cpu_count=1, disk_mib=20480)
 SEED = 20260801
-ROUNDS = 12
+ROUNDS = int(os.environ.get("SANDFLEET_LOAD_ROUNDS", "12"))
 
 WRITER = r"""
 import hashlib, mmap, os, random, sys, time
@@ -331,6 +332,26 @@ async def test_a_failure_at_any_point_leaves_the_guest_running_and_nothing_else(
     await machine.destroy()
     woken = await load("s", "sb-x")
     assert await run(woken.guest, "cat /root/x") == (0, "alive\n")
+
+
+@pytest.mark.parametrize("point", ["load.linked", "load.answered"])
+async def test_a_load_that_fails_leaves_nothing_and_the_snapshot_as_it_was(
+    start: Start, hypervisor: QemuHypervisor, load: Load, data_dir: Path, point: str
+) -> None:
+    machine = await start()
+    await hypervisor.snapshots.save(machine, "s")
+    await machine.destroy()
+
+    async def fail() -> None:
+        raise HypervisorFailed("the test said so")
+
+    hypervisor.faults.actions[point] = fail
+    with pytest.raises(HypervisorFailed, match="the test said so"):
+        await load("s", "sb-x")
+    hypervisor.faults.actions.clear()
+    assert list((data_dir / "machines").iterdir()) == []
+    assert await hypervisor.sweep() == []
+    assert (await run((await load("s", "sb-x")).guest, "echo ok")) == (0, "ok\n")
 
 
 @contextmanager

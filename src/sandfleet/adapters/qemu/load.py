@@ -57,6 +57,7 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
         directory = host.directory(manifest.machine_id)
         root = await _disk(host, order, directory, drive=ROOT_DRIVE, backings=backings)
         data = await _disk(host, order, directory, drive=DATA_DRIVE, backings=backings)
+        await host.faults.at("load.linked")
         recipe = SpawnRecipe(
             shape=shape,
             memory=None,
@@ -89,6 +90,7 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
         machine = await both(
             _open_sessions(host, undo, manifest, spawned, snapshot.memory_format), connecting
         )
+        await host.faults.at("load.answered")
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
         await asyncio.to_thread(write_manifest, directory, machine.manifest, durable=True)
         undo.pop_all()
