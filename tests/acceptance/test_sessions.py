@@ -156,7 +156,7 @@ async def test_who_is_attached_sees_only_a_pause_when_the_worker_is_killed(
             reading = group.create_task(read(opened, seen))
             group.create_task(read(typed, echoed))
             await typed.send(b"\x00before ")
-            while len(seen) < 200:
+            while len(seen) < 200:  # noqa: ASYNC110 -- output has no event
                 await asyncio.sleep(0.05)
             fleet.kill_9("worker")
             await typed.send(b"\x00meanwhile ")
@@ -175,7 +175,7 @@ async def test_the_next_attach_goes_on_by_offset_when_the_server_is_killed(
     async with socket(fleet, sandbox_id, session, offset=0) as opened:
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(read(opened, seen))
-            while len(seen) < 200:
+            while len(seen) < 200:  # noqa: ASYNC110 -- output has no event
                 await asyncio.sleep(0.05)
             fleet.kill_9("server")
         assert reading.result() is None

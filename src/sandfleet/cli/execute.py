@@ -77,10 +77,8 @@ def execute(  # noqa: PLR0913 -- one argument per option
             code = _in_terminal(client, name, command, envs=envs, cwd=cwd)
         else:
             limit_s = timeout if timeout or interactive else _TIMEOUT_S
-            program, *arguments = _program(command)
-            started = client.sessions.start(
-                name, program, args=arguments, envs=envs, cwd=cwd, timeout_s=limit_s
-            )
+            program, *rest = _program(command)
+            started = client.sessions.start(name, program, args=rest, envs=envs, cwd=cwd, timeout_s=limit_s)
             code = follow(client, name, started.id, gives_input=interactive)
     raise typer.Exit(code)
 

@@ -144,9 +144,13 @@ class Attachment:
         progress = self._progress
         while not progress.has_ended:
             try:
-                self._open()
-                yield from self._receive()
-                pause_s = progress.closed(None if self._connection is None else self._connection.close_code)
+                url, headers = self._endpoint.socket(progress.path)
+                with connect_blocking(
+                    url, additional_headers=headers, open_timeout=_OPEN_S, max_size=2**20, compression=None
+                ) as connection:
+                    self._begin(connection)
+                    yield from self._received(connection)
+                    pause_s = progress.closed(connection.close_code)
             except InvalidStatus as error:
                 pause_s = progress.refused(error)
             except (OSError, InvalidHandshake, TimeoutError) as error:
@@ -171,18 +175,15 @@ class Attachment:
         if self._connection is not None:
             self._connection.close()
 
-    def _open(self) -> None:
-        url, headers = self._endpoint.socket(self._progress.path)
-        self._connection = connect_blocking(
-            url, additional_headers=headers, open_timeout=_OPEN_S, max_size=2**20, compression=None
-        )
-        response = self._connection.response
+    def _begin(self, connection: BlockingConnection) -> None:
+        self._connection = connection
+        response = connection.response
         self._progress.begin(None if response is None else response.headers.get("X-Exec-Offset"))
         self._connected.set()
 
-    def _receive(self) -> Iterator[Output]:
+    def _received(self, connection: BlockingConnection) -> Iterator[Output]:
         try:
-            for message in self._connection or ():
+            for message in connection:
                 output = self._progress.take(message)
                 if output is not None:
                     yield output
