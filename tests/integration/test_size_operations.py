@@ -1,4 +1,4 @@
-"""Resize and reboot: a crash at any point, a refusal, a kill: what is reserved is never less than what runs."""
+"""Resize and reboot: a crash at any point, a refusal: what is reserved is never less than what runs."""
 
 from __future__ import annotations
 
