@@ -14,7 +14,7 @@ from tests.acceptance.live_fleet import LiveFleet
 FOLDER = Path(__file__).parent / "typescript"
 SEARCH_PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 """Node.js from its wheel in the virtual environment, else the machine's own."""
-TOURS = ("tour.test.mjs", "sessions.test.mjs", "saved.test.mjs")
+TOURS = ("tour.test.mjs", "sessions.test.mjs", "saved.test.mjs", "sizes.test.mjs")
 FILES = ("package.json", "package-lock.json", *TOURS)
 
 
