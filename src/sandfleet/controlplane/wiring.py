@@ -58,11 +58,6 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         stack.push_async_callback(connection.close)
         session = await stack.enter_async_context(worker_session())
         wake_ups = RedisWakeUps(connection, clock)
-        blobs: ObjectSnapshotStore | None = None
-        if settings.blob_store_url is not None:
-            objects = Objects.open(settings.blob_store_url)
-            stack.callback(objects.close)
-            blobs = ObjectSnapshotStore(objects, clock=clock)
         plane = ControlPlane(
             settings=settings,
             clock=clock,
@@ -73,10 +68,9 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             wake_ups=wake_ups,
             worker_client=AiohttpWorkerClient(session, signer.fleet_token),
             public_keys=signer.public_keys,
-            blobs=blobs,
+            blobs=_blobs(settings, clock, stack),
         )
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        background = Background(group)
+        background = Background(group := await stack.enter_async_context(asyncio.TaskGroup()))
         stack.callback(background.cancel_all)
         listening = group.create_task(wake_ups.run(), name="wake-ups")
         stack.callback(listening.cancel)
@@ -99,6 +93,15 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             drain=Drain(),
             metrics=Metrics(),
         )
+
+
+def _blobs(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> ObjectSnapshotStore | None:
+    """Return the object store, closed by `stack`, if there is one."""
+    if settings.blob_store_url is None:
+        return None
+    objects = Objects.open(settings.blob_store_url)
+    stack.callback(objects.close)
+    return ObjectSnapshotStore(objects, clock=clock)
 
 
 async def _prepare(stores: PostgresStores, settings: ControlPlaneSettings, clock: Clock) -> TokenSigner:
