@@ -14,7 +14,8 @@ from tests.acceptance.live_fleet import LiveFleet
 FOLDER = Path(__file__).parent / "typescript"
 SEARCH_PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 """Node.js from its wheel in the virtual environment, else the machine's own."""
-FILES = ("package.json", "package-lock.json", "tour.test.mjs")
+TOURS = ("tour.test.mjs", "sessions.test.mjs", "saved.test.mjs", "sizes.test.mjs")
+FILES = ("package.json", "package-lock.json", *TOURS)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(240)
-def test_the_tour(fleet: LiveFleet, project: Path) -> None:
+@pytest.mark.parametrize("file", TOURS)
+def test_the_tour(fleet: LiveFleet, project: Path, file: str) -> None:
     environment = os.environ | {
         "OPENCOMPUTER_API_URL": fleet.url,
         "OPENCOMPUTER_API_KEY": fleet.api_key,
@@ -44,10 +46,18 @@ def test_the_tour(fleet: LiveFleet, project: Path) -> None:
     }
     node = shutil.which("node", path=SEARCH_PATH)
     assert node
-    command = [node, "--test", "--test-reporter=tap", "tour.test.mjs"]
+    command = [node, *_web_sockets(node), "--test", "--test-reporter=tap", file]
     tour = subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     assert tour.returncode == 0, tour.stdout[-8000:] + tour.stderr[-2000:]
     assert "# fail 0" in tour.stdout
     assert "# skipped 0" in tour.stdout
+
+
+def _web_sockets(node: str) -> list[str]:
+    """Return the option by which an older Node.js has the WebSocket that newer ones always have."""
+    version = subprocess.run(
+        [node, "--version"], capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    return ["--experimental-websocket"] if int(version.lstrip("v").split(".")[0]) < 22 else []

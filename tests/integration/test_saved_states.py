@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from tests.integration.crashing import (
     Tripwire,
-    an_order,
     committed_mib,
-    crash,
-    prepare,
-    run_until_hung,
     until,
     until_done,
 )
+from tests.integration.saved import (
+    POINTS,
+    Act,
+    S,
+    collect,
+    finish_elsewhere,
+    hibernated,
+    ids,
+    one_running,
+    snapshot_state,
+    survive,
+    with_checkpoint,
+)
 
-from sandfleet.controlplane.dependencies import ControlPlane
-from sandfleet.controlplane.loops import expiry, garbage, takeover
-from sandfleet.controlplane.operations.fleet import Fleet
+from sandfleet.controlplane.dependencies import NewSize
+from sandfleet.controlplane.loops import expiry
 from sandfleet.model.checkpoint import CheckpointState
 from sandfleet.model.errors import (
     BadRequest,
@@ -32,76 +39,13 @@ from sandfleet.model.errors import (
     SnapshotUnusable,
     StaleVersion,
 )
-from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, SnapshotId
+from sandfleet.model.ids import CheckpointId, OrganisationId
 from sandfleet.model.operation import OperationState
 from sandfleet.model.organisation import Quotas
-from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.testing.builders import ORGANISATION, a_worker, resources
 
 pytestmark = pytest.mark.timeout(60)
-
-S = SandboxState
-POINTS = [(number, when) for number in range(4) for when in ("before", "after")]
-STORE = "file:///nowhere"
-Act = Callable[[Fleet], Awaitable[Any]]
-
-
-def ids(name: str) -> dict[str, str]:
-    return {
-        "operation_id": f"op-{name}",
-        "snapshot_id": f"sn-{name}",
-        "checkpoint_id": f"cp-{name}",
-    }
-
-
-async def one_running(replicas: Any, **changes: Any) -> tuple[ControlPlane, Sandbox]:
-    """Give the fleet a running sandbox."""
-    replicas.settings["blob_store_url"] = STORE
-    observer = await prepare(replicas)
-    async with replicas.replica("replica-0") as fleet:
-        await fleet.create(an_order(**changes))
-        sandbox = await until(observer, lambda row: row.state is S.RUNNING)
-    return observer, sandbox
-
-
-async def hibernated(replicas: Any, name: str = "first") -> tuple[ControlPlane, Sandbox]:
-    """Give the fleet a sandbox that is saved, and durably so."""
-    observer, sandbox = await one_running(replicas)
-    async with replicas.replica("replica-0") as fleet:
-        await fleet.hibernate(sandbox, ids=ids(name), actor="test")
-        sandbox = await until(observer, lambda row: row.state is S.HIBERNATED)
-    return observer, sandbox
-
-
-async def with_checkpoint(replicas: Any) -> tuple[ControlPlane, Sandbox]:
-    """Give the fleet a running sandbox with a ready checkpoint."""
-    observer, sandbox = await one_running(replicas, envs={"A": "secret"})
-    async with replicas.replica("replica-0") as fleet:
-        await fleet.checkpoint(sandbox, ids=ids("cp"), name="one", actor="test")
-        sandbox = await until(observer, lambda row: row.state is S.RUNNING)
-    return observer, sandbox
-
-
-async def survive(replicas: Any, observer: ControlPlane, act: Act, point: tuple[int, str]) -> bool:
-    """Run a replica that dies at the point; its leases are over when this returns."""
-    was_reached = await run_until_hung(replicas, Tripwire(*point), act)
-    await crash(replicas, observer)
-    return was_reached
-
-
-async def finish_elsewhere(replicas: Any, observer: ControlPlane, state: SandboxState) -> Sandbox:
-    async with replicas.replica("replica-2") as fleet:
-        await takeover.tick(fleet.engine._plane, fleet.engine)
-        return await until(observer, lambda row: row.state is state)
-
-
-async def snapshot_state(observer: ControlPlane, name: str) -> SnapshotState:
-    return (await observer.stores.snapshots.get(SnapshotId(f"sn-{name}"))).state
-
-
-async def collect(observer: ControlPlane) -> str:
-    return await garbage.tick(observer, term=await observer.stores.terms.current_term())
 
 
 # --- hibernate
@@ -465,6 +409,24 @@ async def test_a_restore_survives_the_death_of_its_replica_at_any_point(
     assert host.orders[-1].snapshot.is_fork is False
 
 
+async def test_a_restore_brings_the_size_back_and_reserves_it(replicas: Any) -> None:
+    observer, sandbox = await with_checkpoint(replicas)
+    checkpoint = await observer.stores.checkpoints.get(ORGANISATION, CheckpointId("cp-cp"))
+    async with replicas.replica("replica-1") as fleet:
+        for memory_mib, wanted_mib in ((512, 1024), (2048, 1024)):
+            await fleet.resize(
+                sandbox,
+                NewSize(memory_mib=memory_mib, cpu_percent=None),
+                operation_id=f"op-{memory_mib}",
+                actor="test",
+            )
+            sandbox = await until(observer, lambda row: row.state is S.RUNNING)
+            assert await committed_mib(observer) == memory_mib
+            await fleet.restore(sandbox, checkpoint, ids=ids(f"back{memory_mib}"), actor="test")
+            sandbox = await until(observer, lambda row: row.state is S.RUNNING)
+            assert (sandbox.resources.memory_mib, await committed_mib(observer)) == (wanted_mib, wanted_mib)
+
+
 async def test_a_restore_that_fails_keeps_the_old_machine(replicas: Any) -> None:
     observer, sandbox = await with_checkpoint(replicas)
     checkpoint = await observer.stores.checkpoints.get(ORGANISATION, CheckpointId("cp-cp"))
@@ -492,118 +454,3 @@ async def test_a_kill_wins_against_a_restore_at_any_point(replicas: Any, point: 
         await until(observer, lambda row: row.state is S.STOPPED and row.worker_id is None)
     assert replicas.workers.host("wk-one").vms == {}
     assert (await observer.stores.checkpoints.get(ORGANISATION, checkpoint.id)).state is CheckpointState.READY
-
-
-# --- fork
-
-
-async def test_a_fork_outlives_the_checkpoint_it_was_begun_from(replicas: Any) -> None:
-    observer, sandbox = await with_checkpoint(replicas)
-    checkpoint = await observer.stores.checkpoints.get(ORGANISATION, CheckpointId("cp-cp"))
-    assert checkpoint.envs == {"A": "secret"}
-    order = an_order("sb-fork", snapshot_id=checkpoint.snapshot_id, from_checkpoint_id=checkpoint.id)
-    host = replicas.workers.host("wk-one")
-    host.is_unreachable = True
-    async with replicas.replica("replica-1") as fleet:
-        await fleet.create(order)
-        await observer.stores.checkpoints.delete(ORGANISATION, sandbox.id, checkpoint.id)
-        host.is_unreachable = False
-        await collect(observer)
-        await until(observer, lambda row: row.state is S.RUNNING, "sb-fork")
-    assert host.orders[-1].snapshot.is_fork
-    await collect(observer)
-    with pytest.raises(NotFound):
-        await snapshot_state(observer, "cp")
-
-
-async def test_a_fork_of_a_deleted_checkpoint_is_not_found(replicas: Any) -> None:
-    observer, sandbox = await with_checkpoint(replicas)
-    checkpoint = await observer.stores.checkpoints.get(ORGANISATION, CheckpointId("cp-cp"))
-    await observer.stores.checkpoints.delete(ORGANISATION, sandbox.id, checkpoint.id)
-    order = an_order("sb-fork", snapshot_id=checkpoint.snapshot_id, from_checkpoint_id=checkpoint.id)
-    async with replicas.replica("replica-1") as fleet:
-        with pytest.raises(NotFound):
-            await fleet.create(order)
-
-
-def forks(count: int) -> list[Any]:
-    return [an_order(f"sb-fork{number}") for number in range(count)]
-
-
-async def until_all(observer: ControlPlane, count: int, state: SandboxState) -> None:
-    for number in range(count):
-        await until(observer, lambda row: row.state is state, f"sb-fork{number}")
-
-
-@pytest.mark.parametrize("point", [*POINTS, (4, "before"), (5, "before"), (6, "after")])
-async def test_a_live_fork_survives_the_death_of_its_replica_at_any_point(
-    replicas: Any, point: tuple[int, str]
-) -> None:
-    observer, sandbox = await one_running(replicas)
-    act: Act = lambda fleet: fleet.fork(sandbox, forks(3), ids=ids("live"), is_partial=False)  # noqa: E731
-    await survive(replicas, observer, act, point)
-    async with replicas.replica("replica-2") as fleet:
-        await takeover.tick(fleet.engine._plane, fleet.engine)
-        await until_all(observer, 3, S.RUNNING)
-        operation = await until_done(observer, "op-live")
-    host = replicas.workers.host("wk-one")
-    assert (operation.state, operation.progress["pause_ms"]) == (OperationState.SUCCEEDED, 12)
-    assert (len(host.vms), host.starts, await committed_mib(observer)) == (4, 4, 4096)
-    await collect(observer)
-    with pytest.raises(NotFound):  # nobody needs the capture any more
-        await snapshot_state(observer, "live")
-
-
-async def test_a_live_fork_is_all_or_none(replicas: Any) -> None:
-    observer, sandbox = await one_running(replicas)
-    replicas.settings["creation_queue_s"] = 1.2
-    await observer.stores.workers.register(
-        a_worker(sequence=2, total=resources(2048, cpu_count=8, disk_mib=10**7))
-    )
-    async with replicas.replica("replica-1") as fleet:
-        await fleet.fork(sandbox, forks(3), ids=ids("live"), is_partial=False)
-        operation = await until_done(observer, "op-live")
-        for number in range(3):
-            await until(observer, lambda row: row.is_terminal and row.worker_id is None, f"sb-fork{number}")
-    assert (operation.state, operation.error_code) == (OperationState.FAILED, "no_capacity")
-    assert list(replicas.workers.host("wk-one").vms) == [sandbox.id]
-    assert await committed_mib(observer) == 1024
-
-
-async def test_a_partial_live_fork_keeps_what_it_got(replicas: Any) -> None:
-    observer, sandbox = await one_running(replicas)
-    await observer.stores.organisations.change(ORGANISATION, name=None, quotas=Quotas(sandboxes=3), caps=None)
-    async with replicas.replica("replica-1") as fleet:
-        with pytest.raises(QuotaExceeded):
-            await fleet.fork(sandbox, forks(3), ids=ids("live"), is_partial=False)
-        _, created = await fleet.fork(sandbox, forks(3), ids=ids("part"), is_partial=True)
-        assert [row.id for row in created] == ["sb-fork0", "sb-fork1"]
-        await until_all(observer, 2, S.RUNNING)
-        operation = await until_done(observer, "op-part")
-    assert operation.state is OperationState.SUCCEEDED
-    with pytest.raises(NotFound):
-        await observer.stores.sandboxes.get_any(SandboxId("sb-fork2"))
-
-
-async def test_a_capture_that_fails_hands_out_no_fork(replicas: Any) -> None:
-    observer, sandbox = await one_running(replicas)
-    replicas.workers.host("wk-one").save_failure = GuestUnresponsive("agent unresponsive: no answer")
-    async with replicas.replica("replica-1") as fleet:
-        await fleet.fork(sandbox, forks(2), ids=ids("live"), is_partial=False)
-        operation = await until_done(observer, "op-live")
-        for number in range(2):
-            await until(observer, lambda row: row.is_terminal, f"sb-fork{number}")
-    assert operation.error_code == "agent_unresponsive"
-    assert list(replicas.workers.host("wk-one").vms) == [sandbox.id]
-
-
-async def test_a_live_fork_spreads_when_its_own_worker_is_full(replicas: Any) -> None:
-    observer, sandbox = await one_running(replicas)
-    await observer.stores.workers.register(
-        a_worker(sequence=2, total=resources(2048, cpu_count=8, disk_mib=10**7))
-    )
-    await observer.stores.workers.register(a_worker("wk-two"))
-    async with replicas.replica("replica-1") as fleet:
-        await fleet.fork(sandbox, forks(3), ids=ids("live"), is_partial=False)
-        await until_all(observer, 3, S.RUNNING)
-    assert (len(replicas.workers.host("wk-one").vms), len(replicas.workers.host("wk-two").vms)) == (2, 2)

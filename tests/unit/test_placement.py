@@ -12,6 +12,7 @@ from sandfleet.planning.placement import (
     Placement,
     PlacementPolicy,
     PlacementRequest,
+    SavedState,
     place,
 )
 from sandfleet.testing.builders import a_worker, resources
@@ -70,3 +71,53 @@ def test_the_fullest_that_fits_takes_it_and_ties_go_to_the_smaller_id() -> None:
     assert isinstance(answer, Placement)
     assert answer.worker_id == WorkerId("wk-b")
     assert answer.reason == "best fit: 75% of memory committed after it"
+
+
+def test_what_is_saved_goes_first_to_where_it_is_saved() -> None:
+    saved = SavedState(WorkerId("wk-b"), is_durable=True, accelerator="tcg")
+    fuller = a_worker("wk-a", committed=resources(8192, cpu_count=0, disk_mib=0))
+    choice = place(
+        PlacementRequest(resources(), "base", "local", saved),
+        FleetView([fuller, a_worker("wk-b"), a_worker("wk-c")]),
+        PlacementPolicy(),
+    )
+    assert isinstance(choice, Placement)
+    assert (choice.worker_id, choice.reason) == ("wk-b", "has the saved state on its disk")
+
+
+@pytest.mark.parametrize(
+    ("saved", "worker", "reason"),
+    [
+        (
+            SavedState(WorkerId("wk-b"), is_durable=False),
+            a_worker("wk-a"),
+            "does not have the saved state, which is not durable yet",
+        ),
+        (
+            SavedState(None, is_durable=True, accelerator="kvm"),
+            a_worker("wk-a", accelerator="tcg"),
+            "cannot load what was saved under kvm",
+        ),
+        (
+            SavedState(None, is_durable=True, accelerator="kvm", host_cpu="one"),
+            a_worker("wk-a", accelerator="kvm", cpu_model="another"),
+            "cannot load what was saved on one",
+        ),
+    ],
+)
+def test_a_worker_that_cannot_load_it_says_why(saved: SavedState, worker: Worker, reason: str) -> None:
+    answer = place(
+        PlacementRequest(resources(), "base", "local", saved), FleetView([worker]), PlacementPolicy()
+    )
+    assert isinstance(answer, NoPlacement)
+    assert answer.refusals == {"wk-a": reason}
+
+
+def test_emulated_state_loads_on_any_processor() -> None:
+    saved = SavedState(None, is_durable=True, accelerator="tcg", host_cpu="one")
+    answer = place(
+        PlacementRequest(resources(), "base", "local", saved),
+        FleetView([a_worker("wk-a", accelerator="tcg", cpu_model="another")]),
+        PlacementPolicy(),
+    )
+    assert isinstance(answer, Placement)

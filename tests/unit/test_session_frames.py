@@ -10,9 +10,9 @@ from sandfleet.wire.session_request import (
     offset_from,
     scrollback_from,
     session_request,
-    shell_of,
     signal_of,
     size_of,
+    terminal_request,
 )
 
 
@@ -98,7 +98,8 @@ def test_a_wrong_session_is_refused(fields: dict[str, object]) -> None:
 def test_signals_sizes_and_shells_have_defaults_and_bounds() -> None:
     assert (signal_of({}), signal_of({"signal": 64})) == (9, 64)
     assert (size_of({}), size_of({"cols": 1, "rows": 65535})) == ((80, 24), (1, 65535))
-    assert (shell_of({}), shell_of({"shell": "/bin/sh"})) == ("/bin/bash", "/bin/sh")
+    assert terminal_request({}).argv == ("/bin/bash",)
+    assert terminal_request({"shell": "top", "args": ["-b"]}).argv == ("top", "-b")
     for wrong in ({"signal": 0}, {"signal": 65}, {"signal": -9}):
         with pytest.raises(BadRequest):
             signal_of(wrong)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sandfleet.model.errors import Forbidden, PlanLimit, SizeOutOfRange
 from sandfleet.model.organisation import Caps
 from sandfleet.model.resources import Resources, SizeLimits
-from sandfleet.planning.sizing import check_caps, effective_resources
+from sandfleet.planning.sizing import check_caps, effective_resources, forked_resources
 
 LIMITS = SizeLimits()
 
@@ -71,3 +71,25 @@ def test_caps_of_the_organisation() -> None:
     with pytest.raises(Forbidden) as refused:
         check_caps(size, Caps(disk_mib=29999))
     assert refused.value.code == "disk_limit"
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "disk_mib", "expected"),
+    [
+        (None, None, (2048, 30720)),
+        (512, 20480, (2048, 30720)),
+        (3000, 40000, (3072, 40000)),
+    ],
+)
+def test_a_fork_is_at_least_as_large_as_its_source(
+    memory_mib: int | None, disk_mib: int | None, expected: tuple[int, int]
+) -> None:
+    source = Resources(memory_mib=2048, cpu_count=2, disk_mib=30720)
+    size = forked_resources(source, SizeLimits(), memory_mib=memory_mib, cpu_count=None, disk_mib=disk_mib)
+    assert (size.memory_mib, size.disk_mib, size.cpu_count) == (*expected, 2)
+
+
+def test_a_fork_outside_the_range_is_refused() -> None:
+    source = Resources(memory_mib=2048, cpu_count=2, disk_mib=30720)
+    with pytest.raises(SizeOutOfRange):
+        forked_resources(source, SizeLimits(), memory_mib=5, cpu_count=None, disk_mib=None)

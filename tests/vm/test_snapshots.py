@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,7 +26,7 @@ from sandfleet.ports.hypervisor import MachineOrder
 
 ORDER_SMALL = MachineOrder(IMAGE, memory_mib=512, cpu_count=1, disk_mib=20480)
 SEED = 20260801
-ROUNDS = 12
+ROUNDS = int(os.environ.get("SANDFLEET_LOAD_ROUNDS", "12"))
 
 WRITER = r"""
 import hashlib, mmap, os, random, sys, time
@@ -333,6 +334,26 @@ async def test_a_failure_at_any_point_leaves_the_guest_running_and_nothing_else(
     assert await run(woken.guest, "cat /root/x") == (0, "alive\n")
 
 
+@pytest.mark.parametrize("point", ["load.linked", "load.answered"])
+async def test_a_load_that_fails_leaves_nothing_and_the_snapshot_as_it_was(
+    start: Start, hypervisor: QemuHypervisor, load: Load, data_dir: Path, point: str
+) -> None:
+    machine = await start()
+    await hypervisor.snapshots.save(machine, "s")
+    await machine.destroy()
+
+    async def fail() -> None:
+        raise HypervisorFailed("the test said so")
+
+    hypervisor.faults.actions[point] = fail
+    with pytest.raises(HypervisorFailed, match="the test said so"):
+        await load("s", "sb-x")
+    hypervisor.faults.actions.clear()
+    assert list((data_dir / "machines").iterdir()) == []
+    assert await hypervisor.sweep() == []
+    assert (await run((await load("s", "sb-x")).guest, "echo ok")) == (0, "ok\n")
+
+
 @contextmanager
 def small_disk(at: Path, *, mib: int) -> Iterator[None]:
     """Mount a memory file system of a few MiB at `at`."""
@@ -404,6 +425,43 @@ async def _die_and_adopt(
         await successor.prepare()
         woken = await successor.snapshots.load(data_dir / "snapshots" / "s", owner="sb-a", epoch=2)
         assert await run(woken.guest, "cat /root/x") == (0, "kept\n")
+        await woken.destroy()
+    finally:
+        for left in await successor.adopt():
+            await left.destroy()
+        await successor.sweep()
+        await network.withdraw()
+
+
+@pytest.mark.parametrize("point", ["save.stopped", "save.written", "capture.stopped"])
+async def test_a_worker_that_dies_while_it_saves_leaves_a_guest_that_its_successor_resumes(
+    data_dir: Path, template_dir: Path, image: ImageFiles, point: str
+) -> None:
+    engine, network = make_hypervisor(data_dir, template_dir, image)
+    await engine.prepare()
+    machine = await engine.clone(ORDER_SMALL)
+    assert isinstance(machine, QemuMachine)
+    await machine.assign("sb-a", epoch=1)
+
+    async def die() -> None:
+        await machine.release()  # from here on this process can do nothing for the guest
+        raise HypervisorFailed("dead")
+
+    engine.faults.actions[point] = die
+    verb = engine.snapshots.save if point.startswith("save") else engine.snapshots.capture
+    with pytest.raises(HypervisorFailed):
+        await verb(machine, "s")
+    (data_dir / "snapshots" / ".partial-left").mkdir()
+    successor, _network = make_hypervisor(data_dir, template_dir, image)
+    try:
+        (found,) = await successor.adopt()
+        assert await run(found.guest, "echo alive > /root/x; cat /root/x") == (0, "alive\n")
+        assert list((data_dir / "snapshots").iterdir()) == []
+        await successor.prepare()
+        await successor.snapshots.save(found, "s")
+        await found.destroy()
+        woken = await successor.snapshots.load(data_dir / "snapshots" / "s", owner="sb-a", epoch=2)
+        assert await run(woken.guest, "cat /root/x") == (0, "alive\n")
         await woken.destroy()
     finally:
         for left in await successor.adopt():

@@ -9,8 +9,8 @@ import contextlib
 import os
 
 MIB = 1024 * 1024
-RESERVE_MIB = 96
-"""Memory that the agent and the kernel keep from user processes."""
+MEMORY_MIB_MIN = 64
+"""No guest is so small that its users could not run a shell."""
 PIDS_MAX_DEFAULT = 1024
 
 
@@ -81,8 +81,8 @@ class Cgroups:
         Cgroup(self._root).kill()
 
     def set_limits(self, *, memory_mib: int, cpu_percent: int, pids_max: int) -> None:
-        """Bound what all user processes together may use of a guest of `memory_mib`."""
-        memory = max(64, memory_mib - RESERVE_MIB - memory_mib // 32)
+        """Bound what all user processes together may use; what the guest itself needs is left out already."""
+        memory = max(MEMORY_MIB_MIN, memory_mib)
         self._set("memory.max", str(memory * MIB))
         self._set("cpu.max", f"{cpu_percent * 1000} 100000")
         self._set("pids.max", str(pids_max))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +14,11 @@ from typer.core import TyperCommand
 from sandfleet.cli.options import ApiKey, AsJson, SandboxName, Url
 
 if TYPE_CHECKING:
-    from sandfleet_sdk import ExecResult
+    from sandfleet_sdk import Client, ExecResult
 
-_VALUED = frozenset({"-e", "--env", "--cwd", "-w", "--timeout", "-t", "--url", "--api-key"})
+_VALUED = frozenset({"-e", "--env", "--cwd", "-w", "--timeout", "--url", "--api-key"})
+_TIMEOUT_S = 60
+_SHELL = ("/bin/sh", "-c")
 
 
 class ExecCommand(TyperCommand):
@@ -45,11 +47,17 @@ def execute(  # noqa: PLR0913 -- one argument per option
     timeout: Annotated[
         int | None,
         typer.Option(
-            "--timeout", "-t", min=1, max=86400, help="Seconds it may take. Default: the server's, 60."
+            "--timeout", min=1, max=86400, help="Seconds it may take. Default: 60; with -i or -t no limit."
         ),
     ] = None,
+    interactive: Annotated[
+        bool, typer.Option("-i", "--interactive", help="Pass standard input on to the command.")
+    ] = False,
+    tty: Annotated[
+        bool, typer.Option("-t", "--tty", help="Run it in a terminal; Ctrl-] leaves it running.")
+    ] = False,
     no_tty: Annotated[
-        bool, typer.Option("-T", "--no-tty", help="No terminal. There is none yet, so this changes nothing.")
+        bool, typer.Option("-T", "--no-tty", help="No terminal, whatever else is said.")
     ] = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -59,20 +67,56 @@ def execute(  # noqa: PLR0913 -- one argument per option
     from sandfleet.cli.connection import connect
     from sandfleet.cli.pairs import parse_pairs
     from sandfleet.cli.sandbox_names import resolve
+    from sandfleet.cli.session_stream import follow
 
     with _own_failures(as_json=as_json), connect(url, api_key) as client:
-        result = client.commands.stream(
-            resolve(client, sandbox),
-            command[0],
-            args=command[1:] or None,
-            envs=parse_pairs(env or [], option="-e"),
-            cwd=cwd,
-            timeout_s=timeout,
-            on_stdout=None if as_json else _writer(sys.stdout),
-            on_stderr=None if as_json else _writer(sys.stderr),
-        )
-    _conclude(result, as_json=as_json)
-    raise typer.Exit(exit_code(result))
+        name, envs = resolve(client, sandbox), parse_pairs(env or [], option="-e")
+        if as_json:
+            code = _as_document(client, name, command, envs=envs, cwd=cwd, timeout_s=timeout)
+        elif tty and not no_tty:
+            code = _in_terminal(client, name, command, envs=envs, cwd=cwd)
+        else:
+            limit_s = timeout if timeout or interactive else _TIMEOUT_S
+            program, *rest = _program(command)
+            started = client.sessions.start(name, program, args=rest, envs=envs, cwd=cwd, timeout_s=limit_s)
+            code = follow(client, name, started.id, gives_input=interactive)
+    raise typer.Exit(code)
+
+
+def _program(command: Sequence[str]) -> Sequence[str]:
+    """Return program and arguments: a single word is a line for the shell."""
+    return [*_SHELL, command[0]] if len(command) == 1 else list(command)
+
+
+def _as_document(
+    client: Client,
+    sandbox: str,
+    command: Sequence[str],
+    *,
+    envs: Mapping[str, str] | None,
+    cwd: str | None,
+    timeout_s: int | None,
+) -> int:
+    """Print the whole result as JSON."""
+    result = client.commands.stream(
+        sandbox, command[0], args=command[1:] or None, envs=envs, cwd=cwd, timeout_s=timeout_s
+    )
+    _show(result)
+    return exit_code(result)
+
+
+def _in_terminal(
+    client: Client, sandbox: str, command: Sequence[str], *, envs: Mapping[str, str] | None, cwd: str | None
+) -> int:
+    """Run it in a terminal that is shown in this one."""
+    from sandfleet.cli.terminal import show, size
+
+    cols, rows = size()
+    program, *arguments = _program(command)
+    terminal_id = client.sessions.start_terminal(
+        sandbox, shell=program, args=arguments, envs=envs, cwd=cwd, cols=cols, rows=rows
+    )
+    return show(client, sandbox, terminal_id)
 
 
 @contextmanager
@@ -91,23 +135,19 @@ def _own_failures(*, as_json: bool) -> Iterator[None]:
         raise typer.Exit(ExitCode.EXEC_FAILED) from None
 
 
-def _conclude(result: ExecResult, *, as_json: bool) -> None:
-    """Print what is left to say when the output has been handed out."""
-    from sandfleet.cli.output import show_json, tell
+def _show(result: ExecResult) -> None:
+    from sandfleet.cli.output import show_json
 
-    if as_json:
-        show_json(
-            {
-                "exitCode": result.exit_code,
-                "stdout": result.stdout,
-                "stderr": result.stderr,
-                "signal": result.signal,
-                "timedOut": result.timed_out,
-                "truncated": result.truncated,
-            }
-        )
-    elif result.truncated:
-        tell("sandfleet: the output was longer than the server keeps; its end is missing")
+    show_json(
+        {
+            "exitCode": result.exit_code,
+            "stdout": result.stdout,
+            "stderr": result.stderr,
+            "signal": result.signal,
+            "timedOut": result.timed_out,
+            "truncated": result.truncated,
+        }
+    )
 
 
 def exit_code(result: ExecResult) -> int:
@@ -127,11 +167,3 @@ def signal_number(name: int | str) -> int:
         return name
     known = name if name.startswith("SIG") else f"SIG{name}"
     return int(signal.Signals[known]) if known in signal.Signals.__members__ else 0
-
-
-def _writer(stream: Any) -> Any:
-    def write(text: str) -> None:
-        stream.buffer.write(text.encode())
-        stream.buffer.flush()
-
-    return write

@@ -25,6 +25,7 @@ from sandfleet.cli import (
     processes,
     sandboxes,
     saved,
+    sessions,
 )
 
 app = typer.Typer(
@@ -48,6 +49,9 @@ app.command(
     cls=execute.ExecCommand,
     context_settings=options.EXECS,
 )(execute.execute)
+app.command("shell", short_help="Open a shell in a sandbox.")(sessions.shell)
+app.command("attach", short_help="Attach to a session or terminal.")(sessions.attach)
+app.command("sessions", short_help="List the sessions of a sandbox.")(sessions.sessions)
 app.command("cp", short_help="Copy files in or out.")(copy.cp)
 app.command("rm", short_help="End sandboxes for good.")(sandboxes.rm)
 app.command("hibernate", short_help="Save a sandbox and free its place.")(saved.hibernate)

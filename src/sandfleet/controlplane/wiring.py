@@ -69,11 +69,10 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             wake_ups=wake_ups,
             worker_client=AiohttpWorkerClient(session, signer.fleet_token),
             public_keys=signer.public_keys,
-            blobs=_object_store(settings, stack, clock),
+            blobs=_blobs(settings, clock, stack),
             observer=metrics,
         )
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        background = Background(group)
+        background = Background(group := await stack.enter_async_context(asyncio.TaskGroup()))
         stack.callback(background.cancel_all)
         listening = group.create_task(wake_ups.run(), name="wake-ups")
         stack.callback(listening.cancel)
@@ -93,9 +92,8 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         )
 
 
-def _object_store(
-    settings: ControlPlaneSettings, stack: AsyncExitStack, clock: Clock
-) -> ObjectSnapshotStore | None:
+def _blobs(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> ObjectSnapshotStore | None:
+    """Return the object store, closed by `stack`, if there is one."""
     if settings.blob_store_url is None:
         return None
     objects = Objects.open(settings.blob_store_url)

@@ -36,5 +36,5 @@ class SizeStore(Protocol):
     async def finish(
         self, operation: Operation, *, sandbox: Sandbox, transition: Transition, reserved_mib: int
     ) -> None:
-        """End the operation, write the row, reserve exactly `reserved_mib`. StaleVersion, StaleLease."""
+        """End the operation, write the row, reserve exactly `reserved_mib`; StaleVersion, StaleLease."""
         ...

@@ -10,6 +10,11 @@ from sandfleet.wire.public_api import AnswerBody, Integer, RequestBody, Time
 _TEXT: JsonDict = {"pattern": "^[^\\u0000]*$"}
 _REQUIRED_TEXT: JsonDict = {"type": "string", "minLength": 1, **_TEXT}
 
+_ENVS: JsonDict = {
+    "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+    "additionalProperties": {"type": ["string", "null"], **_TEXT},
+}
+
 
 class StartSession(RequestBody):
     """`POST …/exec`."""
@@ -20,13 +25,7 @@ class StartSession(RequestBody):
         default=None, description="the program; never wrapped in a shell", json_schema_extra=_REQUIRED_TEXT
     )
     args: list[str] | None = Field(default=None, json_schema_extra={"items": {"type": "string", **_TEXT}})
-    envs: dict[str, str | None] | None = Field(
-        default=None,
-        json_schema_extra={
-            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
-            "additionalProperties": {"type": ["string", "null"], **_TEXT},
-        },
-    )
+    envs: dict[str, str | None] | None = Field(default=None, json_schema_extra=_ENVS)
     cwd: str | None = Field(default=None, json_schema_extra=_TEXT)
     timeout: Integer | None = Field(
         default=None,
@@ -60,6 +59,13 @@ class StartTerminal(RequestBody):
         default=None, json_schema_extra={"minimum": 0, "maximum": 65535, "default": 24}
     )
     shell: str | None = Field(default=None, json_schema_extra={**_TEXT, "default": "/bin/bash"})
+    args: list[str] | None = Field(
+        default=None,
+        description="arguments of `shell`, which may be any program",
+        json_schema_extra={"items": {"type": "string", **_TEXT}},
+    )
+    envs: dict[str, str | None] | None = Field(default=None, json_schema_extra=_ENVS)
+    cwd: str | None = Field(default=None, json_schema_extra=_TEXT)
 
 
 class ResizeTerminal(RequestBody):

@@ -51,9 +51,10 @@ def signal_of(fields: Mapping[str, object]) -> int:
     return number
 
 
-def shell_of(fields: Mapping[str, object]) -> str:
-    """Return the program of a terminal."""
-    return json_fields.text(fields, "shell") or SHELL_DEFAULT
+def terminal_request(fields: Mapping[str, object]) -> SessionRequest:
+    """Return the program of a terminal: a shell, or whatever stands in its place."""
+    shell = json_fields.text(fields, "shell") or SHELL_DEFAULT
+    return session_request({**fields, "cmd": shell})
 
 
 def size_of(fields: Mapping[str, object]) -> tuple[int, int]:

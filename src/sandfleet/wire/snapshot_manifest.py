@@ -65,6 +65,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True):
     root: list[str]
     data: list[str]
     backings: dict[str, str]
+    cpu_percent: int | None = None
     memory_format: str = "mapped"
     """`mapped`: each page at its own place, with holes; `stream`: pages in the order of saving."""
     format: int = FORMAT

@@ -74,6 +74,8 @@ class StartVm(msgspec.Struct, frozen=True, kw_only=True):
     On a worker that has the sandbox under an older epoch this is a restore in place: the old
     VM goes on being kept until the new one's agent has answered, and stays if that fails.
     """
+    cpu_percent: int | None = None
+    """The CPU limit that a sandbox which comes back had; None for all its vCPUs."""
 
 
 class SaveVm(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,7 +189,7 @@ class VmStopped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VmStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM as its worker sees it. `state`: starting, running, stopping, dead."""
+    """One VM as its worker sees it. `state`: starting, running, saving, stopping, dead."""
 
     sandbox_id: str
     epoch: int

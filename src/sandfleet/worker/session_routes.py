@@ -12,7 +12,12 @@ from sandfleet.worker.operations.session_attach import Wanted, attach
 from sandfleet.worker.operations.session_create import session_create
 from sandfleet.worker.operations.session_kill import session_kill
 from sandfleet.worker.operations.session_list import session_get, session_list
-from sandfleet.worker.operations.terminal import terminal_create, terminal_delete, terminal_resize
+from sandfleet.worker.operations.terminal import (
+    terminal_create,
+    terminal_delete,
+    terminal_get,
+    terminal_resize,
+)
 
 _VERBS = (
     ("POST", "exec", session_create),
@@ -20,6 +25,7 @@ _VERBS = (
     ("GET", "exec/{exec_id}", session_get),
     ("POST", "exec/{exec_id}/kill", session_kill),
     ("POST", "pty", terminal_create),
+    ("GET", "pty/{exec_id}", terminal_get),
     ("POST", "pty/{exec_id}/resize", terminal_resize),
     ("DELETE", "pty/{exec_id}", terminal_delete),
 )

@@ -140,3 +140,30 @@ async def test_a_server_that_hangs_is_given_up(
         faults.delay = lambda method, _path: 4.0 if method == "PUT" else 0.0
         with pytest.raises(BlobsUnavailable):
             await store.put(manifest, files_in(tmp_path / "source", manifest), progress=silent)
+
+
+@pytest.mark.parametrize("point", ["put.announced", "put.stored", "put.published"])
+async def test_an_upload_that_dies_at_any_step_is_gone_on_with(
+    manifest: SnapshotManifest, tmp_path: Path, point: str
+) -> None:
+    objects = Objects.open((tmp_path / "store").as_uri())
+    files = files_in(tmp_path / "source", manifest)
+    dying = ObjectSnapshotStore(objects, clock=SystemClock())
+
+    async def die() -> None:
+        raise RuntimeError("dead")
+
+    dying.faults.actions[point] = die
+    with pytest.raises(RuntimeError, match="dead"):
+        await dying.put(manifest, files, progress=silent)
+    store = ObjectSnapshotStore(objects, clock=SystemClock())
+    if point != "put.published":
+        with pytest.raises(NotFound):
+            await store.manifest("s-1")
+    await store.sweep(keep={"s-1"}, older_than_s=-60)
+    await store.put(manifest, files, progress=silent)
+    await _comes_back(store, manifest, tmp_path)
+    await store.forget("s-1")
+    await store.sweep(keep=set(), older_than_s=-60)
+    assert [item async for item in objects.list("")] == []
+    objects.close()

@@ -263,3 +263,13 @@ async def ended(socket: ClientConnection) -> None:
     except ConnectionClosed:
         pass
     assert socket.close_code in (1013, 4410)
+
+
+async def test_a_hibernated_sandbox_is_woken_by_a_preview(fleet: Fleet) -> None:
+    sandbox = await fleet.create()
+    path = f"/api/sandboxes/{sandbox}"
+    assert (await fleet.client.post(f"{path}/hibernate")).status_code == 200
+    async with httpx.AsyncClient(base_url=fleet.url, headers=host_of(sandbox), timeout=60) as anybody:
+        closed = await anybody.get("/")
+    assert (closed.status_code, closed.json()["code"]) == (502, "port_closed")
+    assert (await fleet.client.get(path)).json()["status"] == "running"

@@ -144,6 +144,7 @@ async def test_calls_at_the_same_time_share_one_wake(fleet: Fleet) -> None:
         await asyncio.sleep(0.2)
         fleet.hypervisor.faults.release("load")
     assert [one.result().status_code for one in asked] == [200] * 12
+    assert asked[-1].result().json()["timeout"] == 5
     log = (await fleet.client.get(f"/api/sandboxes/{sandbox}/events")).json()
     assert [row["event"] for row in log].count("wake_requested") == 1
 

@@ -114,3 +114,11 @@ def test_resolvers_on_loopback_are_of_no_use_to_a_namespace() -> None:
     text = "# c\nnameserver 127.0.0.53\nnameserver ::1"
     text += "\nnameserver 192.0.2.9\nnameserver 192.0.2.9\nnameserver x\n"
     assert usable_resolvers(text) == ("192.0.2.9",)
+
+
+def test_the_metadata_address_leads_to_the_gateway_and_only_that_way_is_let_in() -> None:
+    text = namespace_rules(resolvers=[], address_range=RANGE, enabled=False)
+    led = [line for line in chain(text, "metadata") if "dnat" in line]
+    assert led == ['iifname "tap0" ip daddr 169.254.169.254 tcp dport 80 dnat ip to 10.0.2.2']
+    let_in = [line for line in chain(text, "input") if "dport 80" in line]
+    assert let_in == ['iifname "tap0" ct status dnat tcp dport 80 accept']

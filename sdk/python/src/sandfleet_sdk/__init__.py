@@ -1,6 +1,7 @@
 """Python client of sandfleet: sandboxes that are real computers."""
 
 from sandfleet_sdk.attached_models import Preview, SignedUrl, Size, Stats, Tags, TagUse
+from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Output
 from sandfleet_sdk.calls import Sink, Source
 from sandfleet_sdk.client import AsyncClient, Client
 from sandfleet_sdk.errors import (
@@ -35,12 +36,15 @@ from sandfleet_sdk.models import (
 )
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
 from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
+from sandfleet_sdk.sessions import Session
 
 __all__ = [
     "NO_RETRIES",
     "ApiError",
     "ApiKey",
+    "AsyncAttachment",
     "AsyncClient",
+    "Attachment",
     "BadAnswer",
     "BadRequest",
     "Checkpoint",
@@ -59,12 +63,14 @@ __all__ = [
     "NoCapacity",
     "NotFound",
     "Organisation",
+    "Output",
     "PlanLimit",
     "Preview",
     "QuotaExceeded",
     "RetryPolicy",
     "Sandbox",
     "SandfleetError",
+    "Session",
     "SignedUrl",
     "Sink",
     "Size",

@@ -16,7 +16,8 @@ from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sandfleet_sdk import attached, commands, files, fleet, previews, sandboxes, saved
+from sandfleet_sdk import attached, commands, files, fleet, previews, sandboxes, saved, sessions
+from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Progress
 from sandfleet_sdk.calls import Flow
 from sandfleet_sdk.errors import SandfleetError
 from sandfleet_sdk.retries import RetryPolicy
@@ -136,6 +137,54 @@ class AsyncCommands(_Awaiting):
     stream = _awaiting(commands.stream)
 
 
+class Sessions(_Blocking):
+    """Programs and terminals that one attaches to."""
+
+    start = _blocking(sessions.start)
+    start_terminal = _blocking(sessions.start_terminal)
+    list = _blocking(sessions.list_sessions)
+    get = _blocking(sessions.get)
+    get_terminal = _blocking(sessions.get_terminal)
+    kill = _blocking(sessions.kill)
+    resize = _blocking(sessions.resize)
+    end_terminal = _blocking(sessions.end_terminal)
+
+    def attach(self, sandbox_id: str, session_id: str, *, offset: int | None = 0) -> Attachment:
+        """Attach to a session at an offset of its output; None: to the newest MiB of it."""
+        progress = Progress(sandbox_id, session_id, is_terminal=False, offset=offset)
+        return Attachment(self._transport.endpoint, progress)
+
+    def attach_terminal(self, sandbox_id: str, terminal_id: str, *, offset: int | None = None) -> Attachment:
+        """Attach to a terminal: to what is new, or at an offset of its output."""
+        progress = Progress(sandbox_id, terminal_id, is_terminal=True, offset=offset)
+        return Attachment(self._transport.endpoint, progress)
+
+
+class AsyncSessions(_Awaiting):
+    """Programs and terminals that one attaches to."""
+
+    start = _awaiting(sessions.start)
+    start_terminal = _awaiting(sessions.start_terminal)
+    list = _awaiting(sessions.list_sessions)
+    get = _awaiting(sessions.get)
+    get_terminal = _awaiting(sessions.get_terminal)
+    kill = _awaiting(sessions.kill)
+    resize = _awaiting(sessions.resize)
+    end_terminal = _awaiting(sessions.end_terminal)
+
+    def attach(self, sandbox_id: str, session_id: str, *, offset: int | None = 0) -> AsyncAttachment:
+        """Attach to a session at an offset of its output; None: to the newest MiB of it."""
+        progress = Progress(sandbox_id, session_id, is_terminal=False, offset=offset)
+        return AsyncAttachment(self._transport.endpoint, progress)
+
+    def attach_terminal(
+        self, sandbox_id: str, terminal_id: str, *, offset: int | None = None
+    ) -> AsyncAttachment:
+        """Attach to a terminal: to what is new, or at an offset of its output."""
+        progress = Progress(sandbox_id, terminal_id, is_terminal=True, offset=offset)
+        return AsyncAttachment(self._transport.endpoint, progress)
+
+
 class Files(_Blocking):
     """Files of a sandbox."""
 
@@ -219,6 +268,7 @@ class Client:
         self.sandboxes = Sandboxes(transport)
         self.checkpoints = Checkpoints(transport)
         self.commands = Commands(transport)
+        self.sessions = Sessions(transport)
         self.files = Files(transport)
         self.previews = Previews(transport)
         self.fleet = Fleet(transport)
@@ -247,6 +297,7 @@ class AsyncClient:
         self.sandboxes = AsyncSandboxes(transport)
         self.checkpoints = AsyncCheckpoints(transport)
         self.commands = AsyncCommands(transport)
+        self.sessions = AsyncSessions(transport)
         self.files = AsyncFiles(transport)
         self.previews = AsyncPreviews(transport)
         self.fleet = AsyncFleet(transport)

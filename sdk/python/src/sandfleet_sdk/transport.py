@@ -47,6 +47,11 @@ class Endpoint:
             arguments["json"] = call.payload
         return arguments
 
+    def socket(self, path: str) -> tuple[str, dict[str, str]]:
+        """Return URL and headers of a WebSocket."""
+        scheme, _, rest = self.origin.partition("://")
+        return f"{'wss' if scheme == 'https' else 'ws'}://{rest}/api{path}", {"X-API-Key": self._api_key}
+
     def failure(self, error: Exception, *, begun: bool) -> Failure:
         """Return what a broken exchange means for the caller."""
         reason = str(error) or type(error).__name__
@@ -70,7 +75,7 @@ class BlockingTransport:
     """Performs flows in the calling thread."""
 
     def __init__(self, endpoint: Endpoint, policy: RetryPolicy) -> None:
-        self._endpoint = endpoint
+        self.endpoint = self._endpoint = endpoint
         self._policy = policy
         self._http = httpx2.Client(trust_env=False, verify=endpoint.verify)
 
@@ -116,7 +121,7 @@ class AwaitingTransport:
     """Performs flows in the running event loop; sources and sinks work in threads and never block it."""
 
     def __init__(self, endpoint: Endpoint, policy: RetryPolicy) -> None:
-        self._endpoint = endpoint
+        self.endpoint = self._endpoint = endpoint
         self._policy = policy
         self._http = httpx2.AsyncClient(trust_env=False, verify=endpoint.verify)
 

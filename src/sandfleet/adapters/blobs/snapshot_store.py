@@ -24,6 +24,7 @@ import msgspec
 from sandfleet.adapters.blobs import sweep as sweeping
 from sandfleet.adapters.blobs.objects import Objects
 from sandfleet.adapters.blobs.pieces import chunk_name, packed, put_verified, unpacked
+from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.sparse_files import digest_of
 from sandfleet.model.errors import BlobsUnavailable, NotFound, SnapshotUnusable
 from sandfleet.ports.blobs import Progress, StoredFiles
@@ -76,6 +77,7 @@ class ObjectSnapshotStore:
     def __init__(self, objects: Objects, *, clock: Clock) -> None:
         self._objects = objects
         self._clock = clock
+        self.faults = FaultPoints()
         self._room = asyncio.Semaphore(PIECES_AT_ONCE)
         self._seen: set[str] = set()
 
@@ -91,17 +93,20 @@ class ObjectSnapshotStore:
         everything = [*manifest.files.values(), *bases.values()]
         count = _Count(sum(len(file.chunks) for file in everything) * CHUNK_BYTES, progress)
         await self._objects.put(upload_name(manifest.snapshot_id), content)
+        await self.faults.at("put.announced")
         for name, base in bases.items():
             await self._put_file(files.backings[name], base, count)
             await self._objects.put(base_name(manifest.backings[name]), msgspec.json.encode(base))
         for name, file in manifest.files.items():
             await self._put_file(files.files[name], file, count)
+        await self.faults.at("put.stored")
         await self._confirm(everything)
         await self._objects.put(snapshot_name(manifest.snapshot_id), content)
         if await self._objects.get(snapshot_name(manifest.snapshot_id)) != content:
             raise BlobsUnavailable(
                 "the object store does not give the manifest back as it was", retry_after_s=30
             )
+        await self.faults.at("put.published")
         await self._objects.delete(upload_name(manifest.snapshot_id))
         return count.new
 

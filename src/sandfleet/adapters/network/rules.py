@@ -58,9 +58,12 @@ table inet sandfleet {{
     meta nfproto ipv6 drop
     iifname "{TAP}" ip saddr != {GUEST_ADDRESS} drop
   }}
-  chain resolve {{
+  chain metadata {{
     type nat hook prerouting priority dstnat; policy accept;
     iifname "{TAP}" ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} dnat ip to {GATEWAY_ADDRESS}
+  }}
+  chain resolve {{
+    type nat hook prerouting priority dstnat; policy accept;
 {_resolver_rules(resolvers)}  }}
   chain leave {{
     type nat hook postrouting priority srcnat; policy accept;

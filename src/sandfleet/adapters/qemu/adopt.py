@@ -11,10 +11,11 @@ from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
 from sandfleet.adapters.qemu.manifest import Manifest
 from sandfleet.adapters.qemu.process import ProcessHandle
 from sandfleet.adapters.qemu.qmp import Qmp
+from sandfleet.adapters.qemu.standstill import give_up, thaw
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.guest import Guest
 
-PAUSED_STATES = frozenset({"paused", "postmigrate"})
+PAUSED_STATES = frozenset({"paused", "postmigrate", "finish-migrate", "save-vm"})
 
 
 async def adopt_machine(host: Host, manifest: Manifest) -> QemuMachine:
@@ -45,8 +46,9 @@ async def _monitor(host: Host, manifest: Manifest) -> Qmp | None:
         return None
     try:
         status = await qmp.execute("query-status")
-        if status["status"] in PAUSED_STATES:
-            await qmp.execute_when_ready("cont")
+        if status["status"] in PAUSED_STATES:  # a save was under way, and came to nothing
+            await give_up(qmp)
+            await thaw(qmp)
     except HypervisorFailed:
         await qmp.close()
         return None

@@ -47,6 +47,7 @@ def describe(
         root=[*layers_of(directory, root), *(names[path] for path in root.backings)],
         data=[*layers_of(directory, data), *(names[path] for path in data.backings)],
         backings={names[path]: digest for path, digest in shared.items()},
+        cpu_percent=machine.cpu_percent,
         memory_format=memory_format,
     )
 

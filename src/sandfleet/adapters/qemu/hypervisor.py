@@ -109,6 +109,7 @@ class QemuHypervisor:
             for template in templates.values():
                 self._hold(template)
             await asyncio.to_thread(self._prune)
+            await self.snapshots.know_backings(templates.values())
         return [_info(template) for template in templates.values()]
 
     async def clone(self, order: MachineOrder) -> Machine:

@@ -57,13 +57,18 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
         directory = host.directory(manifest.machine_id)
         root = await _disk(host, order, directory, drive=ROOT_DRIVE, backings=backings)
         data = await _disk(host, order, directory, drive=DATA_DRIVE, backings=backings)
+        await host.faults.at("load.linked")
         recipe = SpawnRecipe(
             shape=shape,
             memory=None,
             state=order.directory / MEMORY_FILE,
             root=[*root.layers, *root.backings],
             data=[*data.layers, *data.backings],
-            limits=limits(memory_mib=snapshot.memory_mib, cpu_count=snapshot.cpu_count),
+            limits=limits(
+                memory_mib=snapshot.memory_mib,
+                cpu_count=snapshot.cpu_count,
+                cpu_percent=snapshot.cpu_percent,
+            ),
         )
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
@@ -72,6 +77,7 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
             process=spawned.process,
             owner=order.owner,
             epoch=order.epoch,
+            cpu_percent=snapshot.cpu_percent,
             image_digest=snapshot.image_digest,
             qemu_version=snapshot.shape.qemu_version,
             host_cpu=snapshot.shape.host_cpu,
@@ -84,6 +90,7 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
         machine = await both(
             _open_sessions(host, undo, manifest, spawned, snapshot.memory_format), connecting
         )
+        await host.faults.at("load.answered")
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
         await asyncio.to_thread(write_manifest, directory, machine.manifest, durable=True)
         undo.pop_all()

@@ -28,7 +28,7 @@ from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import Manifest
 from sandfleet.adapters.qemu.qmp import Qmp
-from sandfleet.adapters.qemu.standstill import Standstill, standing_still
+from sandfleet.adapters.qemu.standstill import Standstill, give_up, standing_still
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.snapshots import SavedSnapshot
@@ -79,7 +79,7 @@ async def capture(host: Host, machine: QemuMachine, order: SaveOrder) -> SavedSn
                 with machine.monitor.listen("MIGRATION") as moves:
                     memory_format, taken_at_s, pause = await _take(host, machine, order, memory, moves)
                     if memory_format == migration.STREAM:
-                        await migration.ended(machine.monitor, moves)
+                        await _written_out(machine.monitor, moves)
                 await host.faults.at("capture.written")
             manifest = await _publish(
                 host, frozen, order, _Written(directory, memory_format, taken_at_s, is_end=False)
@@ -107,6 +107,14 @@ async def _take(
     finally:
         await chains.remove_overlays(host, machine, fresh)
     return memory_format, taken_at_s, pause
+
+
+async def _written_out(qmp: Qmp, moves: EventListener) -> None:
+    try:
+        await migration.ended(qmp, moves)
+    except BaseException:
+        await give_up(qmp)
+        raise
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -19,6 +19,7 @@ from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.probe import host_cpu_model
 from sandfleet.adapters.qemu.qemu_version import qemu_version
 from sandfleet.adapters.qemu.save import SaveOrder, capture, save
+from sandfleet.adapters.qemu.template import ROOT_FILE, Template
 from sandfleet.model.errors import Conflict, HypervisorFailed, SnapshotUnusable
 from sandfleet.ports.blobs import StoredFiles
 from sandfleet.ports.clock import Clock
@@ -44,6 +45,13 @@ class QemuSnapshots:
         self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
         config = host.config
         self.backings = Backings(config.data_dir / "bases", config.templates_dir)
+
+    async def know_backings(self, templates: Iterable[Template]) -> None:
+        """Compute the digests of what disks stand on before a guest must stand still for it."""
+        for template in templates:
+            paths = [template.file(ROOT_FILE), *map(Path, template.manifest.backing.values())]
+            for path in paths:
+                await asyncio.to_thread(self.backings.digest, path)
 
     async def save(self, machine: Machine, snapshot_id: str) -> SavedSnapshot:
         """Save the machine and end its QEMU."""

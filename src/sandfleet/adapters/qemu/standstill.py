@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from sandfleet.adapters.qemu.machine import QemuMachine
@@ -43,10 +43,20 @@ async def standing_still(machine: QemuMachine) -> AsyncIterator[Standstill]:
     try:
         await qmp.execute("stop")
         yield pause
+    except BaseException:
+        if not pause.is_final:
+            await give_up(qmp)
+        raise
     finally:
         if not pause.is_final:
             await thaw(qmp)
             pause.measure()
+
+
+async def give_up(qmp: Qmp) -> None:
+    """Have QEMU stop writing, if it still does: a guest that runs again must not be written out beside it."""
+    with suppress(HypervisorFailed):
+        await qmp.execute("migrate_cancel")
 
 
 async def thaw(qmp: Qmp) -> None:

@@ -7,6 +7,7 @@ from typing import cast
 from sandfleet.controlplane.api.field_values import checked_timeout
 from sandfleet.controlplane.api.paths import SANDBOX
 from sandfleet.controlplane.api.sandbox_view import sandbox_body
+from sandfleet.controlplane.api.sandboxes import store_timeout
 from sandfleet.controlplane.api.verbs import begin_in_turn, not_running, outcome, resumed, verb_ids
 from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
@@ -84,6 +85,8 @@ async def wake_sandbox(call: Call) -> Answer:
         operation = await begin_in_turn(call, begin, check=check)
     else:
         check(sandbox)
+        if body.timeout is not None:
+            await store_timeout(call, body.timeout)
     await outcome(call, operation)
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
     return model_answer(200, sandbox_body(call, sandbox))

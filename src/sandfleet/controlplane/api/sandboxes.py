@@ -85,23 +85,29 @@ async def kill_sandbox(call: Call) -> Answer:
 async def set_timeout(call: Call) -> Answer:
     """Store a new idle timeout; the idle timer starts again."""
     body = cast(SetTimeout, call.model)
+    await store_timeout(call, body.timeout)
+    return no_content()
+
+
+async def store_timeout(call: Call, timeout: int | None) -> None:
+    """Write the idle timeout whatever else happens to the row; it wakes nobody."""
     store = call.edge.plane.stores.sandboxes
     for _ in range(SAVE_ATTEMPTS_MAX):
         sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
         if sandbox.is_terminal:
             raise gone(sandbox)
-        if body.timeout is None:
+        if timeout is None:
             raise BadRequest("timeout is required")
         now = call.edge.plane.clock.now()
         changed = replace(
-            sandbox, timeout_s=checked_timeout(body.timeout), changed_at=now, version=sandbox.version + 1
+            sandbox, timeout_s=checked_timeout(timeout), changed_at=now, version=sandbox.version + 1
         )
         try:
             await store.touch({sandbox.id: now})
             await store.save(changed, None)
         except StaleVersion:
             continue
-        return no_content()
+        return
     raise NotReady("the sandbox is changing too fast")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from sandfleet.controlplane.api.field_values import check_text, checked_envs
+from sandfleet.controlplane.api.field_values import checked_envs
 from sandfleet.controlplane.api.paths import data_plane
 from sandfleet.controlplane.http.answers import Answer
 from sandfleet.controlplane.http.authentication import Access
@@ -29,7 +29,7 @@ from sandfleet.wire.public_sessions import (
     StartTerminal,
     Terminal,
 )
-from sandfleet.wire.session_request import session_request, shell_of, signal_of, size_of
+from sandfleet.wire.session_request import session_request, signal_of, size_of, terminal_request
 from sandfleet.wire.worker_messages import EXEC_ID_HEADER
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -81,7 +81,8 @@ def _check_session(fields: Mapping[str, Any]) -> None:
 
 def _check_terminal(fields: Mapping[str, Any]) -> None:
     size_of(fields)
-    check_text("shell", shell_of(fields))
+    terminal_request(fields)
+    checked_envs(fields.get("envs"))
 
 
 _ERRORS = ("not_found", "gone", "not_ready", "agent_unresponsive")
@@ -110,6 +111,11 @@ _STARTS: Mapping[str, Any] = {
 _OFFSET = Parameter(
     "offset",
     "with `Upgrade: websocket`: replay from exactly this byte of the output on",
+    schema={"type": "integer", "minimum": 0},
+)
+_SCROLLBACK = Parameter(
+    "scrollback",
+    "with `Upgrade: websocket`: how many bytes of old output come first",
     schema={"type": "integer", "minimum": 0},
 )
 
@@ -150,6 +156,14 @@ ENDPOINTS = (
         body=StartTerminal,
         check=_check_terminal,
         **_STARTS,
+    ),
+    _endpoint(
+        "GET",
+        "pty/{sid}",
+        "How a terminal stands; with `Upgrade: websocket` attach to it",
+        answers={200: Session},
+        parameters=(_OFFSET, _SCROLLBACK),
+        errors=("offset_gone",),
     ),
     _endpoint(
         "POST",

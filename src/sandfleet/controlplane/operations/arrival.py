@@ -254,6 +254,7 @@ async def _start_vm(run: Run, operation: Operation, sandbox: Sandbox) -> VmStatu
         network_enabled=sandbox.network_enabled,
         envs=dict(sandbox.envs),
         snapshot=source_of(await usable_snapshot(run, sandbox), sandbox),
+        cpu_percent=sandbox.cpu_percent,
     )
     worker_id = WorkerId(operation.progress["worker_id"])
     url = operation.progress["worker_url"]

@@ -15,6 +15,7 @@ from sandfleet.model.errors import SandfleetError, StaleVersion
 from sandfleet.model.operation import Operation, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.snapshot import Snapshot
+from sandfleet.model.transition import Transition
 
 WRITE_ATTEMPTS = 20
 
@@ -30,6 +31,8 @@ class Ending:
     snapshot: Snapshot | None = None
     follow_up: Operation | None = None
     releases: bool = False
+    reserved_mib: int | None = None
+    """What is to be reserved from now on, where the sandbox may have another size than before."""
     detail: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,14 +63,7 @@ async def end(
         outcome = OperationState.FAILED if what.error else OperationState.SUCCEEDED
         done = ended(operation, outcome, at=now, error=what.error)
         try:
-            await run.plane.stores.operations.finish(
-                done,
-                sandbox=what.sandbox,
-                transition=log,
-                follow_up=what.follow_up,
-                releases=what.releases,
-                snapshot=what.snapshot,
-            )
+            await _write(run, done, what, log)
         except StaleVersion:
             continue
         run.sandbox = what.sandbox
@@ -78,9 +74,25 @@ async def end(
     raise StaleVersion(f"sandbox {operation.sandbox_id} is changing too fast")
 
 
+async def _write(run: Run, done: Operation, what: Ending, log: Transition) -> None:
+    if what.reserved_mib is not None:
+        await run.plane.stores.sizes.finish(
+            done, sandbox=what.sandbox, transition=log, reserved_mib=what.reserved_mib
+        )
+        return
+    await run.plane.stores.operations.finish(
+        done,
+        sandbox=what.sandbox,
+        transition=log,
+        follow_up=what.follow_up,
+        releases=what.releases,
+        snapshot=what.snapshot,
+    )
+
+
 async def _tell(run: Run, what: Ending) -> None:
     if what.sandbox.state is not SandboxState.RUNNING:
         await run.plane.routes.forget(what.sandbox.id)
     await run.plane.wake_ups.publish(sandbox_topic(what.sandbox.id))
-    if what.releases:
+    if what.releases or what.reserved_mib is not None:
         await run.plane.wake_ups.publish(CAPACITY_TOPIC)

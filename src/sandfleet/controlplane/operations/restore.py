@@ -37,6 +37,7 @@ from sandfleet.model.ids import OperationId
 from sandfleet.model.operation import Operation, OperationKind
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.planning.resizing import shortage
 from sandfleet.wire.worker_messages import StartVm
 
 ACTOR = "restore"
@@ -46,7 +47,7 @@ _STATE = SandboxState.RESTORING
 async def begin_restore(
     plane: ControlPlane, sandbox: Sandbox, checkpoint: Checkpoint, *, ids: Mapping[str, str], actor: str
 ) -> Operation:
-    """Write `restoring` with its operation; StaleVersion."""
+    """Write `restoring` with its operation and room for its size; StaleVersion, NoCapacity, QuotaExceeded."""
     now = plane.clock.now()
     size = checkpoint.resources
     operation = new_operation(
@@ -74,7 +75,14 @@ async def begin_restore(
         operation=operation,
         detail={"checkpoint_id": checkpoint.id},
     )
-    await plane.stores.sandboxes.start_operation(after, operation, log)
+    policy = plane.settings.placement_policy
+    await plane.stores.sizes.begin(
+        after,
+        operation,
+        log,
+        memory_mib=size.memory_mib,
+        refuse=lambda worker, extra_mib: shortage(worker, extra_mib, policy),
+    )
     await plane.routes.forget(sandbox.id)
     return operation
 
@@ -113,6 +121,7 @@ async def _start_vm(run: Run, operation: Operation, sandbox: Sandbox) -> str:
         network_enabled=sandbox.network_enabled,
         envs=dict(sandbox.envs),
         snapshot=source_of(await snapshot_of(run, operation), sandbox),
+        cpu_percent=sandbox.cpu_percent,
     )
     await run.plane.worker_client.start_vm(worker.id, worker.http_url, sandbox.id, order)
     return worker.http_url
@@ -128,7 +137,10 @@ async def _restored(run: Run, operation: Operation, *, url: str) -> Operation:
             deadline_at=None,
         )
         return Ending(
-            sandbox=after, event=SandboxEvent.RESTORED, reason="the guest of the checkpoint answered"
+            sandbox=after,
+            event=SandboxEvent.RESTORED,
+            reason="the guest of the checkpoint answered",
+            reserved_mib=after.resources.memory_mib,
         )
 
     done = await end(run, operation, state=_STATE, actor=ACTOR, ending=ending)
@@ -144,7 +156,13 @@ async def _kept(run: Run, operation: Operation, error: SandfleetError) -> Operat
     def ending(before: Sandbox, now: datetime) -> Ending:
         event = SandboxEvent.RESTORE_FAILED
         after = replace(advance(before, event, at=now), active_at=now, deadline_at=None)
-        return Ending(sandbox=after, event=event, reason=error.message, error=error)
+        return Ending(
+            sandbox=after,
+            event=event,
+            reason=error.message,
+            error=error,
+            reserved_mib=after.resources.memory_mib,
+        )
 
     done = await end(run, operation, state=_STATE, actor=ACTOR, ending=ending)
     return done or await cancelled(run, operation)

@@ -118,7 +118,7 @@ def _target(call: Call, kind: str) -> SessionTarget:
         sandbox_id=call.values["id"],
         kind=kind,
         session_id=session_id,
-        offset=None if is_terminal else offset_from(call.query.get("offset")),
+        offset=offset_from(call.query.get("offset")),
         scrollback=scrollback_from(call.query.get("scrollback")) if is_terminal else 0,
     )
 

@@ -40,6 +40,8 @@ async def load_vm(host: Host, resident: Resident, order: StartVm) -> Machine:
             await machine.grow_disk(order.disk_mib)
         if order.memory_mib != machine.facts.order.memory_mib:
             await machine.resize_memory(order.memory_mib)
+        if order.cpu_percent is not None:
+            await machine.limit_cpu(order.cpu_percent)
         await shape(host, machine)
         undo.pop_all()
     return machine

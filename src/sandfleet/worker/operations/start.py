@@ -24,7 +24,7 @@ from sandfleet.worker.host import Host
 from sandfleet.worker.operations.load_vm import load_vm
 from sandfleet.worker.operations.outfit import identity, machine_order, shape
 from sandfleet.worker.operations.stop import end
-from sandfleet.worker.operations.succeed import begin_beside, serve
+from sandfleet.worker.operations.succeed import begin_beside, resume_work, serve
 from sandfleet.worker.residents import Resident, VmState
 
 log = structlog.get_logger("sandfleet.worker")
@@ -92,6 +92,8 @@ async def _run(host: Host, resident: Resident, order: StartVm) -> None:
         else:
             machine, source = await load_vm(host, resident, order), "snapshot"
         serve(host, resident, machine)
+        if order.snapshot is not None:
+            resume_work(host, resident)
     except BaseException:
         if resident.state is VmState.STARTING:
             host.residents.remove(resident)

@@ -46,6 +46,7 @@ async def _succeed(host: Host, known: Resident, successor: Resident, order: Star
     host.residents.remove(known)
     host.residents.add(successor)
     serve(host, successor, machine)
+    resume_work(host, successor)
     if known.machine is not None:
         await known.machine.destroy()
 

@@ -6,19 +6,22 @@ from starlette.responses import Response
 
 from sandfleet.ports.guest import ExecOrder, TerminalSize
 from sandfleet.wire import json_fields
-from sandfleet.wire.session_request import shell_of, size_of
+from sandfleet.wire.session_request import size_of, terminal_request
 from sandfleet.worker.call import Call, json_answer, no_content
 from sandfleet.worker.operations.session_create import given_id
-from sandfleet.worker.operations.session_view import session
+from sandfleet.worker.operations.session_view import session, session_view
 
 
 async def terminal_create(call: Call) -> Response:
     """Answer when the shell runs; what it says is kept until somebody looks."""
     fields = json_fields.json_object(await call.body())
     cols, rows = size_of(fields)
+    request = terminal_request(fields)
     order = ExecOrder(
         exec_id=given_id(call),
-        argv=(shell_of(fields),),
+        argv=request.argv,
+        envs=request.envs,
+        cwd=request.cwd,
         stdin=True,
         terminal=TerminalSize(cols=cols, rows=rows),
         is_session=True,
@@ -26,6 +29,12 @@ async def terminal_create(call: Call) -> Response:
     status = await call.guest.start_exec(order)
     body = {"sessionID": status.exec_id, "sandboxID": call.resident.sandbox_id}
     return json_answer(body, status=201)
+
+
+async def terminal_get(call: Call) -> Response:
+    """Answer with how it stands; its exit code is told nowhere else."""
+    status = await session(call.guest, call.path_value("exec_id"), has_terminal=True)
+    return json_answer(session_view(call.resident, status))
 
 
 async def terminal_resize(call: Call) -> Response:

@@ -1,0 +1,234 @@
+"""Sizes, previews, signed URLs, tags, restarts and the metadata service on a real fleet.
+
+The published Python client does what it offers; the rest is plain HTTP, as its users would write it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from opencomputer import Sandbox
+from tests.acceptance.live_fleet import COMMAND, LiveFleet
+from websockets.asyncio.client import connect
+
+pytestmark = [pytest.mark.timeout(300)]
+
+APP = """
+import asyncio, http.server, threading
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/events":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for number in range(3):
+                self.wfile.write(f"data: {number}\\n\\n".encode())
+                self.wfile.flush()
+            return
+        body = f"{self.path} for {self.headers['Host']}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))[::-1]
+        self.send_response(201)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("0.0.0.0", 3000), Handler).serve_forever()
+"""
+SOCKET_APP = """
+import base64, hashlib, socketserver
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self):
+        head = b""
+        while b"\\r\\n\\r\\n" not in head:
+            head += self.request.recv(4096)
+        lines = {line.split(b":")[0].lower(): line.split(b":", 1)[1].strip()
+                 for line in head.split(b"\\r\\n")[1:] if b":" in line}
+        key = lines[b"sec-websocket-key"]
+        accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\n"
+                         b"Connection: Upgrade\\r\\n"
+                         b"Sec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
+        while True:
+            first, second = self.rfile.read(2)
+            if first & 15 == 8:
+                self.wfile.write(bytes([0x88, 0]))
+                return
+            length, mask = second & 127, self.rfile.read(4)
+            data = bytes(byte ^ mask[place % 4] for place, byte in enumerate(self.rfile.read(length)))
+            self.wfile.write(bytes([first, len(data)]) + data)
+socketserver.ThreadingTCPServer(("0.0.0.0", 3001), Echo).serve_forever()
+"""
+
+
+@pytest.fixture
+async def sandbox(fleet: LiveFleet) -> AsyncIterator[Sandbox]:
+    made = await Sandbox.create(api_key=fleet.api_key, api_url=fleet.url, memory_mb=1024)
+    yield made
+    await made.kill()
+    await made.close()
+
+
+def host(sandbox: Sandbox, port: int) -> dict[str, str]:
+    return {"Host": f"{sandbox.sandbox_id}-p{port}.previews.example"}
+
+
+async def said(sandbox: Sandbox, line: str) -> str:
+    result = await sandbox.exec.run(line)
+    assert result.exit_code == 0, result
+    return str(result.stdout).strip()
+
+
+async def total_mb(sandbox: Sandbox) -> float:
+    return int(await said(sandbox, "awk '/MemTotal/ {print $2}' /proc/meminfo")) / 1024
+
+
+async def begin(sandbox: Sandbox, program: str, *, port: int, fleet: LiveFleet) -> None:
+    """Start a program in the sandbox and return when its port answers."""
+    await sandbox.files.write(f"/home/sandbox/app{port}.py", program)
+    await said(sandbox, f"setsid python3 app{port}.py >/tmp/app{port}.log 2>&1 </dev/null & sleep 0.2")
+    look = f"python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}), 1)'"
+    for _ in range(60):
+        if (await sandbox.exec.run(look)).exit_code == 0:
+            return
+        await asyncio.sleep(0.3)
+    raise AssertionError(await said(sandbox, f"cat /tmp/app{port}.log"))
+
+
+async def test_a_sandbox_grows_and_shrinks_and_the_guest_has_it(fleet: LiveFleet, sandbox: Sandbox) -> None:
+    for size in (2048, 4096, 1024, 512):
+        answer = await sandbox.scale(memory_mb=size)
+        assert answer["memoryMB"] == size
+        share = 0.93 if size >= 4096 else 0.88
+        assert share * size <= await total_mb(sandbox) <= 1.02 * size
+        limit = int(await said(sandbox, "cat /sys/fs/cgroup/sandbox/memory.max")) / 2**20
+        assert 0.88 * size <= limit <= 1.15 * size
+    async with fleet.async_client() as http:
+        path = f"/api/sandboxes/{sandbox.sandbox_id}"
+        limits = await http.put(f"{path}/limits", json={"memoryMB": 1024, "cpuPercent": 50})
+        assert limits.json()["cpuPercent"] == 50
+        assert await said(sandbox, "cat /sys/fs/cgroup/sandbox/cpu.max") == "50000 100000"
+        await said(
+            sandbox,
+            "setsid python3 -c 'b=b\"x\"*(600<<20); import time; time.sleep(99)' >/dev/null 2>&1 & sleep 0.2",
+        )
+        for _ in range(100):
+            if (await http.get(f"{path}/stats")).json()["memUsage"] > 550 * 2**20:
+                break
+            await asyncio.sleep(0.3)
+        refused = await http.post(f"{path}/scale", json={"memoryMB": 512})
+        assert (refused.status_code, refused.json()["code"]) == (409, "oom_floor"), refused.text
+        assert (await http.get(path)).json()["memoryMB"] == 1024
+        stats = (await http.get(f"{path}/stats")).json()
+        assert stats["memUsage"] > 500 * 2**20
+
+
+async def test_a_guest_asks_about_itself_and_changes_its_size(sandbox: Sandbox) -> None:
+    root = "http://169.254.169.254"
+    status = await said(sandbox, f"curl -sS {root}/v1/status")
+    assert status.startswith(f'{{"sandboxId":"{sandbox.sandbox_id}","uptime":')
+    assert json.loads(await said(sandbox, f"curl -sS {root}/v1/metadata"))["template"] == "base"
+    scale = f"curl -sS -X POST {root}/v1/scale -d '{{\"memoryMB\":1536}}'"
+    assert await said(sandbox, scale) == '{"ok":true,"memoryMB":1536,"cpuPercent":100}'
+    assert await total_mb(sandbox) >= 0.88 * 1536
+    assert json.loads(await said(sandbox, f"curl -sS {root}/v1/limits"))["memLimit"] > 1200 * 2**20
+
+
+async def test_previews_stream_into_a_port(fleet: LiveFleet, sandbox: Sandbox) -> None:
+    record: dict[str, Any] = await sandbox.create_preview_url(port=3000)
+    assert record["hostname"].startswith(f"{sandbox.sandbox_id}-p3000.")
+    async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as anybody:
+        page = await anybody.get("/", headers={**host(sandbox, 3000), "Accept": "text/html"})
+        assert page.status_code == 503
+        await begin(sandbox, APP, port=3000, fleet=fleet)
+        seen = await anybody.get("/hello?x=1", headers=host(sandbox, 3000))
+        assert seen.text == f"/hello?x=1 for {host(sandbox, 3000)['Host']}"
+        posted = await anybody.post("/", content=b"abc" * 100_000, headers=host(sandbox, 3000))
+        assert (posted.status_code, posted.content) == (201, (b"abc" * 100_000)[::-1])
+        events = await anybody.get("/events", headers=host(sandbox, 3000))
+        assert events.text == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
+        token = await sandbox.rotate_preview_auth_token()
+        assert (await anybody.get("/", headers=host(sandbox, 3000))).status_code == 401
+        opened = {**host(sandbox, 3000), "X-OC-Preview-Token": token}
+        assert (await anybody.get("/", headers=opened)).status_code == 200
+    await begin(sandbox, SOCKET_APP, port=3001, fleet=fleet)
+    address = fleet.url.replace("http://127.0.0.1", f"ws://{sandbox.sandbox_id}-p3001.localhost")
+    port = int(fleet.url.rpartition(":")[2])
+    headers = {"X-OC-Preview-Token": token}
+    async with connect(address, host="127.0.0.1", port=port, additional_headers=headers) as socket:
+        for word in ("one", "two"):
+            await socket.send(word)
+            assert await socket.recv() == word
+    assert [one["port"] for one in await sandbox.list_preview_urls()] == [3000]
+    await sandbox.delete_preview_url(3000)
+    assert await sandbox.list_preview_urls() == []
+
+
+async def test_signed_urls(sandbox: Sandbox) -> None:
+    async with httpx.AsyncClient(timeout=60) as anybody:
+        up = await sandbox.upload_url("/workspace/signed.bin")
+        assert (await anybody.put(up, content=b"\x00\x01" * 50_000)).status_code == 204
+        down = await sandbox.download_url("/workspace/signed.bin")
+        assert (await anybody.get(down)).content == b"\x00\x01" * 50_000
+
+
+@pytest.mark.parametrize("verb", ["reboot", "power_cycle"])
+async def test_a_restarted_sandbox_keeps_its_disk_and_name(sandbox: Sandbox, verb: str) -> None:
+    await said(sandbox, "echo kept > /workspace/kept; echo kept | sudo tee /etc/kept; sync")
+    before = await said(sandbox, "cat /etc/machine-id; cat /proc/sys/kernel/random/boot_id")
+    await getattr(sandbox, verb)()
+    assert (
+        await said(sandbox, "cat /workspace/kept /etc/kept; hostname") == f"kept\nkept\n{sandbox.sandbox_id}"
+    )
+    after = await said(sandbox, "cat /etc/machine-id; cat /proc/sys/kernel/random/boot_id")
+    assert after.split()[0] == before.split()[0]
+    assert after.split()[1] != before.split()[1]
+    status = await said(sandbox, "curl -sS -m 10 http://169.254.169.254/v1/status")
+    assert sandbox.sandbox_id in status
+
+
+def test_the_commands(fleet: LiveFleet) -> None:
+    def command(*arguments: str) -> str:
+        environment = os.environ | {"SANDFLEET_URL": fleet.url, "SANDFLEET_API_KEY": fleet.api_key}
+        done = subprocess.run(
+            [COMMAND, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        return done.stdout.strip()
+
+    name = command("create", "--memory", "1024")
+    try:
+        assert command("scale", name, "1536") == "1536 MiB, 100 % CPU"
+        assert json.loads(command("stats", name, "--json"))["status"] == "running"
+        command("tags", name, "team=a", "stage=b")
+        assert json.loads(command("tags", name, "--json")) == {"stage": "b", "team": "a"}
+        assert "team" in command("tags")
+        assert command("preview", "create", name, "8080").startswith(f"{name}-p8080.")
+        assert json.loads(command("preview", "ls", name, "--json"))[0]["port"] == 8080
+        command("preview", "rm", name, "8080")
+        assert len(command("preview", "rotate", name)) >= 43
+        command("exec", name, "--", "sh", "-c", "echo hi > x")
+        url = command("url", "download", name, "x")
+        assert httpx.get(url).text == "hi\n"
+        command("reboot", name)
+        assert command("exec", name, "--", "cat", "x") == "hi"
+        command("power-cycle", name)
+        assert command("exec", name, "--", "cat", "x") == "hi"
+    finally:
+        command("rm", name)
