@@ -36,5 +36,5 @@ class SizeStore(Protocol):
     async def finish(
         self, operation: Operation, *, sandbox: Sandbox, transition: Transition, reserved_mib: int
     ) -> None:
-        """End the operation, write the row, have exactly `reserved_mib` reserved; StaleVersion, StaleLease."""
+        """End the operation, write the row, have `reserved_mib` reserved; StaleVersion, StaleLease."""
         ...
