@@ -14,7 +14,11 @@ from opencomputer import Sandbox
 from tests.acceptance.live_fleet import LiveFleet
 from websockets.asyncio.client import ClientConnection, connect
 
-pytestmark = [pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.timeout(240),
+    # The published client leaves closing its sockets to the collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STDOUT, EXIT, REPLAYED = 1, 3, 4
 
@@ -210,3 +214,31 @@ async def test_three_clients_get_everything_beside_one_that_reads_nothing(
         late = bytearray()
         assert await read(idle, late) == 5
         assert bytes(late) == expected
+
+
+async def test_hibernation_is_a_pause_that_something_to_say_ends(fleet: LiveFleet) -> None:
+    async with fleet.async_client(timeout_s=90) as http:
+        sandbox = (await http.post("/api/sandboxes")).json()["sandboxID"]
+        counting = await begin(fleet, sandbox, COUNT)
+        echo = await begin(fleet, sandbox, "while read line; do echo got $line; done")
+        counted, echoed = bytearray(), bytearray()
+        async with socket(fleet, sandbox, counting) as ticks, socket(fleet, sandbox, echo) as typed:
+            async with asyncio.TaskGroup() as group:
+                ticking = group.create_task(read(ticks, counted))
+                group.create_task(read(typed, echoed))
+                await typed.send(b"\x00one\n")
+                while not echoed or len(counted) < 50:  # noqa: ASYNC110 -- output has no event
+                    await asyncio.sleep(0.05)
+                saved = await http.post(f"/api/sandboxes/{sandbox}/hibernate")
+                assert saved.status_code == 200, saved.text
+                await asyncio.sleep(2)
+                record = (await http.get(f"/api/sandboxes/{sandbox}")).json()
+                assert record["status"] == "hibernated"  # two open sockets let it sleep
+                await typed.send(b"\x00two\n")
+                while b"two" not in echoed:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                await typed.send(b"\x05")
+            assert ticking.result() == 3
+        await http.delete(f"/api/sandboxes/{sandbox}")
+    assert bytes(counted) == COUNTED
+    assert bytes(echoed) == b"got one\ngot two\n"

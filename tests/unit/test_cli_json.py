@@ -17,8 +17,8 @@ import typer
 from sandfleet.cli.main import app
 
 ID = "sb-" + "a" * 26
-NO_RESULT = {"server", "worker", "completion"}
-"""They run until they are told to stop, or print what a shell reads."""
+NO_RESULT = {"server", "worker", "completion", "shell", "attach"}
+"""They run until they are told to stop, print what a shell reads, or pass a program's own streams on."""
 
 
 def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:

@@ -58,11 +58,7 @@ table inet sandfleet {{
     meta nfproto ipv6 drop
     iifname "{TAP}" ip saddr != {GUEST_ADDRESS} drop
   }}
-  chain metadata {{
-    type nat hook prerouting priority dstnat; policy accept;
-    iifname "{TAP}" ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} dnat ip to {GATEWAY_ADDRESS}
-  }}
-  chain resolve {{
+{_metadata_chain()}  chain resolve {{
     type nat hook prerouting priority dstnat; policy accept;
 {_resolver_rules(resolvers)}  }}
   chain leave {{
@@ -146,6 +142,15 @@ def _egress_rules(*, enabled: bool) -> str:
         "    ip daddr @denied drop\n"
         "    ip protocol { icmp, udp, tcp } accept\n"
     )
+
+
+def _metadata_chain() -> str:
+    return f"""\
+  chain metadata {{
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname "{TAP}" ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} dnat ip to {GATEWAY_ADDRESS}
+  }}
+"""
 
 
 def _resolver_rules(resolvers: Sequence[str]) -> str:
