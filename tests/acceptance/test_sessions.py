@@ -227,7 +227,7 @@ async def test_hibernation_is_a_pause_that_something_to_say_ends(fleet: LiveFlee
                 ticking = group.create_task(read(ticks, counted))
                 group.create_task(read(typed, echoed))
                 await typed.send(b"\x00one\n")
-                while not echoed or len(counted) < 50:  # noqa: ASYNC110 -- output has no event
+                while not echoed or len(counted) < 50:
                     await asyncio.sleep(0.05)
                 saved = await http.post(f"/api/sandboxes/{sandbox}/hibernate")
                 assert saved.status_code == 200, saved.text
@@ -235,7 +235,7 @@ async def test_hibernation_is_a_pause_that_something_to_say_ends(fleet: LiveFlee
                 record = (await http.get(f"/api/sandboxes/{sandbox}")).json()
                 assert record["status"] == "hibernated"  # two open sockets let it sleep
                 await typed.send(b"\x00two\n")
-                while b"two" not in echoed:  # noqa: ASYNC110
+                while b"two" not in echoed:
                     await asyncio.sleep(0.05)
                 await typed.send(b"\x05")
             assert ticking.result() == 3
