@@ -69,8 +69,8 @@ def size_of(fields: Mapping[str, object]) -> tuple[int, int]:
 
 
 def offset_from(text: str | None) -> int | None:
-    """Return the offset of a query; absent or empty is None."""
-    if not text:
+    """Return the offset of a query; absent is None."""
+    if text is None:
         return None
     if not (text.isascii() and text.isdecimal()) or len(text) > _OFFSET_DIGITS_MAX:
         raise BadRequest("offset must be a number of bytes")

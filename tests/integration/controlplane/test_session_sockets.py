@@ -83,6 +83,8 @@ async def test_a_session_from_start_to_exit(open_fleet: OpenFleet) -> None:
             assert await rest(opened) == [b"\x01world", frames.exited(0)]
             assert opened.close_code == 1000
         shown = (await fleet.client.get(f"/sandboxes/{sandbox}/exec/{session}")).json()
+        wrong = await fleet.client.get(f"/sandboxes/{sandbox}/exec/{session}?offset=-1")
+        assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_request")
         assert (shown["exitCode"], shown["running"], shown["outputBytes"]) == (0, False, 11)
         async with socket(fleet, sandbox, f"exec/{session}") as later:
             messages = await rest(later)

@@ -29,7 +29,14 @@ from sandfleet.wire.public_sessions import (
     StartTerminal,
     Terminal,
 )
-from sandfleet.wire.session_request import session_request, signal_of, size_of, terminal_request
+from sandfleet.wire.session_request import (
+    offset_from,
+    scrollback_from,
+    session_request,
+    signal_of,
+    size_of,
+    terminal_request,
+)
 from sandfleet.wire.worker_messages import EXEC_ID_HEADER
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -49,6 +56,9 @@ def _passed_on(suffix: str, *, check: Check | None = None) -> Handler:
         fields = {} if call.model is None else call.model.model_dump(by_alias=True, exclude_none=True)
         if check is not None:
             check(fields)
+        # They only matter to an upgrade, but a wrong value is never taken for none.
+        offset_from(call.query.get("offset"))
+        scrollback_from(call.query.get("scrollback"))
         path = suffix.format(sid=_session_id(call)) if "{sid}" in suffix else suffix
         headers = {"Content-Type": "application/json"}
         if "exec_id" in call.fixed:
