@@ -14,7 +14,7 @@ from sandfleet.testing.fake_programs import FakeProcess, Program, Signalled
 RETAINED_BYTES = 16 * 1024 * 1024
 
 
-@dataclass
+@dataclass(eq=False)
 class _Reader:
     offset: int
 
@@ -27,12 +27,17 @@ class FakeAttachment:
     status: ExecStatus
     start: int
     replay_to: int
+    reader: _Reader
     acknowledged: int = 0
 
     async def pieces(self) -> AsyncIterator[ExecOutput]:
         """Yield output until the end."""
-        async for piece in self.exec_.read(self.start):
+        async for piece in self.exec_.read_as(self.reader):
             yield piece
+
+    async def leave(self) -> None:
+        """Hold the process up no longer."""
+        await self.exec_.forget(self.reader)
 
     def acknowledge(self, offset: int) -> None:
         """Remember it."""
@@ -129,7 +134,9 @@ class FakeExec:
         back = place.scrollback_bytes if self.was_attached else place.first_scrollback_bytes
         start = max(self._oldest, self._written - back) if place.offset is None else place.offset
         self._require_kept(start)
-        attachment = FakeAttachment(self, self.status(), start, max(start, self._written))
+        reader = _Reader(start)
+        self._readers.append(reader)
+        attachment = FakeAttachment(self, self.status(), start, max(start, self._written), reader)
         self.was_attached = True
         return attachment
 
@@ -146,11 +153,23 @@ class FakeExec:
         if end and self.order.terminal is None:
             await self.stdin.put(b"")
 
+    async def forget(self, reader: _Reader) -> None:
+        """Take a reader's place away; whoever waited for it goes on."""
+        if reader in self._readers:
+            self._readers.remove(reader)
+        async with self._changed:
+            self._changed.notify_all()
+
     async def read(self, offset: int) -> AsyncIterator[ExecOutput]:
         """Yield output from `offset` on until the end."""
         self._require_kept(offset)
         reader = _Reader(offset)
         self._readers.append(reader)
+        async for piece in self.read_as(reader):
+            yield piece
+
+    async def read_as(self, reader: _Reader) -> AsyncIterator[ExecOutput]:
+        """Yield output from where the reader stands until the end."""
         try:
             while True:
                 async with self._changed:
@@ -167,7 +186,8 @@ class FakeExec:
                 async with self._changed:
                     self._changed.notify_all()
         finally:
-            self._readers.remove(reader)
+            if reader in self._readers:
+                self._readers.remove(reader)
 
     async def ended(self) -> None:
         """Wait for the end."""

@@ -114,7 +114,11 @@ class FakeGuest:
     async def attach(self, exec_id: str, place: ExecPlace) -> AsyncIterator[ExecAttachment]:
         """Be one of its clients."""
         await self._at("attach")
-        yield self._known(exec_id).attach(place)
+        attachment = self._known(exec_id).attach(place)
+        try:
+            yield attachment
+        finally:
+            await attachment.leave()
 
     async def resize_exec(self, exec_id: str, size: TerminalSize) -> None:
         """Remember the size."""
