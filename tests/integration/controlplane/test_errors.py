@@ -164,7 +164,7 @@ CREATES: list[tuple[dict[str, Any], int, str]] = [
     ({"snapshot": "x"}, 400, "unknown_snapshot"),
     ({"secretStore": "x"}, 400, "unknown_secret_store"),
     ({"image": {"base": "x"}}, 501, "not_available"),
-    ({"previewAuth": {"scheme": "bearer", "token": "auto"}}, 501, "not_available"),
+    ({"previewAuth": {"scheme": "bearer", "token": "short"}}, 400, "invalid_argument"),
     ({"envs": {"A B": "x"}}, 400, "invalid_argument"),
     ({"envs": {"A": "x" * 131072}}, 400, "invalid_argument"),
     ({"alias": "x" * 129}, 400, "invalid_argument"),

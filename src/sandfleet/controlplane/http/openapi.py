@@ -165,7 +165,7 @@ def _answer(status: int, kind: Any, schemas: Mapping[type[BaseModel], dict[str, 
 def _problems(endpoint: Endpoint, path: str) -> dict[str, Any]:
     """Return the error answers, one per status, each with its codes."""
     codes = [*endpoint.errors, *_CREDENTIAL_ERRORS[endpoint.access]]
-    if endpoint.access is not Access.OPEN:
+    if endpoint.access is not Access.OPEN or "{" in path:  # what needs no key may still need the store
         codes += ["internal", "store_unavailable", "shutting_down"]
     if endpoint.body is not None:
         codes += ["bad_request", "too_large"]
