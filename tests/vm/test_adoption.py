@@ -73,6 +73,7 @@ async def test_an_agent_that_answers_only_after_the_adoption_is_used_then(
         (machine,) = await engine.adopt()
         assert await machine.is_alive()
         assert await run(machine.guest, "echo here") == (0, "here\n")
+        await machine.destroy()
     finally:
         await _clear(engine, network)
 

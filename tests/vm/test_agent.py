@@ -100,11 +100,11 @@ async def test_files_below_home_and_workspace_are_the_users(guest: Guest) -> Non
 
 
 async def test_limits_are_those_of_the_sandbox(guest: Guest) -> None:
-    await guest.set_limits(memory_mib=512, cpu_percent=150, pids_max=300)
+    await guest.set_limits(memory_mib=400, cpu_percent=150, pids_max=300)
     limits = await said(guest, "cd /sys/fs/cgroup/sandbox; cat pids.max cpu.max memory.max")
     pids_max, cpu_max, memory_max = limits.splitlines()
     assert (pids_max, cpu_max) == ("300", "150000 100000")
-    assert 256 * 2**20 < int(memory_max) < 512 * 2**20
+    assert int(memory_max) == 400 * 2**20
 
 
 async def test_a_port_whose_hosts_come_and_go_loses_nothing(start: Start, data_dir: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.vm.conftest import ORDER, Start, run
 
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.qemu.write_faults import GROUP
 from sandfleet.ports.guest import GuestIdentity
 
 
@@ -63,7 +64,7 @@ async def test_qemu_has_no_privilege(start: Start) -> None:
     uid = str(machine.manifest.uid)
     assert status["Uid"].split() == [uid] * 4
     assert status["Gid"].split() == [uid] * 4
-    assert status["Groups"].split() == []
+    assert status["Groups"].split() == [str(GROUP)]  # which may watch write faults, and nothing else
     assert (status["Seccomp"].strip(), status["NoNewPrivs"].strip()) == ("2", "1")
     assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {0}
     score = Path(f"/proc/{machine.facts.pid}/oom_score_adj").read_text().strip()

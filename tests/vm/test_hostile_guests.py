@@ -22,7 +22,7 @@ async def usable(machine: QemuMachine, host_name: str) -> None:
     """Make `machine` somebody, with the limits that a sandbox has."""
     identity = GuestIdentity(host_name, secrets.token_bytes(64), 1_800_000_000.0)
     await machine.guest.assume_identity(identity)
-    await machine.guest.set_limits(memory_mib=512, cpu_percent=100, pids_max=256)
+    await machine.guest.set_limits(memory_mib=456, cpu_percent=100, pids_max=256)
 
 
 @pytest.mark.parametrize("deed", WHAT_THEY_DO)

@@ -48,10 +48,12 @@ class Qmp:
             async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().sock_connect(channel, str(path))
                 await client.connect(channel)
-        except (QMPError, OSError, EOFError, TimeoutError) as error:
-            await _disconnect(client)
+        except BaseException as error:
             channel.close()
             own.close()
+            await _disconnect(client)
+            if not isinstance(error, QMPError | OSError | EOFError | TimeoutError):
+                raise
             raise HypervisorFailed(f"QEMU's monitor {path} does not answer: {error!r}") from error
         return cls(client, own)
 
