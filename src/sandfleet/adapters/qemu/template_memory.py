@@ -2,7 +2,9 @@
 
 Facts: a guest whose memory maps a file on a disk cannot be saved in the background, because
 the kernel watches only memory that has no disk file behind it; a file in a memory file system
-can be watched. The file on disk would be in the page cache anyway, so this costs nothing once.
+can be watched. Reading a hole of such a file makes a page of it, which is charged to whoever read
+first: a guest that fills its memory would be ended by its own limit for pages that all share.
+So the copy has no holes: it costs the size of the template once, charged to the worker.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ COPY_BUFFER_BYTES = 1 << 20
 
 async def resident_memory(directory: Path, template: Template) -> tuple[Path, str | None]:
     """Return the memory file to clone from, and the reason if it can only be the one on disk."""
-    wanted = directory / template.version
+    wanted = directory / _name(template.version)
     if wanted.exists():
         return wanted, None
     try:
@@ -34,22 +36,27 @@ async def resident_memory(directory: Path, template: Template) -> tuple[Path, st
 
 def forget_others(directory: Path, *, versions: Collection[str]) -> None:
     """Give back the memory of templates that are no longer cloned; one that is asked for is copied again."""
+    kept = {_name(version) for version in versions}
     for path in directory.glob("*"):
-        if path.name not in versions:
+        if path.name not in kept:
             path.unlink(missing_ok=True)
 
 
+def _name(version: str) -> str:
+    return f"{version}.whole"
+
+
 def _copy(source: Path, wanted: Path) -> None:
-    """Copy a sparse file with its holes; it appears when it is whole."""
+    """Copy a sparse file into one without holes; it appears when it is whole."""
     wanted.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     fresh = wanted.with_name(f".{wanted.name}-{secrets.token_hex(4)}")
     try:
         with open(source, "rb") as reading, open(fresh, "xb") as writing:
             size = os.fstat(reading.fileno()).st_size
             free = shutil.disk_usage(wanted.parent).free
-            if free < os.fstat(reading.fileno()).st_blocks * 512:
+            if free < size:
                 raise OSError(28, "it has too little room")
-            os.ftruncate(writing.fileno(), size)
+            os.posix_fallocate(writing.fileno(), 0, size)
             offset = 0
             while offset < size:
                 piece = os.pread(reading.fileno(), COPY_BUFFER_BYTES, offset)
