@@ -224,14 +224,16 @@ async def test_the_timeout_is_set_and_shown(fleet: LiveFleet, sandbox_id: str) -
         await sandbox.set_timeout(0)
 
 
-async def test_an_idle_sandbox_expires_and_a_busy_one_does_not(fleet: LiveFleet) -> None:
+async def test_an_idle_sandbox_sleeps_and_a_busy_one_does_not(fleet: LiveFleet) -> None:
     idle, busy = await asyncio.gather(create(fleet, timeout=5), create(fleet, timeout=5))
     try:
         working = await busy.exec.run("sleep 14; echo still here", timeout=60)
         assert working.stdout == "still here\n"
         with fleet.client() as http:
             record = http.get(f"/api/sandboxes/{idle.id}").json()
-        assert (record["status"], record["stopReason"]) == ("stopped", "expired")
+            awake = http.get(f"/api/sandboxes/{busy.id}").json()
+        assert record["status"] in ("hibernating", "hibernated")
+        assert awake["status"] == "running"
     finally:
         await asyncio.gather(idle.kill(), busy.kill())
         await asyncio.gather(idle.close(), busy.close())

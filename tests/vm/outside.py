@@ -41,9 +41,9 @@ class Outside:
         _ip(f"link add {link} type veth peer name out0 netns {name}")
         _ip(f"addr add {self._router}/30 dev {link}")
         _ip(f"link set {link} up")
-        _ip(f"-n {name} addr add {self.address}/30 dev out0")
-        _ip(f"-n {name} link set out0 up")
-        _ip(f"-n {name} link set lo up")
+        _ip(f"addr add {self.address}/30 dev out0", within=name)
+        _ip("link set out0 up", within=name)
+        _ip("link set lo up", within=name)
         argv = ["nsenter", f"--net=/run/netns/{name}", sys.executable, "-c", _SERVER, self.address, str(PORT)]
         self._server = subprocess.Popen(argv, stdout=subprocess.PIPE)
         assert self._server.stdout is not None
@@ -61,5 +61,6 @@ class Outside:
         _ip(f"netns delete {self._name}")
 
 
-def _ip(words: str) -> None:
-    subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+def _ip(words: str, *, within: str | None = None) -> None:
+    enter = [] if within is None else ["nsenter", f"--net=/run/netns/{within}"]
+    subprocess.run([*enter, "ip", *words.split()], check=True, capture_output=True)

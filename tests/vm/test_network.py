@@ -118,7 +118,7 @@ async def test_a_forged_source_address_does_not_leave(start: Start, outside: Out
 async def test_ipv6_goes_nowhere(start: Start) -> None:
     machine = await start()
     namespace = f"sf-{machine.facts.machine_id}"
-    shown = await run_program(["ip", "-n", namespace, "-6", "addr"])
+    shown = await run_program(["nsenter", f"--net=/run/netns/{namespace}", "ip", "-6", "addr"])
     assert shown == ""
     code, _said = await run(
         machine.guest,
