@@ -22,7 +22,8 @@ from sandfleet.adapters.qemu.erase import erase
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.host_claim import known_data_dirs
 from sandfleet.adapters.qemu.machine import QemuMachine
-from sandfleet.adapters.qemu.manifest import READY, Manifest, read_manifest
+from sandfleet.adapters.qemu.manifest import OWNED, Manifest, read_manifest
+from sandfleet.adapters.qemu.moves import QemuMover
 from sandfleet.adapters.qemu.probe import host_cpu_model, probe
 from sandfleet.adapters.qemu.qemu_version import machine_type, qemu_version
 from sandfleet.adapters.qemu.slots import Slots
@@ -67,6 +68,7 @@ class QemuHypervisor:
             slots=Slots(config.machines_max, taken=taken),
         )
         self.snapshots = QemuSnapshots(self._host, self.accelerator)
+        self.mover = QemuMover(self._host, self.accelerator, self.snapshots.backings)
         self.faults = self._host.faults
         self._images = images
         self._templates: dict[tuple[str, int], Template] = {}
@@ -178,7 +180,7 @@ class QemuHypervisor:
     async def adopt(self) -> Sequence[Machine]:
         """Return the machines that run on this host from before, sessions re-established."""
         await asyncio.to_thread(snapshot_files.remove_partial, self._host.config.data_dir)
-        found = [manifest for manifest in _manifests(self._host.config) if manifest.state == READY]
+        found = [manifest for manifest in _manifests(self._host.config) if manifest.state in OWNED]
         ended = _ended_machines(self._host.config)
         for manifest in found:
             if manifest.machine_id in ended:  # its snapshot is the sandbox: it must never run again

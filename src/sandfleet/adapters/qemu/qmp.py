@@ -66,6 +66,23 @@ class Qmp:
             number = int((await self.execute("add-fd", chosen))["fdset-id"])
         return f"/dev/fdset/{number}"
 
+    async def give_directory(self, descriptor: int, *, opaque: str) -> str:
+        """Hand an open directory over under a name of ours; return its path inside QEMU."""
+        self._send(descriptor)
+        given = await self.execute("add-fd", {"opaque": opaque})
+        return f"/proc/self/fd/{given['fd']}"
+
+    async def give_socket(self, descriptor: int, *, name: str) -> None:
+        """Hand a socket over, by the name under which one command of QEMU then takes it."""
+        self._send(descriptor)
+        await self.execute("getfd", {"fdname": name})
+
+    async def take_back_named(self, opaque: str) -> None:
+        """Have QEMU close every descriptor that was given under that name."""
+        for fdset in await self.execute("query-fdsets"):
+            if any(one.get("opaque") == opaque for one in fdset["fds"]):
+                await self.execute("remove-fd", {"fdset-id": fdset["fdset-id"]})
+
     async def take_back(self, path: str) -> None:
         """Have QEMU close what was handed over under `path`, once it no longer uses it."""
         await self.execute("remove-fd", {"fdset-id": int(path.rpartition("/")[2])})
@@ -161,12 +178,16 @@ _CAPABILITIES = (
     "auto-converge",
     "background-snapshot",
     "events",
+    "late-block-activate",
     "mapped-ram",
     "multifd",
     "pause-before-switchover",
+    "postcopy-preempt",
     "postcopy-ram",
+    "release-ram",
     "return-path",
     "x-ignore-shared",
+    "xbzrle",
 )
 
 
