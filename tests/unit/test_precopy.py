@@ -61,11 +61,11 @@ def test_one_round_throttles_once() -> None:
 @pytest.mark.parametrize(
     ("ground", "policy", "expected"),
     [
-        (MoveGround("kvm", 4096, True), POLICY, Way.PRECOPY),
-        (MoveGround("tcg", 0, True), POLICY, Way.PRECOPY),
-        (MoveGround("tcg", 512, True), POLICY, Way.POST_COPY),
-        (MoveGround("tcg", 512, False), POLICY, Way.STANDING),
-        (MoveGround("tcg", 512, True), replace(POLICY, may_post_copy=False), Way.STANDING),
+        (MoveGround(may_run=True, may_post_copy=True), POLICY, Way.PRECOPY),
+        (MoveGround(may_run=True, may_post_copy=False), POLICY, Way.PRECOPY),
+        (MoveGround(may_run=False, may_post_copy=True), POLICY, Way.POST_COPY),
+        (MoveGround(may_run=False, may_post_copy=False), POLICY, Way.STANDING),
+        (MoveGround(may_run=False, may_post_copy=True), replace(POLICY, may_post_copy=False), Way.STANDING),
     ],
 )
 def test_way(ground: MoveGround, policy: MovePolicy, expected: Way) -> None:

@@ -32,10 +32,9 @@ class Course(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MoveGround:
-    """What decides by which ways a guest can go: how it is run, its memory above the base, and the target."""
+    """What decides by which ways a guest can go: whether its writes are seen, and what the target can do."""
 
-    accelerator: str
-    memory_plugged_mib: int
+    may_run: bool
     may_post_copy: bool
 
 

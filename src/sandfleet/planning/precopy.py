@@ -21,9 +21,9 @@ SHARE_KEPT_UP = 0.8
 def way(ground: MoveGround, policy: MovePolicy) -> Way:
     """Return how a guest travels.
 
-    QEMU's emulator loses track of writes to plugged memory of a running guest: such a guest stands still.
+    A guest whose writes QEMU would lose track of stands still from the beginning.
     """
-    if ground.accelerator != "tcg" or ground.memory_plugged_mib == 0:
+    if ground.may_run:
         return Way.PRECOPY
     return Way.POST_COPY if ground.may_post_copy and policy.may_post_copy else Way.STANDING
 

@@ -1,4 +1,4 @@
-"""Making the place for a machine that another host sends: empty layers on the same backings, a QEMU that waits.
+"""Making the place for a machine that another host sends: empty layers on the same backings, a QEMU waiting.
 
 Nothing of this host's templates is used: the place has the shape that the manifest says. Its
 directory, slot and namespace are this attempt's own. It runs when it is told to and never by itself.
@@ -41,7 +41,7 @@ from sandfleet.wire.move_manifest import Landing, MovedDisk, MoveManifest
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
 
 CAPABILITIES = ("events", "late-block-activate", "return-path")
-POST_COPY = "postcopy-ram"
+POST_COPY = ("postcopy-ram", "postcopy-preempt")
 _DISK_SOCKET = "move-disks"
 
 
@@ -155,7 +155,7 @@ async def _prepare(qmp: Qmp) -> bool:
     """Set how the memory is received; return whether it may follow its guest."""
     parameters = {"tls-creds": move_keys.CREDENTIALS, "max-bandwidth": BYTES_PER_S_MAX}
     try:
-        await prepare_move(qmp, [*CAPABILITIES, POST_COPY], parameters)
+        await prepare_move(qmp, [*CAPABILITIES, *POST_COPY], parameters)
     except QmpRefused:
         await prepare_move(qmp, CAPABILITIES, parameters)
         return False

@@ -24,7 +24,7 @@ from qemu.qmp import EventListener
 from sandfleet.adapters.qemu import chains, mirror, move_keys
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
-from sandfleet.adapters.qemu.manifest import write_manifest
+from sandfleet.adapters.qemu.manifest import Manifest, write_manifest
 from sandfleet.adapters.qemu.migration import BYTES_PER_S_MAX, prepare_move
 from sandfleet.adapters.qemu.qmp import Qmp, event_or_pause
 from sandfleet.adapters.qemu.stay import OVER, is_handed_over, migrate_status, stay
@@ -85,8 +85,7 @@ async def _mark(host: Host, machine: QemuMachine, move_id: str) -> None:
 
 async def _depart(host: Host, machine: QemuMachine, landing: Landing, pilot: Pilot) -> None:
     qmp, manifest = machine.monitor, machine.manifest
-    plugged_mib = manifest.memory_mib - manifest.shape.memory_base_mib
-    way = pilot.way(MoveGround(manifest.shape.accelerator, plugged_mib, landing.may_post_copy))
+    way = pilot.way(MoveGround(_are_writes_seen(manifest), landing.may_post_copy))
     watch = _Watch(asyncio.get_running_loop().time())
     await move_keys.add_credentials(
         qmp,
@@ -210,6 +209,13 @@ async def _handed_over(qmp: Qmp, moves: EventListener) -> None:
     raise HypervisorFailed("the hand-over does not end")
 
 
+def _are_writes_seen(manifest: Manifest) -> bool:
+    """Whether QEMU finds all writes of the running guest: see the facts in `wire.qemu_command`."""
+    shape = manifest.shape
+    has_plugged = manifest.memory_mib > shape.memory_base_mib
+    return shape.accelerator != "tcg" or shape.memory_apart_kib > 0 or not has_plugged
+
+
 def _refuse(verdict: MoveVerdict) -> None:
     if verdict.course is Course.ABORT:
         raise HypervisorFailed(verdict.reason)
@@ -217,7 +223,7 @@ def _refuse(verdict: MoveVerdict) -> None:
 
 def _capabilities(landing: Landing) -> list[str]:
     wanted = ["auto-converge", "events", "pause-before-switchover", "return-path"]
-    return [*wanted, "postcopy-ram"] if landing.may_post_copy else wanted
+    return [*wanted, "postcopy-ram", "postcopy-preempt"] if landing.may_post_copy else wanted
 
 
 def _parameters() -> dict[str, Any]:
