@@ -54,9 +54,16 @@ class WorkerProcess:
         return await self._json("GET", "/vms")
 
     async def run(
-        self, sandbox_id: str, body: dict[str, Any], *, verb: str = "run", exec_id: str = ""
+        self,
+        sandbox_id: str,
+        body: dict[str, Any],
+        *,
+        verb: str = "run",
+        exec_id: str = "",
+        epoch: int = 1,
     ) -> Any:
-        headers = {"X-Sandfleet-Exec-Id": exec_id} if exec_id else {}
+        headers = {"X-Sandfleet-Epoch": str(epoch)}
+        headers |= {"X-Sandfleet-Exec-Id": exec_id} if exec_id else {}
         url = f"/sandboxes/{sandbox_id}/exec/{verb}"
         return await self._json("POST", url, data=msgspec.json.encode(body), headers=headers)
 
@@ -85,6 +92,10 @@ class WorkerProcess:
                 assert self.process.returncode is None, self.log.read_text()
                 await self.plane.heard(len(self.plane.beats) + 1)
 
+    async def order(self, method: str, path: str, body: Any) -> Any:
+        """Give an order; return what is answered, whatever it is."""
+        return await self._json(method, path, data=msgspec.json.encode(body))
+
     async def _json(self, method: str, path: str, **more: Any) -> Any:
         async with self.http.request(method, self._url(path), **more) as answer:
             return await answer.json()
@@ -95,7 +106,7 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def a_worker_process(
-    data_dir: Path, template_dir: Path, *, warm: int = 0
+    data_dir: Path, template_dir: Path, *, warm: int = 0, worker_id: str = WORKER_ID, **more: Any
 ) -> AsyncIterator[WorkerProcess]:
     """Run a worker; what it leaves on the host is the caller's to remove."""
     picked = random.Random(str(data_dir))
@@ -104,7 +115,7 @@ async def a_worker_process(
         plane.answer = HeartbeatAnswer(term=1, public_keys=key.jwks, heartbeat_interval_s=0.5)
         settings = data_dir / "worker.toml"
         values = {
-            "worker_id": WORKER_ID,
+            "worker_id": worker_id,
             "machine_id": "test",
             "listen_port": 0,
             "control_url": plane.url,
@@ -116,10 +127,14 @@ async def a_worker_process(
             "uid_first": 400_000 + 1000 * picked.randrange(1000),
             "memory_budget_mib": 6144,
             "warm_pool_size": warm,
+            **more,
         }
         settings.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
         log = data_dir / "worker.log"
-        headers = {"Authorization": f"Bearer {key.token(valid_s=3600)}", "X-Sandfleet-Epoch": "1"}
+        headers = {
+            "Authorization": f"Bearer {key.token(valid_s=3600, aud=worker_id)}",
+            "X-Sandfleet-Epoch": "1",
+        }
         async with aiohttp.ClientSession(headers=headers) as http:
             process = await _spawn(settings, log)
             worker = WorkerProcess(settings=settings, log=log, plane=plane, process=process, http=http)

@@ -7,7 +7,7 @@ decided here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from sandfleet.model.move import MoveGround, MoveSample, MoveVerdict, Way
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.move_manifest import Landing, MoveManifest
 
-FetchBackings = Callable[[dict[str, Path]], Awaitable[None]]
+FetchBackings = Callable[[Mapping[str, Path]], Awaitable[None]]
 """Writes the files with these digests to the given paths, verified, or raises."""
 
 
@@ -52,6 +52,10 @@ class Mover(Protocol):
 
     async def describe(self, machine: Machine) -> MoveManifest:
         """Return what a target must know of the machine."""
+        ...
+
+    async def backings(self, machine: Machine) -> dict[str, Path]:
+        """Return the files that the machine's disks stand on, by digest."""
         ...
 
     async def receive(self, arrival: Arrival, fetch: FetchBackings) -> tuple[Machine, Landing]:

@@ -8,9 +8,6 @@ Facts that decide the form:
 - QEMU gets every file as an inherited descriptor (`/dev/fdset/N`, `/proc/self/fd/N`)
   and opens no path of the host: it needs no right to any directory.
 - With the HPET on, an idle guest costs several times the CPU.
-- QEMU's emulator finds a guest's writes to a block of memory again only if the block is its first, or if
-  its size is no multiple of 256 KiB, so that it looks at each page by itself. Two blocks are
-  written to: the plugged memory is made the first, and the base is given an odd size.
 - A guest with a full host disk sees an I/O error (`werror=report`) instead of being
   stopped for ever.
 """
@@ -45,13 +42,6 @@ class MachineShape:
     memory_max_mib: int
     memory_block_mib: int
     translation_cache_mib: int = 64
-    memory_apart_kib: int = 0
-    """Added to the base, by which an emulated machine may move while it runs (see the facts above)."""
-
-    @property
-    def memory_base_kib(self) -> int:
-        """Size of the base as QEMU has it."""
-        return self.memory_base_mib * 1024 + self.memory_apart_kib
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +137,16 @@ def _confinement() -> list[str]:
 
 def _processor_and_memory(shape: MachineShape, descriptors: MachineDescriptors) -> list[str]:
     device_mib = shape.memory_max_mib - shape.memory_base_mib
-    size = f"{shape.memory_base_kib}K"
-    # Address space only: host memory is taken when the guest plugs and touches it.
-    plugged = ("-object", f"memory-backend-ram,id=vmem0,size={device_mib}M,prealloc=off,reserve=off")
-    base = ("-object", _base_memory(descriptors, size))
+    size = f"{shape.memory_base_mib}M"
     return [
         *("-machine", f"{shape.machine_type},{_MACHINE_OPTIONS}"),
         *("-accel", _accelerator(shape, descriptors)),
         *("-cpu", shape.cpu_model),
         *("-smp", f"{shape.cpu_max},sockets=1,cores={shape.cpu_max},threads=1"),
-        *("-m", f"{size},slots=1,maxmem={shape.memory_max_mib * 1024 + shape.memory_apart_kib}K"),
-        *((*plugged, *base) if shape.memory_apart_kib else (*base, *plugged)),
+        *("-m", f"{size},slots=1,maxmem={shape.memory_max_mib}M"),
+        *("-object", _base_memory(descriptors, size)),
+        # Address space only: host memory is taken when the guest plugs and touches it.
+        *("-object", f"memory-backend-ram,id=vmem0,size={device_mib}M,prealloc=off,reserve=off"),
         *(
             "-device",
             f"virtio-mem-pci,id={MEMORY_DEVICE},memdev=vmem0,requested-size=0,"

@@ -41,7 +41,6 @@ class SnapshotShape(msgspec.Struct, frozen=True, kw_only=True):
     memory_max_mib: int
     memory_block_mib: int
     translation_cache_mib: int = 64
-    memory_apart_kib: int = 0
 
 
 class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,8 @@ _TIMEOUT_S = 5.0
 _BACK_OFF_S_MAX = 10.0
 _AT_LEAST_BETWEEN_S = 0.05
 _MEASURED_PER_BEAT = 8
+_NOT_ENDED = frozenset({VmState.STARTING, VmState.STOPPING, VmState.ARRIVING, VmState.MOVING})
+"""Those that begin or end by themselves, and those whose fate an operation decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class HeartbeatSender:
         names = frozenset(named)
         for sandbox_id in names & self._named_before:
             resident = self._host.residents.find(sandbox_id)
-            if resident is None or resident.state in (VmState.STARTING, VmState.STOPPING):
+            if resident is None or resident.state in _NOT_ENDED:
                 continue
             log.warning("quarantined_vm_removed", sandbox=sandbox_id, epoch=resident.epoch)
             self._host.background.start(end(self._host, resident), name=f"quarantine {sandbox_id}")

@@ -16,6 +16,7 @@ from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.hypervisor import Hypervisor, MachineOrder
+from sandfleet.ports.moves import Mover
 from sandfleet.ports.snapshots import SnapshotSaver
 from sandfleet.worker import logs
 from sandfleet.worker.adoption import adopt
@@ -51,7 +52,7 @@ async def _run(settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     hypervisor = engine(settings)
-    await serve(settings, hypervisor, snapshots=hypervisor.snapshots, stop=stop)
+    await serve(settings, hypervisor, snapshots=hypervisor.snapshots, mover=hypervisor.mover, stop=stop)
 
 
 async def serve(
@@ -60,6 +61,7 @@ async def serve(
     *,
     stop: asyncio.Event,
     snapshots: SnapshotSaver | None = None,
+    mover: Mover | None = None,
 ) -> None:
     """Serve around `hypervisor` until `stop`; then finish what is in flight and say goodbye."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -82,6 +84,8 @@ async def serve(
             pool=WarmPool(order=_pool_order(settings), size=settings.warm_pool_size),
             snapshots=snapshots,
             store=ObjectSnapshotStore(objects, clock=clock),
+            mover=mover,
+            landing_address=settings.landing_address(),
         )
         server = http_server(create_app(host, tokens), stop_grace_s=settings.stop_grace_s)
         serving = background.start(server.serve(sockets=[listener]), name="http")

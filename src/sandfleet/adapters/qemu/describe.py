@@ -71,7 +71,6 @@ def snapshot_shape(machine: Manifest) -> SnapshotShape:
         memory_max_mib=shape.memory_max_mib,
         memory_block_mib=shape.memory_block_mib,
         translation_cache_mib=shape.translation_cache_mib,
-        memory_apart_kib=shape.memory_apart_kib,
     )
 
 
@@ -86,7 +85,6 @@ def machine_shape(shape: SnapshotShape) -> MachineShape:
         memory_max_mib=shape.memory_max_mib,
         memory_block_mib=shape.memory_block_mib,
         translation_cache_mib=shape.translation_cache_mib,
-        memory_apart_kib=shape.memory_apart_kib,
     )
 
 

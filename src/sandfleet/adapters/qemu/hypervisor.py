@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 CPU_MODELS = {"kvm": "host", "tcg": "Nehalem"}
 """Without acceleration every instruction is emulated: programs are offered the cheaper ones only."""
 
-MEMORY_APART_KIB = 8
+
 ADOPTIONS_AT_ONCE = 8
 
 
@@ -210,7 +210,6 @@ class QemuHypervisor:
             memory_base_mib=config.memory_base_mib,
             memory_max_mib=min(config.memory_max_mib, self._host_memory_max_mib()),
             memory_block_mib=config.memory_block_mib,
-            memory_apart_kib=MEMORY_APART_KIB if accelerator.name == "tcg" else 0,
         )
 
     def _host_memory_max_mib(self) -> int:

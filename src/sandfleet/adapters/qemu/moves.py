@@ -88,6 +88,15 @@ class QemuMover:
         async with ours.changing:
             await stay(self._host, ours)
 
+    async def backings(self, machine: Machine) -> dict[str, Path]:
+        """Return what the machine's disks stand on, by digest."""
+        return await asyncio.to_thread(self._stands_on, _ours(machine))
+
+    def _stands_on(self, machine: QemuMachine) -> dict[str, Path]:
+        chains = (chain_of(machine.manifest, drive) for drive in (ROOT_DRIVE, DATA_DRIVE))
+        paths = [Path(path) for chain in chains for path in chain.backings]
+        return {self._backings.digest(path): path for path in paths}
+
     def _describe(self, machine: QemuMachine) -> MoveManifest:
         manifest = machine.manifest
         return MoveManifest(

@@ -21,10 +21,10 @@ from typing import Any
 import msgspec
 from qemu.qmp import EventListener
 
-from sandfleet.adapters.qemu import chains, mirror, move_keys
+from sandfleet.adapters.qemu import chains, memory, mirror, move_keys
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
-from sandfleet.adapters.qemu.manifest import Manifest, write_manifest
+from sandfleet.adapters.qemu.manifest import write_manifest
 from sandfleet.adapters.qemu.migration import BYTES_PER_S_MAX, prepare_move
 from sandfleet.adapters.qemu.qmp import Qmp, event_or_pause
 from sandfleet.adapters.qemu.stay import OVER, is_handed_over, migrate_status, stay
@@ -70,10 +70,20 @@ async def send(host: Host, machine: QemuMachine, landing: Landing, *, move_id: s
         try:
             await _depart(host, machine, landing, pilot)
         except BaseException as error:
-            if await is_handed_over(machine.monitor):
+            if not await machine.is_alive():
+                raise
+            if await _may_have_gone(machine):
                 raise MoveUndecided(f"the hand-over was interrupted: {error}") from error
             await stay(host, machine)
             raise
+
+
+async def _may_have_gone(machine: QemuMachine) -> bool:
+    """Whether the target may have what it needs; a QEMU that does not answer does not say that it has not."""
+    try:
+        return await is_handed_over(machine.monitor)
+    except HypervisorFailed:
+        return True
 
 
 async def _mark(host: Host, machine: QemuMachine, move_id: str) -> None:
@@ -85,7 +95,9 @@ async def _mark(host: Host, machine: QemuMachine, move_id: str) -> None:
 
 async def _depart(host: Host, machine: QemuMachine, landing: Landing, pilot: Pilot) -> None:
     qmp, manifest = machine.monitor, machine.manifest
-    way = pilot.way(MoveGround(_are_writes_seen(manifest), landing.may_post_copy))
+    plugged_mib = await memory.current(qmp, manifest.shape) - manifest.shape.memory_base_mib
+    may_run = _are_writes_seen(manifest.shape.accelerator, plugged_mib)
+    way = pilot.way(MoveGround(may_run, landing.may_post_copy))
     watch = _Watch(asyncio.get_running_loop().time())
     await move_keys.add_credentials(
         qmp,
@@ -209,11 +221,13 @@ async def _handed_over(qmp: Qmp, moves: EventListener) -> None:
     raise HypervisorFailed("the hand-over does not end")
 
 
-def _are_writes_seen(manifest: Manifest) -> bool:
-    """Whether QEMU finds all writes of the running guest: see the facts in `wire.qemu_command`."""
-    shape = manifest.shape
-    has_plugged = manifest.memory_mib > shape.memory_base_mib
-    return shape.accelerator != "tcg" or shape.memory_apart_kib > 0 or not has_plugged
+def _are_writes_seen(accelerator: str, plugged_mib: int) -> bool:
+    """Whether QEMU finds all writes of the running guest.
+
+    Its emulator finds those to the first block of memory, which is the base. Asked for those to another,
+    larger one, it ends itself (10.0), and the guest with it.
+    """
+    return accelerator != "tcg" or plugged_mib == 0
 
 
 def _refuse(verdict: MoveVerdict) -> None:

@@ -80,7 +80,7 @@ async def _save_booted(host: Host, image: ImageFiles, inputs: TemplateInputs, st
         tool = host.config.image_tool
         await disks.create_overlay(tool, staging / ROOT_FILE, backing=image.root_disk)
         await disks.create_overlay(tool, overlay, backing=image.data_disk)
-        _create_memory(staging / MEMORY_FILE, size=inputs.shape.memory_base_kib << 10, uid=manifest.uid)
+        _create_memory(staging / MEMORY_FILE, size=inputs.shape.memory_base_mib << 20, uid=manifest.uid)
         recipe = SpawnRecipe(
             shape=inputs.shape,
             memory=staging / MEMORY_FILE,
