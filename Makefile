@@ -52,7 +52,7 @@ docs: ## Write the pages that are made from the code (states, settings, commands
 .PHONY: chaos
 chaos: ## Run the long fault tests: kill -9 at random moments, files of 2 GiB
 	@tools/setup.sh --with-node
-	@$(BIN)/python -m pytest -q -m chaos tests/acceptance
+	@$(BIN)/python -m pytest -q -m chaos tests/acceptance tests/vm
 
 .PHONY: bench
 bench: ## Measure against each figure's floor and write bench/RESULTS.md

@@ -4,16 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tests.vm.worker_process import WorkerProcess
+from tests.vm.conftest import make_hypervisor, short_directory
+from tests.vm.test_snapshots import CHECKER, WRITER
+from tests.vm.worker_process import COMMAND, WorkerProcess, a_worker_process
 
+from sandfleet.adapters.qemu.config import ImageFiles
 from sandfleet.wire.worker_messages import StopVm
 
+ID = "sb-one"
+COUNTING = "counting"
+LOAD = (
+    f"mkdir -p /workspace/load; cat > /workspace/w.py <<'E'\n{WRITER}\nE\n"
+    f"cat > /workspace/c.py <<'E'\n{CHECKER}\nE"
+)
+CHECK = (
+    "sync; echo 3 | sudo tee /proc/sys/vm/drop_caches >/dev/null; python3 /workspace/c.py; ls /etc | wc -l"
+)
 SIZES = {"memory_mib": 512, "disk_mib": 20480, "cpu_count": 1}
 STEPS = ("described", "received", "sent", "landed", "committed", "released")
+
+
+@asynccontextmanager
+async def two_workers(
+    templates_dir: Path, image: ImageFiles, *, command: Sequence[str] = COMMAND
+) -> AsyncIterator[list[WorkerProcess]]:
+    """Two workers on one machine; whatever they leave on it fails the test."""
+    with short_directory() as first, short_directory() as second:
+        async with (
+            a_worker_process(first, templates_dir, worker_id="wk-first", command=command) as one,
+            a_worker_process(second, templates_dir, worker_id="wk-second", command=command) as two,
+        ):
+            yield [one, two]
+        for directory in (first, second):
+            engine, network = make_hypervisor(directory, templates_dir, image)
+            left = list(await engine.adopt())
+            for machine in left:
+                await machine.destroy()
+            assert (left, await engine.sweep()) == ([], [])
+            await network.withdraw()
 
 
 @dataclass
@@ -101,3 +135,33 @@ async def said(worker: WorkerProcess, sandbox_id: str, script: str, *, epoch: in
     body = await worker.run(sandbox_id, {"cmd": "sh", "args": ["-c", script]}, epoch=epoch)
     assert body.get("exitCode") == 0, body
     return str(body["stdout"])
+
+
+async def begin_load(worker: WorkerProcess, *, memory_mib: int = 512) -> None:
+    """Start the sandbox and have it write files and memory, all checked, and count, for ever."""
+    started = await worker.start(ID, **{**SIZES, "memory_mib": memory_mib})
+    assert started.get("state") == "running", started
+    await said(worker, ID, LOAD, epoch=1)
+    order = {"cmd": "python3", "args": ["/workspace/w.py"], "timeout": 80_000}
+    answer = await worker.run(ID, order, verb="run-async", exec_id=COUNTING)
+    assert answer["running"], answer
+
+
+async def counted(worker: WorkerProcess, *, epoch: int) -> int:
+    """Return how far the load has counted; every number must be there, each once, in order."""
+    headers = {"X-Sandfleet-Epoch": str(epoch)}
+    path = f"/sandboxes/{ID}/exec/{COUNTING}/result"
+    answer = await worker.asked("GET", path, headers=headers)
+    assert answer.get("running"), answer
+    numbers = [int(line) for line in answer["stdout"].split("\n")[:-1]]
+    assert numbers == list(range(1, len(numbers) + 1)), answer["stdout"][-200:]
+    return len(numbers)
+
+
+async def goes_on(worker: WorkerProcess, *, epoch: int) -> None:
+    """Check the disk without caches, the memory, and that the count goes on without a gap."""
+    await said(worker, ID, CHECK, epoch=epoch)
+    before = await counted(worker, epoch=epoch)
+    async with asyncio.timeout(120):
+        while await counted(worker, epoch=epoch) == before:
+            await asyncio.sleep(0.05)

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from sandfleet.images.installed import DEFAULT_IMAGES_DIR
 from sandfleet.wire.worker_messages import HeartbeatAnswer, StartVm, StopVm
 
 READY_WITHIN_S = 300
+COMMAND = ("sandfleet", "worker", "--settings")
 
 
 @dataclass
@@ -33,6 +34,7 @@ class WorkerProcess:
     plane: FakeControlPlane
     process: asyncio.subprocess.Process
     http: aiohttp.ClientSession
+    command: Sequence[str] = COMMAND
 
     async def start(self, sandbox_id: str, **changes: Any) -> dict[str, Any]:
         order = StartVm(
@@ -80,7 +82,7 @@ class WorkerProcess:
     async def begin_again(self) -> None:
         """Start the next process of the same worker."""
         self.plane.beats.clear()
-        self.process = await _spawn(self.settings, self.log)
+        self.process = await _spawn(self.settings, self.log, self.command)
         await self.ready()
 
     async def ready(self) -> None:
@@ -96,6 +98,10 @@ class WorkerProcess:
         """Give an order; return what is answered, whatever it is."""
         return await self._json(method, path, data=msgspec.json.encode(body))
 
+    async def asked(self, method: str, path: str, **more: Any) -> Any:
+        """Send a request; return what is answered, whatever it is."""
+        return await self._json(method, path, **more)
+
     async def _json(self, method: str, path: str, **more: Any) -> Any:
         async with self.http.request(method, self._url(path), **more) as answer:
             return await answer.json()
@@ -106,7 +112,12 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def a_worker_process(
-    data_dir: Path, template_dir: Path, *, warm: int = 0, worker_id: str = WORKER_ID, **more: Any
+    data_dir: Path,
+    template_dir: Path,
+    *,
+    warm: int = 0,
+    worker_id: str = WORKER_ID,
+    command: Sequence[str] = COMMAND,
 ) -> AsyncIterator[WorkerProcess]:
     """Run a worker; what it leaves on the host is the caller's to remove."""
     picked = random.Random(str(data_dir))
@@ -127,7 +138,6 @@ async def a_worker_process(
             "uid_first": 400_000 + 1000 * picked.randrange(1000),
             "memory_budget_mib": 6144,
             "warm_pool_size": warm,
-            **more,
         }
         settings.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
         log = data_dir / "worker.log"
@@ -136,8 +146,10 @@ async def a_worker_process(
             "X-Sandfleet-Epoch": "1",
         }
         async with aiohttp.ClientSession(headers=headers) as http:
-            process = await _spawn(settings, log)
-            worker = WorkerProcess(settings=settings, log=log, plane=plane, process=process, http=http)
+            process = await _spawn(settings, log, command)
+            worker = WorkerProcess(
+                settings=settings, log=log, plane=plane, process=process, http=http, command=command
+            )
             try:
                 await worker.ready()
                 yield worker
@@ -146,15 +158,8 @@ async def a_worker_process(
                     await worker.end(by_kill=False)
 
 
-async def _spawn(settings: Path, log: Path) -> asyncio.subprocess.Process:
+async def _spawn(settings: Path, log: Path, command: Sequence[str]) -> asyncio.subprocess.Process:
     with log.open("a") as output:
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "sandfleet",
-            "worker",
-            "--settings",
-            str(settings),
-            stdout=output,
-            stderr=output,
+            sys.executable, "-m", *command, str(settings), stdout=output, stderr=output
         )

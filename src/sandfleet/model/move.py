@@ -30,6 +30,17 @@ class Course(StrEnum):
     """The guest stays where it is."""
 
 
+class Outcome(StrEnum):
+    """What a hand-over has come to at the source."""
+
+    HANDED_OVER = "handed-over"
+    """The guest stands still here and cannot run by itself any more."""
+    STAYED = "stayed"
+    """The guest runs here; the target must not."""
+    OPEN = "open"
+    """Not even QEMU knows yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class MoveGround:
     """What decides by which ways a guest can go: whether its writes are seen, and what the target can do."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sandfleet.model.move import MoveGround, MoveSample, MoveVerdict, Way
+from sandfleet.model.move import MoveGround, MoveSample, MoveVerdict, Outcome, Way
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.move_manifest import Landing, MoveManifest
 
@@ -83,6 +83,10 @@ class Mover(Protocol):
         A failure leaves the guest running here; after `MoveUndecided` it stands still here, and
         whether the target could run is to be asked there.
         """
+        ...
+
+    async def outcome(self, machine: Machine) -> Outcome:
+        """Return what an undecided hand-over has come to; a guest that was kept runs again here."""
         ...
 
     async def sent(self, machine: Machine) -> None:

@@ -18,7 +18,7 @@ and release. Before the row has changed: stay, abandon. `commit` is only ever se
 
 Only the source's own `ready` says that it cannot run by itself any more. Whoever has no such word from it
 commits only when its QEMU, or its host, is known to be dead. `undecided` says that the source stands
-still and does not know: the target is asked whether it has landed.
+still and does not know yet: asked again, it looks again.
 """
 
 from __future__ import annotations

@@ -140,6 +140,7 @@ class Resident:
         """Shut out and end all work, in one step, until `reopen` or the end; `busy` as `close_if_idle`."""
         if self.state is not VmState.RUNNING:
             raise Conflict(f"sandbox {self.sandbox_id} is {self.state.value}", code="busy")
+        self.refuse_while_leaving()
         if idle_s_min is not None and (self.in_flight or self.idle_s < idle_s_min):
             raise Conflict(f"sandbox {self.sandbox_id} is in use", code="busy")
         self.state = VmState.SAVING
@@ -149,9 +150,15 @@ class Resident:
         """Shut out and end all work, in one step, until `open`; a dead VM may be started anew as well."""
         if self.state not in (VmState.RUNNING, VmState.DEAD):
             raise Conflict(f"sandbox {self.sandbox_id} is {self.state.value}", code="busy")
+        self.refuse_while_leaving()
         self.state = VmState.STARTING
         self.reason = None
         self._end_work()
+
+    def refuse_while_leaving(self) -> None:
+        """Raise `busy` while a move away from here is under way."""
+        if self.departure is not None and self.departure.is_open:
+            raise Conflict(f"sandbox {self.sandbox_id} is moving to another worker", code="busy")
 
     def expect(self) -> None:
         """Be a sandbox that comes here: whoever asks for it under its new epoch waits."""

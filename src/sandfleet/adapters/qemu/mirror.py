@@ -25,8 +25,8 @@ from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
 DRIVES = (ROOT_DRIVE, DATA_DRIVE)
 EVENTS = ("BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")
 POLL_S = 0.02
-FINISH_ROUNDS_MAX = 1500
-"""What is in flight when the guest stands still is little."""
+FINISH_ROUNDS_MAX = 500
+"""What is in flight when the guest stands still is little, and it stands still for it."""
 
 
 def job_name(drive: str) -> str:

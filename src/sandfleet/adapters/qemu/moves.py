@@ -15,9 +15,10 @@ from sandfleet.adapters.qemu.probe import host_cpu_model
 from sandfleet.adapters.qemu.qemu_version import qemu_version
 from sandfleet.adapters.qemu.receive import landing_of, receive
 from sandfleet.adapters.qemu.send import send
-from sandfleet.adapters.qemu.stay import sent, stay
+from sandfleet.adapters.qemu.stay import outcome, sent, stay
 from sandfleet.adapters.qemu.take_over import landed, take_over
 from sandfleet.model.errors import HypervisorFailed
+from sandfleet.model.move import Outcome
 from sandfleet.ports.hypervisor import Accelerator, Machine
 from sandfleet.ports.moves import Arrival, FetchBackings, Pilot
 from sandfleet.wire.move_manifest import Landing, MovedDisk, MoveManifest
@@ -77,6 +78,12 @@ class QemuMover:
     async def send(self, machine: Machine, landing: Landing, *, move_id: str, pilot: Pilot) -> None:
         """Return when the target has all it needs to run."""
         await send(self._host, _ours(machine), landing, move_id=move_id, pilot=pilot)
+
+    async def outcome(self, machine: Machine) -> Outcome:
+        """Return what an undecided hand-over has come to."""
+        ours = _ours(machine)
+        async with ours.changing:
+            return await outcome(self._host, ours)
 
     async def sent(self, machine: Machine) -> None:
         """Return when the target needs nothing more of the machine."""

@@ -34,7 +34,7 @@ from sandfleet.ports.moves import Pilot
 from sandfleet.wire.move_manifest import Landing
 
 LOOK_EVERY_S = 0.05
-HAND_OVER_ROUNDS_MAX = 600
+HAND_OVER_ROUNDS_MAX = 300
 DOWNTIME_MS_UNDECIDED = 1
 """So that QEMU does not stop the guest by itself before it was decided."""
 DOWNTIME_MS_DECIDED = 500
@@ -164,6 +164,7 @@ class _Precopy:
                 raise HypervisorFailed(
                     f"the memory could not be copied: {described.get('error-desc', status)}"
                 )
+            await mirror.jobs(qmp)  # a target that no longer takes writes gets no memory either
             if "ram" in described:
                 self.watch.note(loop.time(), _memory_sample(described))
                 await self._follow(self.pilot.course(self.watch.samples))

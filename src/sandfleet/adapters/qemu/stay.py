@@ -8,6 +8,7 @@ Rule 2: nobody asks this of a machine whose target may run.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 
@@ -16,9 +17,10 @@ from sandfleet.adapters.qemu.config import AGENT_SOCKET
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import write_manifest
-from sandfleet.adapters.qemu.qmp import Qmp
+from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused
 from sandfleet.adapters.qemu.standstill import give_up, thaw
 from sandfleet.model.errors import HypervisorFailed, MoveUndecided
+from sandfleet.model.move import Outcome
 
 NOT_HANDED_OVER = frozenset({"none", "setup", "active", "pre-switchover", "wait-unplug", "cancelling"})
 OVER = frozenset({"completed", "failed", "cancelled"})
@@ -36,12 +38,28 @@ async def is_handed_over(qmp: Qmp) -> bool:
     return await migrate_status(qmp) not in NOT_HANDED_OVER | {"failed", "cancelled"}
 
 
+async def outcome(host: Host, machine: QemuMachine) -> Outcome:
+    """Return what a hand-over that nobody has watched to its end has come to."""
+    qmp = machine.monitor
+    if await is_handed_over(qmp):
+        if await migrate_status(qmp) == "device":
+            return Outcome.OPEN
+        if (await qmp.execute("query-status"))["status"] != "running":
+            return Outcome.HANDED_OVER
+    await stay(host, machine)
+    return Outcome.STAYED
+
+
 async def stay(host: Host, machine: QemuMachine) -> None:
     """Have the machine run here, its agent answering. May be repeated."""
     qmp = machine.monitor
     await mirror.tear_off(qmp)
-    if await migrate_status(qmp) in NOT_HANDED_OVER:
+    status = await migrate_status(qmp)
+    if status in NOT_HANDED_OVER:
         await give_up(qmp)
+    if status == "device":  # it waits for the target's word, which counts no more
+        with suppress(QmpRefused):
+            await qmp.execute("yank", {"instances": [{"type": "migration"}]})
     await sent(machine)
     await thaw(qmp)
     directory = host.directory(machine.manifest.machine_id)

@@ -21,6 +21,7 @@ from sandfleet.model.errors import (
     SandfleetError,
     StaleEpoch,
 )
+from sandfleet.model.move import Outcome
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.move_manifest import MoveManifest
 from sandfleet.wire.move_messages import FAILED, READY, UNDECIDED, WAIT_S_MAX, DescribeVm, MoveState, SendMove
@@ -60,6 +61,8 @@ async def send_move(host: Host, sandbox_id: str, order: SendMove) -> MoveState:
     departure = resident.departure
     if departure is None or departure.move_id != order.move_id:
         departure = _begin(host, resident, order)
+    elif departure.step == UNDECIDED:
+        await _decide(host, resident, departure)
     if order.wait_s > 0:
         await departure.decisive(timeout_s=min(order.wait_s, WAIT_S_MAX))
     return departure.state(sandbox_id)
@@ -105,6 +108,31 @@ async def _send(
         raise
     departure.settle(READY)
     log.info("vm_sent", sandbox=resident.sandbox_id, epoch=resident.epoch, move=order.move_id)
+
+
+async def _decide(host: Host, resident: Resident, departure: Departure) -> None:
+    """Look what an undecided hand-over has come to, once for all who ask."""
+    if departure.ending is None or departure.ending.done:
+        departure.ending = host.background.start(
+            _look(host, resident, departure), name=f"look after {resident.sandbox_id}"
+        )
+    await departure.ending.result()
+
+
+async def _look(host: Host, resident: Resident, departure: Departure) -> None:
+    machine = resident.machine
+    if machine is None or resident.state is not VmState.MOVING:
+        return
+    if not await machine.is_alive():
+        resident.die(await machine.wait_dead())
+        departure.settle(FAILED, "QEMU ended during the hand-over")
+        return
+    outcome = await host.require_mover().outcome(machine)
+    if outcome is Outcome.HANDED_OVER:
+        departure.settle(READY)
+    elif outcome is Outcome.STAYED:
+        await go_on(host, resident, machine)
+        departure.settle(FAILED, "the hand-over failed")
 
 
 async def go_on(host: Host, resident: Resident, machine: Machine) -> None:
