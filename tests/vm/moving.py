@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ CHECK = (
     "sync; echo 3 | sudo tee /proc/sys/vm/drop_caches >/dev/null; python3 /workspace/c.py; ls /etc | wc -l"
 )
 SIZES = {"memory_mib": 512, "disk_mib": 20480, "cpu_count": 1}
+LOG_SHOWN_MAX = 8000
 STEPS = ("described", "received", "sent", "landed", "committed", "released")
 
 
@@ -40,7 +42,12 @@ async def two_workers(
             a_worker_process(first, templates_dir, worker_id="wk-first", command=command) as one,
             a_worker_process(second, templates_dir, worker_id="wk-second", command=command) as two,
         ):
-            yield [one, two]
+            try:
+                yield [one, two]
+            except BaseException:
+                for worker in (one, two):  # what pytest shows of a failure that it did not see itself
+                    sys.stdout.write(worker.log.read_text()[-LOG_SHOWN_MAX:])
+                raise
         for directory in (first, second):
             engine, network = make_hypervisor(directory, templates_dir, image)
             left = list(await engine.adopt())
@@ -132,7 +139,7 @@ async def stopped(worker: WorkerProcess, sandbox_id: str, *, epoch: int) -> Any:
 
 async def said(worker: WorkerProcess, sandbox_id: str, script: str, *, epoch: int) -> str:
     """Run a script in the sandbox; return its output."""
-    body = await worker.run(sandbox_id, {"cmd": "sh", "args": ["-c", script]}, epoch=epoch)
+    body = await worker.run(sandbox_id, {"cmd": "sh", "args": ["-c", script], "timeout": 600}, epoch=epoch)
     assert body.get("exitCode") == 0, body
     return str(body["stdout"])
 

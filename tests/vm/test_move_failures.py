@@ -82,8 +82,8 @@ async def cut(landing: Any) -> AsyncIterator[None]:
     """Lose every packet between both hosts, without a word."""
     ports = f"{{ {landing['memory_port']}, {landing['disk_port']} }}"
     rules = (
-        f"table inet {CUT} {{ chain out {{ type filter hook output priority 0; "
-        f"tcp dport {ports} drop; tcp sport {ports} drop; }} }}"
+        f"table inet {CUT} {{\nchain out {{\ntype filter hook output priority 0;\n"
+        f"tcp dport {ports} drop\ntcp sport {ports} drop\n}}\n}}\n"
     )
     await run_program(["nft", "-f", "-"], given=rules)
     try:
@@ -176,6 +176,8 @@ async def _through(move: Move) -> None:
             answer = await getattr(move, step)()
         except aiohttp.ClientError:
             return
+        while step == "sent" and answer.get("step") in ("disks", "memory", "switching"):
+            answer = await move.sent()
         if "code" in answer or (step == "sent" and answer["step"] != "ready"):
             return
         move.answers[step] = answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tests.vm.moving import ID, Move, begin_load, goes_on, stopped, two_workers
 
 from sandfleet.adapters.qemu.config import ImageFiles
 
-MOVES = 3
+MOVES = int(os.environ.get("SANDFLEET_MOVES", "4"))
 
 
 @pytest.mark.timeout(900)

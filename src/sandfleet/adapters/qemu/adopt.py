@@ -6,7 +6,8 @@ import msgspec
 import structlog
 
 from sandfleet.adapters.qemu import memory
-from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET
+from sandfleet.adapters.qemu.config import QMP_SOCKET
+from sandfleet.adapters.qemu.guest_session import guest_session
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
 from sandfleet.adapters.qemu.manifest import READY, Manifest
@@ -15,7 +16,6 @@ from sandfleet.adapters.qemu.qmp import Qmp
 from sandfleet.adapters.qemu.standstill import give_up, thaw
 from sandfleet.adapters.qemu.stay import is_handed_over, stay
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
-from sandfleet.ports.guest import Guest
 
 log = structlog.get_logger(__name__)
 PAUSED_STATES = frozenset({"paused", "postmigrate", "finish-migrate", "save-vm"})
@@ -41,7 +41,7 @@ async def adopt_machine(host: Host, manifest: Manifest) -> QemuMachine:
         return QemuMachine(host, manifest, None)
     if manifest.move_id:
         return await _half_moved(host, QemuMachine(host, manifest, Sessions(handle, qmp, None)))
-    return QemuMachine(host, manifest, Sessions(handle, qmp, await _session(host, manifest)))
+    return QemuMachine(host, manifest, Sessions(handle, qmp, await guest_session(host, manifest.machine_id)))
 
 
 async def _monitor(host: Host, manifest: Manifest) -> Qmp | None:
@@ -78,11 +78,3 @@ async def _measured(qmp: Qmp, manifest: Manifest) -> Manifest:
         return msgspec.structs.replace(manifest, memory_mib=await memory.current(qmp, manifest.shape))
     except HypervisorFailed:
         return manifest
-
-
-async def _session(host: Host, manifest: Manifest) -> Guest:
-    socket = host.directory(manifest.machine_id) / AGENT_SOCKET
-    try:
-        return await host.guests(socket)
-    except GuestUnresponsive:
-        return host.late_guests(socket)  # it may answer later: whoever uses it then finds out

@@ -98,10 +98,11 @@ async def finish(qmp: Qmp) -> None:
 
 async def tear_off(qmp: Qmp) -> None:
     """End the copies whatever their state, and let go of the targets. Idempotent."""
-    for drive in DRIVES:
+    for drive in DRIVES:  # both first: QEMU stands still while it waits for either
         with suppress(QmpRefused):  # there is no such node: nothing to tear off
             instances = [{"type": "block-node", "node-name": job_name(drive)}]
-            await qmp.execute("yank", {"instances": instances})
+            await qmp.execute("yank", {"instances": instances}, is_urgent=True)
+    for drive in DRIVES:
         with suppress(QmpRefused):
             await qmp.execute("block-job-cancel", {"device": job_name(drive), "force": True})
     with qmp.listen(*EVENTS) as ends:

@@ -101,17 +101,23 @@ class Qmp:
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout_s: float = COMMAND_TIMEOUT_S,
+        is_urgent: bool = False,
     ) -> Any:
-        """Run one command and return its result. A late reply is dropped by its id."""
+        """Run one command and return its result. A late reply is dropped by its id.
+
+        An urgent one is taken by QEMU even while another holds it up, as far as it knows it for such.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._client.execute(command, dict(arguments) if arguments else None)
+                return await self._client.execute(
+                    command, dict(arguments) if arguments else None, oob=is_urgent
+                )
         except ExecuteError as error:
             raise QmpRefused(f"QEMU refused {command}: {error}") from error
+        except TimeoutError:  # before OSError, of which it is one
+            raise HypervisorFailed(f"QEMU did not answer {command} within {timeout_s:g} s") from None
         except (QMPError, OSError, EOFError) as error:
             raise HypervisorFailed(f"QEMU ended during {command}: {error!r}") from error
-        except TimeoutError:
-            raise HypervisorFailed(f"QEMU did not answer {command} within {timeout_s:g} s") from None
 
     async def execute_when_ready(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Run one command, again and again while QEMU says that a migration is not put away yet."""

@@ -49,6 +49,7 @@ class _Watch:
     samples: list[MoveSample] = field(default_factory=list)
     moved: int = -1
     moved_at_s: float = 0.0
+    is_handing_over: bool = False
 
     def note(self, now_s: float, sample: dict[str, Any]) -> None:
         """Add one sample."""
@@ -67,12 +68,13 @@ async def send(host: Host, machine: QemuMachine, landing: Landing, *, move_id: s
     async with machine.changing:
         await chains.shorten(host, machine, layers_max=1)
         await _mark(host, machine, move_id)
+        watch = _Watch(asyncio.get_running_loop().time())
         try:
-            await _depart(host, machine, landing, pilot)
+            await _depart(host, machine, landing, pilot=pilot, watch=watch)
         except BaseException as error:
             if not await machine.is_alive():
                 raise
-            if await _may_have_gone(machine):
+            if watch.is_handing_over and await _may_have_gone(machine):
                 raise MoveUndecided(f"the hand-over was interrupted: {error}") from error
             await stay(host, machine)
             raise
@@ -93,12 +95,11 @@ async def _mark(host: Host, machine: QemuMachine, move_id: str) -> None:
     machine.manifest = leaving
 
 
-async def _depart(host: Host, machine: QemuMachine, landing: Landing, pilot: Pilot) -> None:
+async def _depart(host: Host, machine: QemuMachine, landing: Landing, *, pilot: Pilot, watch: _Watch) -> None:
     qmp, manifest = machine.monitor, machine.manifest
     plugged_mib = await memory.current(qmp, manifest.shape) - manifest.shape.memory_base_mib
     may_run = _are_writes_seen(manifest.shape.accelerator, plugged_mib)
     way = pilot.way(MoveGround(may_run, landing.may_post_copy))
-    watch = _Watch(asyncio.get_running_loop().time())
     await move_keys.add_credentials(
         qmp,
         host.directory(manifest.machine_id),
@@ -123,6 +124,7 @@ async def _depart(host: Host, machine: QemuMachine, landing: Landing, pilot: Pil
         await host.faults.at("send.paused")
         await mirror.finish(qmp)
         await host.faults.at("send.drained")
+        watch.is_handing_over = True
         await qmp.execute("migrate-continue", {"state": "pre-switchover"})
         await _handed_over(qmp, moves)
         await host.faults.at("send.handed_over")

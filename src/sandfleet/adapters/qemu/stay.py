@@ -13,7 +13,7 @@ from contextlib import suppress
 import msgspec
 
 from sandfleet.adapters.qemu import mirror, move_keys
-from sandfleet.adapters.qemu.config import AGENT_SOCKET
+from sandfleet.adapters.qemu.guest_session import guest_session
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import write_manifest
@@ -59,13 +59,13 @@ async def stay(host: Host, machine: QemuMachine) -> None:
         await give_up(qmp)
     if status == "device":  # it waits for the target's word, which counts no more
         with suppress(QmpRefused):
-            await qmp.execute("yank", {"instances": [{"type": "migration"}]})
+            await qmp.execute("yank", {"instances": [{"type": "migration"}]}, is_urgent=True)
     await sent(machine)
     await thaw(qmp)
     directory = host.directory(machine.manifest.machine_id)
     await move_keys.remove_credentials(qmp, directory)
     if machine.sessions is not None and machine.sessions.guest is None:
-        machine.sessions.guest = await host.guests(directory / AGENT_SOCKET)
+        machine.sessions.guest = await guest_session(host, machine.manifest.machine_id)
     if machine.manifest.move_id:
         at_home = msgspec.structs.replace(machine.manifest, move_id="")
         await asyncio.to_thread(write_manifest, directory, at_home, durable=True)

@@ -8,7 +8,7 @@ from contextlib import suppress
 import msgspec
 
 from sandfleet.adapters.qemu import memory, move_keys
-from sandfleet.adapters.qemu.config import AGENT_SOCKET
+from sandfleet.adapters.qemu.guest_session import guest_session
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine
@@ -52,7 +52,7 @@ async def take_over(host: Host, machine: QemuMachine) -> None:
     await thaw(qmp)
     await host.faults.at("take_over.running")
     if machine.sessions is not None and machine.sessions.guest is None:
-        machine.sessions.guest = await host.guests(directory / AGENT_SOCKET)
+        machine.sessions.guest = await guest_session(host, machine.manifest.machine_id)
     if machine.manifest.state == ARRIVING:
         memory_mib = await memory.current(qmp, machine.manifest.shape)
         at_home = msgspec.structs.replace(
