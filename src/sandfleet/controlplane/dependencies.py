@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.model.checkpoint import Checkpoint
 from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, SandboxId, SnapshotId
 from sandfleet.model.operation import Operation
@@ -190,3 +191,4 @@ class ControlPlane:
     observer: Observer = field(default_factory=Observer)
     blobs: SnapshotStore | None = None
     """The object store of snapshots, to unpublish and sweep what nothing needs."""
+    faults: FaultPoints = field(default_factory=FaultPoints)

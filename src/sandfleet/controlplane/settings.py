@@ -122,6 +122,8 @@ class ControlPlaneSettings(BaseSettings):
     """How long a dead leader stays the leader."""
     loop_interval_s: PositiveSeconds = 1
     """Pause between two rounds of the fleet's loops."""
+    fault_points_dir: Path | None = None
+    """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
     postgres_pool_max: Annotated[int, Field(ge=1)] = 20
     """Most connections of this replica to PostgreSQL."""
 

@@ -12,6 +12,7 @@ import structlog
 from sandfleet.adapters.blobs.objects import Objects
 from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.fault_points import armed
 from sandfleet.adapters.postgres.migrate import migrate
 from sandfleet.adapters.postgres.wiring import PostgresStores, open_stores
 from sandfleet.adapters.redis.connection import RedisConnection
@@ -59,6 +60,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         session = await stack.enter_async_context(worker_session())
         wake_ups = RedisWakeUps(connection, clock)
         metrics = Metrics()
+        faults = armed(settings.fault_points_dir)
         plane = ControlPlane(
             settings=settings,
             clock=clock,
@@ -67,10 +69,11 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),
             wake_ups=wake_ups,
-            worker_client=AiohttpWorkerClient(session, signer.fleet_token),
+            worker_client=AiohttpWorkerClient(session, signer.fleet_token, faults=faults),
             public_keys=signer.public_keys,
             blobs=_blobs(settings, clock, stack),
             observer=metrics,
+            faults=faults,
         )
         background = Background(group := await stack.enter_async_context(asyncio.TaskGroup()))
         stack.callback(background.cancel_all)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.model.errors import BadRequest, NotAvailable, NotReady
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
@@ -53,6 +54,7 @@ class Host:
     region: str = ""
     ask_for_size: Callable[[str, int, bytes], Awaitable[tuple[int, dict[str, Any]]]] | None = None
     """Asks the control plane for another size of a sandbox, by id and epoch, in the API's own words."""
+    faults: FaultPoints = field(default_factory=FaultPoints)
     entropy: Callable[[int], bytes] = os.urandom
     clone_slots: asyncio.Semaphore = field(init=False)
     """Bounds how many cold starts clone at once: more would only slow each other down."""

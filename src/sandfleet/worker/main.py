@@ -14,6 +14,7 @@ from sandfleet import __version__
 from sandfleet.adapters.blobs.objects import Objects
 from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.fault_points import FaultPoints, armed
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.hypervisor import Hypervisor, MachineOrder
 from sandfleet.ports.snapshots import SnapshotSaver
@@ -50,8 +51,9 @@ async def _run(settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    hypervisor = engine(settings)
-    await serve(settings, hypervisor, snapshots=hypervisor.snapshots, stop=stop)
+    faults = armed(settings.fault_points_dir)
+    hypervisor = engine(settings, faults=faults)
+    await serve(settings, hypervisor, snapshots=hypervisor.snapshots, stop=stop, faults=faults)
 
 
 async def serve(
@@ -60,10 +62,12 @@ async def serve(
     *,
     stop: asyncio.Event,
     snapshots: SnapshotSaver | None = None,
+    faults: FaultPoints | None = None,
 ) -> None:
     """Serve around `hypervisor` until `stop`; then finish what is in flight and say goodbye."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     clock = SystemClock()
+    faults = faults or FaultPoints()
     tokens = FleetTokens(
         worker_id=settings.worker_id, clock=clock, file=settings.data_dir / "public_keys.json"
     )
@@ -81,7 +85,8 @@ async def serve(
             limits=settings.limits(),
             pool=WarmPool(order=_pool_order(settings), size=settings.warm_pool_size),
             snapshots=snapshots,
-            store=ObjectSnapshotStore(objects, clock=clock),
+            store=ObjectSnapshotStore(objects, clock=clock, faults=faults),
+            faults=faults,
         )
         server = http_server(create_app(host, tokens), stop_grace_s=settings.stop_grace_s)
         serving = background.start(server.serve(sockets=[listener]), name="http")

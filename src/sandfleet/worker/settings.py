@@ -106,6 +106,8 @@ class WorkerSettings(BaseSettings):
     """How often it reports until the control plane says otherwise."""
     stop_grace_s: float = Field(default=10.0, ge=0, le=300)
     """How long a stopping worker finishes calls in flight. VMs run on in any case."""
+    fault_points_dir: Path | None = None
+    """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
     log_file: Path | None = None
     """Where the log goes instead of standard output."""
 

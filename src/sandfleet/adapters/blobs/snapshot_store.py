@@ -74,10 +74,10 @@ class _Count:
 class ObjectSnapshotStore:
     """Snapshots under one URL."""
 
-    def __init__(self, objects: Objects, *, clock: Clock) -> None:
+    def __init__(self, objects: Objects, *, clock: Clock, faults: FaultPoints | None = None) -> None:
         self._objects = objects
         self._clock = clock
-        self.faults = FaultPoints()
+        self.faults = faults or FaultPoints()
         self._room = asyncio.Semaphore(PIECES_AT_ONCE)
         self._seen: set[str] = set()
 
@@ -101,6 +101,7 @@ class ObjectSnapshotStore:
             await self._put_file(files.files[name], file, count)
         await self.faults.at("put.stored")
         await self._confirm(everything)
+        await self.faults.at("put.confirmed")
         await self._objects.put(snapshot_name(manifest.snapshot_id), content)
         if await self._objects.get(snapshot_name(manifest.snapshot_id)) != content:
             raise BlobsUnavailable(
@@ -125,11 +126,13 @@ class ObjectSnapshotStore:
 
     async def fetch(self, manifest: SnapshotManifest, files: StoredFiles, *, progress: Progress) -> None:
         """Write the snapshot's files and the wanted backings to the given paths, verified."""
+        await self.faults.at("fetch.begun")
         bases = {name: await self._base(manifest.backings[name]) for name in files.backings}
         everything = [*manifest.files.values(), *bases.values()]
         count = _Count(sum(len(file.chunks) for file in everything) * CHUNK_BYTES, progress)
         for name, base in bases.items():
             await self._fetch_file(base, files.backings[name], count, sha256=manifest.backings[name])
+        await self.faults.at("fetch.bases")
         for name, file in manifest.files.items():
             await self._fetch_file(file, files.files[name], count)
 

@@ -49,6 +49,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         manifest = seat(host, undo, order, template_version=template.version, shape=template.shape)
         machine_id = manifest.machine_id
         directory = host.directory(machine_id)
+        await host.faults.at("clone.seated")
         overlays = (directory / ROOT_OVERLAY, directory / DATA_OVERLAY)
         disks.copy_overlay(template.file(ROOT_EMPTY_FILE), overlays[0])
         disks.copy_overlay(template.file(DATA_EMPTY_FILE), overlays[1])
@@ -65,6 +66,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         )
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
+        await host.faults.at("clone.spawned")
         manifest = msgspec.structs.replace(
             manifest,
             process=spawned.process,
@@ -83,6 +85,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         await _fit(machine, order)
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
         write_manifest(directory, machine.manifest, durable=False)
+        await host.faults.at("clone.ready")
         undo.pop_all()
         host.busy.discard(machine_id)
         return machine

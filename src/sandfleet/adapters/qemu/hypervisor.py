@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.qemu import adopt as adopting
 from sandfleet.adapters.qemu import prune as pruning
 from sandfleet.adapters.qemu import restart as restarting
@@ -56,6 +57,7 @@ class QemuHypervisor:
         late_guests: Callable[[Path], Guest],
         network: Network,
         images: ImageSource,
+        faults: FaultPoints | None = None,
     ) -> None:
         taken = [manifest.slot for manifest in _manifests(config)]
         self._host = Host(
@@ -65,6 +67,7 @@ class QemuHypervisor:
             late_guests=late_guests,
             cgroups=Cgroups.detect(),
             slots=Slots(config.machines_max, taken=taken),
+            faults=faults or FaultPoints(),
         )
         self.snapshots = QemuSnapshots(self._host, self.accelerator)
         self.faults = self._host.faults

@@ -58,20 +58,9 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
         root = await _disk(host, order, directory, drive=ROOT_DRIVE, backings=backings)
         data = await _disk(host, order, directory, drive=DATA_DRIVE, backings=backings)
         await host.faults.at("load.linked")
-        recipe = SpawnRecipe(
-            shape=shape,
-            memory=None,
-            state=order.directory / MEMORY_FILE,
-            root=[*root.layers, *root.backings],
-            data=[*data.layers, *data.backings],
-            limits=limits(
-                memory_mib=snapshot.memory_mib,
-                cpu_count=snapshot.cpu_count,
-                cpu_percent=snapshot.cpu_percent,
-            ),
-        )
-        spawned = await spawn(host, manifest, recipe)
+        spawned = await spawn(host, manifest, _recipe(order, root, data))
         undo.push_async_callback(end_process, spawned.process)
+        await host.faults.at("load.spawned")
         manifest = msgspec.structs.replace(
             manifest,
             process=spawned.process,
@@ -93,6 +82,7 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
         await host.faults.at("load.answered")
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
         await asyncio.to_thread(write_manifest, directory, machine.manifest, durable=True)
+        await host.faults.at("load.ready")
         undo.pop_all()
         host.busy.discard(manifest.machine_id)
         return machine
@@ -104,6 +94,22 @@ class _Disk:
 
     layers: list[Path]
     backings: list[Path]
+
+
+def _recipe(order: LoadOrder, root: _Disk, data: _Disk) -> SpawnRecipe:
+    snapshot = order.snapshot
+    return SpawnRecipe(
+        shape=machine_shape(snapshot.shape),
+        memory=None,
+        state=order.directory / MEMORY_FILE,
+        root=[*root.layers, *root.backings],
+        data=[*data.layers, *data.backings],
+        limits=limits(
+            memory_mib=snapshot.memory_mib,
+            cpu_count=snapshot.cpu_count,
+            cpu_percent=snapshot.cpu_percent,
+        ),
+    )
 
 
 async def _disk(host: Host, order: LoadOrder, directory: Path, *, drive: str, backings: Backings) -> _Disk:

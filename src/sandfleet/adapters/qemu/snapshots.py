@@ -93,11 +93,14 @@ class QemuSnapshots:
         async with self._receiving.setdefault(manifest.snapshot_id, asyncio.Lock()):
             if not final.is_dir():
                 with snapshot_files.staging(data_dir) as directory:
+                    await self._host.faults.at("receive.begun")
                     wanted = await asyncio.to_thread(self._wanted, manifest, directory)
                     await fetch(wanted)
+                    await self._host.faults.at("receive.fetched")
                     await asyncio.to_thread(
                         snapshot_files.publish, directory, manifest, final, ended_machine=None
                     )
+                    await self._host.faults.at("receive.published")
         self._receiving.pop(manifest.snapshot_id, None)
         return await asyncio.to_thread(_found, final)
 

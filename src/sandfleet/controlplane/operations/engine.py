@@ -40,6 +40,16 @@ _UNEXPECTED_MAX = 3
 log = structlog.get_logger(__name__)
 
 
+def step_points(definitions: Mapping[OperationKind, Definition]) -> list[str]:
+    """Return the fault points of a server: each step of each operation, before it and when it is written."""
+    return [
+        f"{kind}.{step}.{moment}"
+        for kind, definition in definitions.items()
+        for step in definition.steps
+        for moment in ("begun", "written")
+    ]
+
+
 class Cancelled(Conflict):
     """Somebody asked the operation to cancel: the sandbox was killed."""
 
@@ -186,8 +196,11 @@ class OperationEngine:
         backoff = Backoff(self._plane.clock)
         unexpected = 0
         while held.operation.state is OperationState.RUNNING:
+            name = f"{held.operation.kind}.{held.operation.step}"
             try:
+                await self._plane.faults.at_step(f"{name}.begun")
                 held.operation = await definition.steps[held.operation.step](held.run, held.operation)
+                await self._plane.faults.at_step(f"{name}.written")
                 continue
             except StaleLease:
                 raise

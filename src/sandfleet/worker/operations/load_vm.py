@@ -31,6 +31,7 @@ async def load_vm(host: Host, resident: Resident, order: StartVm) -> Machine:
     async with AsyncExitStack() as undo:
         machine = await _load(host, resident, source)
         undo.push_async_callback(machine.destroy)
+        await host.faults.at("start.loaded")
         if order.network_enabled != machine.facts.order.network_enabled:
             await machine.set_network(enabled=order.network_enabled)
         await machine.guest.assume_identity(
@@ -43,6 +44,7 @@ async def load_vm(host: Host, resident: Resident, order: StartVm) -> Machine:
         if order.cpu_percent is not None:
             await machine.limit_cpu(order.cpu_percent)
         await shape(host, machine)
+        await host.faults.at("start.sized")
         undo.pop_all()
     return machine
 

@@ -87,6 +87,7 @@ async def _run(host: Host, resident: Resident, order: StartVm) -> None:
     began_s = host.clock.monotonic()
     source = "failed"
     try:
+        await host.faults.at("start.admitted")
         if order.snapshot is None:
             machine, source = await _warm_or_cold(host, resident, order)
         else:
@@ -94,6 +95,7 @@ async def _run(host: Host, resident: Resident, order: StartVm) -> None:
         serve(host, resident, machine)
         if order.snapshot is not None:
             resume_work(host, resident)
+        await host.faults.at("start.served")
     except BaseException:
         if resident.state is VmState.STARTING:
             host.residents.remove(resident)
@@ -128,9 +130,11 @@ async def _take(
     async with AsyncExitStack() as undo:
         undo.push_async_callback(machine.destroy)
         await machine.assign(resident.sandbox_id, epoch=order.epoch)
+        await host.faults.at("start.assigned")
         if not order.network_enabled:
             await machine.set_network(enabled=False)
         await machine.guest.assume_identity(identity(host, resident.sandbox_id, order.envs))
+        await host.faults.at("start.identified")
         if not is_shaped:
             await shape(host, machine)
         undo.pop_all()
