@@ -9,7 +9,18 @@ import uvloop
 
 from bench import report
 from bench.bed import bed
-from bench.rows import burst, create_cold, create_warm, exec_true, files, memory
+from bench.rows import (
+    burst,
+    checkpoint,
+    create_cold,
+    create_warm,
+    exec_true,
+    files,
+    fork,
+    hibernate,
+    memory,
+    resize,
+)
 from bench.samples import Row
 from sandfleet.adapters.clock import SystemClock
 
@@ -21,6 +32,10 @@ ROWS = {
     "files": files.measure,
     "memory": memory.measure,
     "burst": burst.measure,
+    "hibernate": hibernate.measure,
+    "checkpoint": checkpoint.measure,
+    "fork": fork.measure,
+    "resize": resize.measure,
 }
 
 

@@ -51,7 +51,10 @@ class Bed:
         answer = await self.http.post("/api/sandboxes", json=body)
         if answer.status_code != 201:
             raise RuntimeError(f"create: {answer.status_code} {answer.text}")
-        record = answer.json()
+        return await self.until_running(answer.json())
+
+    async def until_running(self, record: dict[str, Any]) -> str:
+        """Return the id of a sandbox that was answered for, when it runs."""
         while record["status"] == "creating":
             await asyncio.sleep(0.05)
             record = (await self.http.get(f"/api/sandboxes/{record['sandboxID']}")).json()
