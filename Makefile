@@ -11,6 +11,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # The stages of the tests, in the order in which they find faults fastest.
 STAGES := unit properties simulation integration vm acceptance
+# These mostly wait for servers of their own, so they run side by side, each file in one process.
+SIDE_BY_SIDE_integration := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## Show this list
@@ -28,11 +30,10 @@ demo: ## Set up, start a one-machine fleet and take a narrated tour of it
 .PHONY: test
 test: ## Set up and run all tests, stage by stage
 	@tools/setup.sh --with-node
-	@for stage in $(STAGES); do \
-		[ -n "$$(find tests/$$stage -name 'test_*.py' 2> /dev/null)" ] || continue; \
-		printf '\n== tests/%s\n' "$$stage"; \
-		$(BIN)/python -m pytest -q "tests/$$stage"; \
-	done
+	@$(foreach stage,$(STAGES), \
+		[ -z "$$(find tests/$(stage) -name 'test_*.py' 2> /dev/null)" ] || { \
+		printf '\n== tests/%s\n' "$(stage)"; \
+		$(BIN)/python -m pytest -q tests/$(stage) $(SIDE_BY_SIDE_$(stage)); }; )
 
 .PHONY: check
 check: ## Check format, style, types, imports and shape of the code
