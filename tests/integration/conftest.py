@@ -129,6 +129,7 @@ class Replicas:
                 previews=stores.previews,
                 tags=stores.tags,
                 sizes=stores.sizes,
+                log=stores.log,
             ),
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),

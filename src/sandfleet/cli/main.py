@@ -15,6 +15,7 @@ from sandfleet.cli import (
     completion,
     copy,
     demonstration,
+    events,
     execute,
     files,
     image,
@@ -58,7 +59,7 @@ app.command("hibernate", short_help="Save a sandbox and free its place.")(saved.
 app.command("wake", short_help="Bring a hibernated sandbox back.")(saved.wake)
 app.command("fork", short_help="Start others from a sandbox or a checkpoint.")(saved.fork)
 app.command("timeout", short_help="Set after how many idle seconds one ends.")(sandboxes.timeout)
-app.command("events", short_help="Show what happened to a sandbox.")(sandboxes.events)
+app.command("events", short_help="Show what happened to a sandbox.")(events.events)
 app.command("stats", short_help="Show what a sandbox uses now.")(attached.stats)
 app.command("tags", short_help="Show or replace the tags of a sandbox.")(attached.tags)
 app.command("url", short_help="Print a URL that reads or writes one file.")(attached.signed_url)

@@ -126,34 +126,3 @@ def timeout(
         client.sandboxes.set_timeout(sandbox_id, seconds)
     if as_json:
         show_json({"sandboxID": sandbox_id, "timeout": seconds})
-
-
-def events(
-    sandbox: SandboxName,
-    *,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 100,
-    url: Url = None,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what happened to a sandbox, newest first."""
-    from sandfleet.cli.connection import connect
-    from sandfleet.cli.sandbox_names import resolve
-
-    with connect(url, api_key) as client:
-        log = client.sandboxes.events(resolve(client, sandbox), limit=limit)
-    if as_json:
-        show_json([event.raw for event in log])
-        return
-    rows = [
-        (
-            e.at.isoformat(timespec="milliseconds") if e.at else None,
-            e.event,
-            e.before,
-            e.after,
-            e.actor,
-            e.reason,
-        )
-        for e in log
-    ]
-    show_table(("AT", "EVENT", "FROM", "TO", "BY", "REASON"), rows, empty="nothing is recorded")

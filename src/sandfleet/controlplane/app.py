@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from sandfleet.controlplane.api import (
     checkpoints,
     commands,
+    events,
     files,
     forks,
     health,
@@ -55,6 +56,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *files.ENDPOINTS,
     *signed_files.ENDPOINTS,
     *sandbox_state.ENDPOINTS,
+    *events.ENDPOINTS,
     *tags.ENDPOINTS,
     *previews.ENDPOINTS,
     *sizes.ENDPOINTS,

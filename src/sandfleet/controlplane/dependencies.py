@@ -36,6 +36,7 @@ from sandfleet.ports.stores import (
     TermStore,
     WorkerStore,
 )
+from sandfleet.ports.transition_log import TransitionLog
 from sandfleet.ports.workers import WorkerClient
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 
@@ -162,6 +163,7 @@ class Stores:
     previews: PreviewStore
     tags: TagStore
     sizes: SizeStore
+    log: TransitionLog
 
 
 class Observer:

@@ -74,6 +74,8 @@ class ControlPlaneSettings(BaseSettings):
     """When a waiting `exec/run` begins to send spaces, so that readers do not give up."""
     exec_pad_every_s: PositiveSeconds = 10
     """The time between these spaces."""
+    sse_keepalive_s: PositiveSeconds = 10
+    """Longest silence of a stream of events: a comment keeps its connection alive."""
     exec_timeout_default_s: Annotated[int, Field(ge=1, le=86400)] = 60
     """Time-out of commands that name none."""
     body_bytes_max: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024

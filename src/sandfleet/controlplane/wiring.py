@@ -145,4 +145,5 @@ def _stores(stores: PostgresStores) -> Stores:
         previews=stores.previews,
         tags=stores.tags,
         sizes=stores.sizes,
+        log=stores.log,
     )

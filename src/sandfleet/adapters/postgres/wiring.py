@@ -16,6 +16,7 @@ from sandfleet.adapters.postgres.saved_states import PostgresCheckpointRecords, 
 from sandfleet.adapters.postgres.sealing import Sealer
 from sandfleet.adapters.postgres.sizes import PostgresSizeStore
 from sandfleet.adapters.postgres.terms import PostgresTermStore
+from sandfleet.adapters.postgres.transition_log import PostgresTransitionLog
 from sandfleet.adapters.postgres.workers import PostgresWorkerStore
 
 
@@ -37,6 +38,7 @@ class PostgresStores:
     previews: PostgresPreviewStore
     tags: PostgresTagStore
     sizes: PostgresSizeStore
+    log: PostgresTransitionLog
 
 
 def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> PostgresStores:
@@ -58,4 +60,5 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         previews=PostgresPreviewStore(database),
         tags=PostgresTagStore(database),
         sizes=PostgresSizeStore(database),
+        log=PostgresTransitionLog(database),
     )

@@ -35,6 +35,10 @@ class Drain:
         self._notice.set()
         self._hurry.set()
 
+    async def noticed(self) -> None:
+        """Return when this replica is about to go."""
+        await self._notice.wait()
+
     async def hurried(self) -> None:
         """Return when waiting must end."""
         await self._hurry.wait()
