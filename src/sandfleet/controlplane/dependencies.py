@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.model.checkpoint import Checkpoint
-from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, SandboxId, SnapshotId
+from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
@@ -174,6 +174,9 @@ class Observer:
 
     def queue_left(self, *, seconds: float) -> None:
         """Hear of a create that waited for a place, and has one or gave up."""
+
+    def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
+        """Hear what a heartbeat that reached this replica says of its worker."""
 
 
 @dataclass(frozen=True, slots=True)

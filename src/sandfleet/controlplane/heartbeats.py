@@ -24,6 +24,7 @@ async def record_heartbeat(plane: ControlPlane, beat: Heartbeat) -> HeartbeatAns
     """Register or refresh the worker and the activity of its sandboxes."""
     registration = await plane.stores.workers.register(worker_of(beat))
     await plane.stores.sandboxes.touch(activity_of(beat, now=plane.clock.now()))
+    plane.observer.worker_reported(registration.worker.id, exec_sessions=beat.exec_sessions)
     return HeartbeatAnswer(
         term=registration.term,
         public_keys=dict(plane.public_keys),

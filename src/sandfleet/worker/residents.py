@@ -65,6 +65,8 @@ class Resident:
         self.restarted = ""
         """Names the last restart, so that its repetition is none."""
         self.sessions = SessionClients()
+        self.running_execs = 0
+        """Commands, sessions and terminals that ran in it when they were last counted."""
         self.executions = Executions(Budget(SANDBOX_BYTES_MAX, parent=outputs))
         self._machine: Machine | None = None
         self._clock = clock

@@ -214,6 +214,7 @@ async def test_a_websocket_passes_both_ways(fleet: Fleet, app_port: int) -> None
         for number in range(20):
             await socket.send(f"line {number}")
             assert await socket.recv() == f"LINE {number}"
+        assert 'sandfleet_ws_clients{kind="preview"} 1.0' in (await fleet.client.get("/metrics")).text
         await socket.send(b"\x00\x01" * 100_000)
         assert await socket.recv() == b"\x01\x00" * 100_000
         await socket.send("bye")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sandfleet.controlplane.dependencies import Observer
+from sandfleet.model.ids import WorkerId
 from sandfleet.model.operation import Operation, OperationKind
 
+SOCKET_KINDS = ("exec", "pty", "preview")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
 
 
@@ -60,6 +62,14 @@ class Metrics(Observer):
             "sandfleet_worker_memory_used_bytes", "Memory in use on a worker.", "worker"
         )
         self.socket_clients = self._gauge("sandfleet_ws_clients", "Attached sockets by kind.", "kind")
+        for kind in SOCKET_KINDS:
+            self.socket_clients.labels(kind)  # none is a figure as well
+        self.exec_sessions = self._gauge(
+            "sandfleet_exec_sessions",
+            "Commands, sessions and terminals that run, as the worker's last heartbeat to this replica said.",
+            "worker",
+        )
+        self.execs_reported: dict[WorkerId, int] = {}
         self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
 
     def operation_ended(self, operation: Operation, *, seconds: float) -> None:
@@ -71,6 +81,10 @@ class Metrics(Observer):
     def queue_left(self, *, seconds: float) -> None:
         """Count a create's time in the queue."""
         self.queue_wait_seconds.observe(max(0.0, seconds))
+
+    def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
+        """Keep what a worker said."""
+        self.execs_reported[worker_id] = exec_sessions
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
