@@ -1,4 +1,4 @@
-"""`create`, `ls`, `rm`, `timeout`, `events`: sandboxes."""
+"""`create`, `ls`, `rm`, `timeout`: sandboxes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ import typer
 
 from sandfleet.cli.options import ApiKey, AsJson, SandboxName, Url
 from sandfleet.cli.output import age, say, show_json, show_table, tell, waiting
+
+_LIVING = (
+    "creating",
+    "running",
+    "hibernating",
+    "hibernated",
+    "waking",
+    "restoring",
+    "rebooting",
+    "migrating",
+)
+"""What `ls` shows: the API's own default leaves out those that sleep, whose owner still has them."""
 
 
 def create(  # noqa: PLR0913 -- one argument per option
@@ -20,7 +32,10 @@ def create(  # noqa: PLR0913 -- one argument per option
     cpu: Annotated[int | None, typer.Option(help="Number of virtual CPUs.")] = None,
     disk: Annotated[int | None, typer.Option(help="Disk in MiB.")] = None,
     timeout: Annotated[
-        int | None, typer.Option(help="End it after so many idle seconds; 0 is never.")
+        int | None,
+        typer.Option(
+            help="Idle seconds after which it is saved and sleeps (without a store: ends); 0 is never."
+        ),
     ] = None,
     env: Annotated[
         list[str] | None, typer.Option("-e", "--env", metavar="NAME=VALUE", help="Environment variable.")
@@ -69,7 +84,7 @@ def ls(
     from sandfleet.cli.connection import connect
 
     with connect(url, api_key) as client:
-        sandboxes = client.sandboxes.list(status=["all"] if show_all else None, limit=limit)
+        sandboxes = client.sandboxes.list(status=["all"] if show_all else _LIVING, limit=limit)
     if as_json:
         show_json([sandbox.raw for sandbox in sandboxes])
         return
