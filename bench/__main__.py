@@ -14,6 +14,7 @@ from bench.rows import (
     checkpoint,
     create_cold,
     create_warm,
+    density,
     exec_true,
     files,
     fork,
@@ -36,6 +37,7 @@ ROWS = {
     "checkpoint": checkpoint.measure,
     "fork": fork.measure,
     "resize": resize.measure,
+    "density": density.measure,
 }
 
 
