@@ -83,7 +83,7 @@ class Machine(Protocol):
         ...
 
     async def resize_memory(self, memory_mib: int) -> int:
-        """Ask for a size (base + plugged) and return what the guest reached."""
+        """Ask for a size (base + plugged) and return what the guest reached and its kernel can use."""
         ...
 
     async def limit_cpu(self, cpu_percent: int | None) -> None:

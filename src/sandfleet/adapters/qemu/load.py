@@ -55,8 +55,9 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
             host, undo, _machine_order(snapshot), template_version=snapshot.template_version, shape=shape
         )
         directory = host.directory(manifest.machine_id)
-        root = await _disk(host, order, directory, drive=ROOT_DRIVE, backings=backings)
-        data = await _disk(host, order, directory, drive=DATA_DRIVE, backings=backings)
+        root = await _disk(order, directory, drive=ROOT_DRIVE, backings=backings)
+        data = await _disk(order, directory, drive=DATA_DRIVE, backings=backings)
+        await both(_make_overlay(host, root), _make_overlay(host, data))
         await host.faults.at("load.linked")
         spawned = await spawn(host, manifest, _recipe(order, root, data))
         undo.push_async_callback(end_process, spawned.process)
@@ -90,7 +91,7 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
 
 @dataclass(frozen=True, slots=True)
 class _Disk:
-    """The files of one disk, newest first."""
+    """The files of one disk, newest first; the first is still to be made."""
 
     layers: list[Path]
     backings: list[Path]
@@ -112,20 +113,24 @@ def _recipe(order: LoadOrder, root: _Disk, data: _Disk) -> SpawnRecipe:
     )
 
 
-async def _disk(host: Host, order: LoadOrder, directory: Path, *, drive: str, backings: Backings) -> _Disk:
-    """Link the snapshot's layers into the machine's directory and put an empty one on them."""
+async def _disk(order: LoadOrder, directory: Path, *, drive: str, backings: Backings) -> _Disk:
+    """Link the snapshot's layers into the machine's directory, where an empty one is to stand on them."""
     snapshot = order.snapshot
     chain = snapshot.root if drive == ROOT_DRIVE else snapshot.data
     own = [name for name in chain if name in snapshot.files]
     shared = [snapshot.backings[name] for name in chain if name not in snapshot.files]
     await asyncio.to_thread(snapshot_files.link_layers, order.directory, own, directory)
     below = [await asyncio.to_thread(backings.require, digest) for digest in shared]
-    overlay, newest = directory / new_layer_name(drive), directory / own[0]
+    layers = [new_layer_name(drive), *own]
+    return _Disk(layers=[directory / name for name in layers], backings=below)
+
+
+async def _make_overlay(host: Host, disk: _Disk) -> None:
+    overlay, newest = disk.layers[:2]
     await disks.create_overlay(
         host.config.image_tool, overlay, backing=newest, size_bytes=virtual_size(newest)
     )
     overlay.chmod(0o600)
-    return _Disk(layers=[overlay, *(directory / name for name in own)], backings=below)
 
 
 async def _open_sessions(
