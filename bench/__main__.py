@@ -10,6 +10,7 @@ import uvloop
 from bench import report
 from bench.bed import bed
 from bench.rows import (
+    api_reads,
     burst,
     checkpoint,
     create_cold,
@@ -33,6 +34,7 @@ ROWS = {
     "files": files.measure,
     "memory": memory.measure,
     "burst": burst.measure,
+    "api_reads": api_reads.measure,
     "hibernate": hibernate.measure,
     "checkpoint": checkpoint.measure,
     "fork": fork.measure,

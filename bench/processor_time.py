@@ -15,7 +15,7 @@ _WITH_ENDED_CHILDREN = slice(11, 15)
 """Fields of /proc/<pid>/stat behind the command's closing parenthesis."""
 
 
-def qemu_seconds(pids: Iterable[int]) -> float:
+def process_seconds(pids: Iterable[int]) -> float:
     """Return what these processes have used so far."""
     return sum(_ticks(pid, _OWN) for pid in pids) / _TICKS_PER_S
 

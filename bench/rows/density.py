@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from bench.bare_clones import BareClone
 from bench.bed import Bed
-from bench.processor_time import qemu_seconds, service_seconds
+from bench.processor_time import process_seconds, service_seconds
 from bench.samples import Row, Samples
 
 T = TypeVar("T")
@@ -64,9 +64,9 @@ async def _bare(bed: Bed, count: int) -> Side:
         await asyncio.sleep(SETTLE_S)
         side.memory_mib.values.append((free_mib - available_mib()) / count)
         qemus = [clone.pid for clone in clones]
-        before = qemu_seconds(qemus)
+        before = process_seconds(qemus)
         await asyncio.sleep(IDLE_S)
-        side.idle_percent.values.append((qemu_seconds(qemus) - before) / IDLE_S * 100)
+        side.idle_percent.values.append((process_seconds(qemus) - before) / IDLE_S * 100)
     finally:
         await _each(clones, lambda clone: clone.destroy(), at_once=AT_ONCE)
     return side
@@ -88,9 +88,9 @@ async def _sandboxes(bed: Bed, count: int) -> tuple[Side, Samples]:
     await asyncio.sleep(SETTLE_S)
     side.memory_mib.values.append((free_mib - available_mib()) / count)
     qemus = [bed.pid_of(one) for one in ids]
-    before = qemu_seconds(qemus) + service_seconds(bed.data_dir)
+    before = process_seconds(qemus) + service_seconds(bed.data_dir)
     await asyncio.sleep(IDLE_S)
-    spent = qemu_seconds(qemus) + service_seconds(bed.data_dir) - before
+    spent = process_seconds(qemus) + service_seconds(bed.data_dir) - before
     side.idle_percent.values.append(spent / IDLE_S * 100)
     with scaled.timed_ms():
         await _each(ids, lambda one: _scale(bed, one))
