@@ -66,8 +66,8 @@ class ControlPlaneSettings(BaseSettings):
     """When a create that is not finished is answered as `creating`."""
     creation_queue_s: PositiveSeconds = 30
     """How long a create waits for room before 503 `no_capacity`."""
-    create_deadline_s: PositiveSeconds = 120
-    """When a create that hangs is given up."""
+    create_deadline_s: PositiveSeconds = 300
+    """When a create that hangs is given up; of 200 at once the last stands in line on its host for long."""
     save_deadline_s: PositiveSeconds = 900
     """When a hibernation, checkpoint or wake that hangs is given up."""
     exec_pad_after_s: PositiveSeconds = 10
