@@ -130,6 +130,7 @@ class Replicas:
                 tags=stores.tags,
                 sizes=stores.sizes,
                 log=stores.log,
+                commands=stores.commands,
             ),
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),

@@ -24,6 +24,7 @@ from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
 from sandfleet.ports.labels import PreviewStore, TagStore
+from sandfleet.ports.pending_commands import PendingCommandStore
 from sandfleet.ports.saved_states import CheckpointRecords, SnapshotRecords
 from sandfleet.ports.sizes import SizeStore
 from sandfleet.ports.stores import (
@@ -164,6 +165,7 @@ class Stores:
     tags: TagStore
     sizes: SizeStore
     log: TransitionLog
+    commands: PendingCommandStore
 
 
 class Observer:

@@ -31,7 +31,7 @@ from sandfleet.controlplane.http.drain import Drain
 from sandfleet.controlplane.http.keys import KeyRing
 from sandfleet.controlplane.http.metrics import Metrics
 from sandfleet.controlplane.operations.fleet import Fleet
-from sandfleet.controlplane.proxy.pending import PendingCommands
+from sandfleet.controlplane.proxy.pending import start_what_others_left
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.controlplane.tokens import TokenSigner, load_signer
 from sandfleet.model.errors import StoreUnavailable
@@ -77,11 +77,10 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         )
         background = Background(group := await stack.enter_async_context(asyncio.TaskGroup()))
         stack.callback(background.cancel_all)
-        listening = group.create_task(wake_ups.run(), name="wake-ups")
-        stack.callback(listening.cancel)
+        stack.callback(group.create_task(wake_ups.run(), name="wake-ups").cancel)
         lifecycle = await stack.enter_async_context(Fleet(plane).running())
         keys = KeyRing(plane.stores.organisations, clock=clock, cache_s=settings.key_cache_s)
-        yield Edge(
+        edge = Edge(
             plane=plane,
             lifecycle=lifecycle,
             data_plane=AiohttpDataPlane(session, signer.fleet_token),
@@ -89,10 +88,11 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             keys=keys,
             authenticator=_authenticator(keys, signer, settings),
             background=background,
-            pending=PendingCommands(),
             drain=Drain(),
             metrics=metrics,
         )
+        stack.callback(group.create_task(start_what_others_left(edge), name="pending-commands").cancel)
+        yield edge
 
 
 def _blobs(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> ObjectSnapshotStore | None:
@@ -146,4 +146,5 @@ def _stores(stores: PostgresStores) -> Stores:
         tags=stores.tags,
         sizes=stores.sizes,
         log=stores.log,
+        commands=stores.commands,
     )

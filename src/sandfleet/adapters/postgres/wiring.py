@@ -10,6 +10,7 @@ from sandfleet.adapters.postgres.idempotency import PostgresIdempotencyStore
 from sandfleet.adapters.postgres.labels import PostgresPreviewStore, PostgresTagStore
 from sandfleet.adapters.postgres.operations import PostgresOperationStore
 from sandfleet.adapters.postgres.organisations import PostgresOrganisationStore
+from sandfleet.adapters.postgres.pending_commands import PostgresPendingCommandStore
 from sandfleet.adapters.postgres.placement import PostgresPlacementStore
 from sandfleet.adapters.postgres.sandboxes import PostgresSandboxStore
 from sandfleet.adapters.postgres.saved_states import PostgresCheckpointRecords, PostgresSnapshotRecords
@@ -39,6 +40,7 @@ class PostgresStores:
     tags: PostgresTagStore
     sizes: PostgresSizeStore
     log: PostgresTransitionLog
+    commands: PostgresPendingCommandStore
 
 
 def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> PostgresStores:
@@ -61,4 +63,5 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         tags=PostgresTagStore(database),
         sizes=PostgresSizeStore(database),
         log=PostgresTransitionLog(database),
+        commands=PostgresPendingCommandStore(database, sealer),
     )

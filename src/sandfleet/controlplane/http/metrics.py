@@ -53,6 +53,24 @@ class Metrics(Observer):
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._make_gauges()
+
+    def operation_ended(self, operation: Operation, *, seconds: float) -> None:
+        """Count an operation's time. A create's is counted where its caller is answered."""
+        if operation.kind is not OperationKind.CREATE:
+            outcome = operation.state.value
+            self.operation_seconds.labels(operation.kind.value, outcome).observe(max(0.0, seconds))
+
+    def queue_left(self, *, seconds: float) -> None:
+        """Count a create's time in the queue."""
+        self.queue_wait_seconds.observe(max(0.0, seconds))
+
+    def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
+        """Keep what a worker said."""
+        self.execs_reported[worker_id] = exec_sessions
+
+    def _make_gauges(self) -> None:
+        """Make what is read when it is asked for."""
         self.sandboxes = self._gauge("sandfleet_sandboxes", "Sandboxes by status.", "status", "region")
         self.queue_length = self._gauge("sandfleet_create_queue_length", "Creates that wait for a place.")
         self.worker_committed = self._gauge(
@@ -71,20 +89,6 @@ class Metrics(Observer):
         )
         self.execs_reported: dict[WorkerId, int] = {}
         self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
-
-    def operation_ended(self, operation: Operation, *, seconds: float) -> None:
-        """Count an operation's time. A create's is counted where its caller is answered."""
-        if operation.kind is not OperationKind.CREATE:
-            outcome = operation.state.value
-            self.operation_seconds.labels(operation.kind.value, outcome).observe(max(0.0, seconds))
-
-    def queue_left(self, *, seconds: float) -> None:
-        """Count a create's time in the queue."""
-        self.queue_wait_seconds.observe(max(0.0, seconds))
-
-    def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
-        """Keep what a worker said."""
-        self.execs_reported[worker_id] = exec_sessions
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
