@@ -260,6 +260,10 @@ class Guest(Protocol):
         """Replace the file by what `chunks` yields, in one step at the end; return its size."""
         ...
 
+    async def memory_total(self, *, at_least: int, wait_s: float) -> int:
+        """Return how many bytes the guest can use: at once when it is `at_least`, else within `wait_s`."""
+        ...
+
     async def stats(self) -> GuestStats:
         """Measure."""
         ...

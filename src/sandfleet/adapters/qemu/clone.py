@@ -40,6 +40,8 @@ from sandfleet.ports.network import NetworkSeat
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE, MachineShape
 
 IGNORE_SHARED = "x-ignore-shared"
+UNANNOUNCED = {"announce-rounds": 0}
+"""Only the guest's own gateway would hear it, and knows it; a translated guest pays milliseconds for each."""
 RESUME_TIMEOUT_S = 20.0
 
 
@@ -81,7 +83,9 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         )
         machine_seat = NetworkSeat(machine_id, manifest.slot)
         connecting = host.network.connect(machine_seat, enabled=order.network_enabled)
-        machine = await both(_open_sessions(host, undo, manifest, spawned), connecting)
+        wanted = memory.reachable(order.memory_mib, template.shape)
+        opening = _open_sessions(host, undo, manifest, spawned, memory_mib=wanted)
+        machine = await both(opening, connecting)
         await _fit(machine, order)
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
         write_manifest(directory, machine.manifest, durable=False)
@@ -119,7 +123,7 @@ def seat(
 
 
 async def _open_sessions(
-    host: Host, undo: AsyncExitStack, manifest: Manifest, spawned: Spawned
+    host: Host, undo: AsyncExitStack, manifest: Manifest, spawned: Spawned, *, memory_mib: int
 ) -> QemuMachine:
     handle = ProcessHandle(spawned.process)
     undo.callback(handle.close)
@@ -128,6 +132,12 @@ async def _open_sessions(
         qmp = await Qmp.connect(directory / QMP_SOCKET)
         undo.push_async_callback(qmp.close)
         await load(qmp, spawned.state_path)
+        if memory_mib > manifest.memory_mib:
+            # Asked for now, so that the guest takes it in while it wakes up; `_fit` waits for it.
+            host.cgroups.set_limits(
+                manifest.machine_id, limits(memory_mib=memory_mib, cpu_count=manifest.cpu_count)
+            )
+            await memory.ask(qmp, manifest.shape, memory_mib)
     except HypervisorFailed as error:
         raise HypervisorFailed(f"{error.message} {log_tail(directory)}".strip()) from error
     guest = await host.guests(directory / AGENT_SOCKET)
@@ -139,6 +149,7 @@ async def load(qmp: Qmp, state_path: str) -> None:
     """Load the device state and return when the guest runs."""
     with qmp.listen("RESUME") as resumed:
         await set_capabilities(qmp, [IGNORE_SHARED])
+        await qmp.execute("migrate-set-parameters", UNANNOUNCED)
         await qmp.execute("migrate-incoming", {"uri": f"file:{state_path}"})
         await next_event(resumed, timeout_s=RESUME_TIMEOUT_S, awaited="that the guest runs")
 
@@ -150,6 +161,8 @@ async def _fit(machine: QemuMachine, order: MachineOrder) -> None:
     if order.cpu_count != machine.manifest.cpu_count:
         await machine.set_cpu_count(order.cpu_count)
     wanted = memory.reachable(order.memory_mib, machine.manifest.shape)
+    if wanted == machine.manifest.memory_mib:
+        return  # What the template has, no guest lacks.
     reached = await machine.resize_memory(wanted)
     if reached < wanted:
         raise HypervisorFailed(f"the guest took {reached} of {wanted} MiB")

@@ -11,9 +11,20 @@ from sandfleet.agent.network import LINK
 from sandfleet.agent.streams import Stream
 from sandfleet.wire.agent_messages import Fields
 
+MEMORY_WAIT_S_MAX = 5.0
+MEMORY_LOOK_S = 0.005
 
-def start(agent: Agent, stream: Stream, _fields: Fields) -> None:
-    """Answer with what is used and what there is."""
+
+def start(agent: Agent, stream: Stream, fields: Fields) -> None:
+    """Answer with what is used and what there is, or with `memory_only` how much memory there is."""
+    if fields.flag("memory_only", False):
+        _wait_for_memory(
+            agent,
+            stream,
+            at_least=fields.integer("at_least"),
+            until=agent.loop.now() + min(fields.number("wait_s"), MEMORY_WAIT_S_MAX),
+        )
+        return
     memory = _memory()
     net_input, net_output = _network()
     disk = os.statvfs(agent.places.home)
@@ -30,6 +41,17 @@ def start(agent: Agent, stream: Stream, _fields: Fields) -> None:
             "disk_used": (disk.f_blocks - disk.f_bfree) * disk.f_frsize,
             "uptime_s": float(Path("/proc/uptime").read_text().split()[0]),
         }
+    )
+
+
+def _wait_for_memory(agent: Agent, stream: Stream, *, at_least: int, until: float) -> None:
+    """Answer when the guest has `at_least` bytes, or at `until`. To read a file would cost far more."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total >= at_least or agent.loop.now() >= until:
+        stream.finish({"memory_total": total})
+        return
+    agent.loop.call_later(
+        MEMORY_LOOK_S, lambda: _wait_for_memory(agent, stream, at_least=at_least, until=until)
     )
 
 
