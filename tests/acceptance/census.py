@@ -70,12 +70,27 @@ def leaks(before: Census, after: Census, fleet: LiveFleet) -> dict[str, list[str
     return {kind: sorted(names) for kind, names in found.items() if names}
 
 
-def wait_for_no_leak(before: Census, fleet: LiveFleet, *, timeout_s: float = 45.0) -> None:
-    """Return when everything that was made since `before` is gone again; fail and name it otherwise."""
+def wait_for_no_leak(
+    before: Census, fleet: LiveFleet, *, timeout_s: float = 45.0, but: str = "no sandbox"
+) -> None:
+    """Return when everything that was made since `before` is gone again; fail and name it otherwise.
+
+    `but` is a sandbox that lives on, in whatever state, on one machine at most.
+    """
     deadline = time.monotonic() + timeout_s
-    while remains := leaks(before, take_census(fleet), fleet):
+    while remains := _remains(before, fleet, but=but):
         assert time.monotonic() < deadline, f"left behind after {timeout_s:.0f} s: {json.dumps(remains)}"
         time.sleep(0.5)
+
+
+def _remains(before: Census, fleet: LiveFleet, *, but: str) -> dict[str, list[str]]:
+    after = take_census(fleet)
+    found = leaks(before, after, fleet)
+    for kind in ("reservations", "sandboxes"):
+        found[kind] = [row for row in found.get(kind, []) if but not in row]
+    owned = [machine for machine, owner in _owners(fleet).items() if owner == but]
+    found["machines of one sandbox"] = owned if len(owned) > 1 else []
+    return {kind: names for kind, names in found.items() if names}
 
 
 def qemu_processes(fleet: LiveFleet) -> dict[str, psutil.Process]:
@@ -87,6 +102,21 @@ def qemu_processes(fleet: LiveFleet) -> dict[str, psutil.Process]:
             for machine_id in named.findall(" ".join(_command(process)))[:1]:
                 found[machine_id] = process
     return found
+
+
+def leftovers_of_snapshots(fleet: LiveFleet) -> list[str]:
+    """Return what is left of snapshots that no row names: on the worker's disk and in the object store."""
+    kept = _rows(fleet, "SELECT id FROM snapshots WHERE state <> 'garbage'")
+    local = Path(fleet.setting("data_dir")) / "snapshots"
+    stored = Path(fleet.setting("blob_store_url").removeprefix("file://")) / "snapshots"
+    names = [path.name for path in local.iterdir()] if local.is_dir() else []
+    published = [path.stem for path in stored.iterdir()] if stored.is_dir() else []
+    return sorted({*names, *published} - kept)
+
+
+def machine_of(fleet: LiveFleet, machine: str) -> str | None:
+    """Return the sandbox that a machine belongs to."""
+    return _owners(fleet).get(machine)
 
 
 def _engine(fleet: LiveFleet) -> HypervisorConfig:

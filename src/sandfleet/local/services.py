@@ -25,7 +25,16 @@ from sandfleet.local.state import FleetState, ServiceKind
 _ASK_TIMEOUT_S = 2.0
 _SERVER_PATIENCE_S = 40.0
 _WORKER_PATIENCE_S = 30.0
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE")
+_KEPT_VARIABLES = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "SSL_CERT_FILE",
+    "SANDFLEET_FAULT_POINTS_DIR",
+)
 SERVER = "server"
 
 

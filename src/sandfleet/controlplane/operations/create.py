@@ -58,6 +58,7 @@ def new_sandbox(plane: ControlPlane, order: CreateOrder) -> tuple[Sandbox, Opera
         snapshot_id=order.snapshot_id,
         from_checkpoint_id=order.from_checkpoint_id,
         template_version=order.template_version,
+        cpu_percent=order.cpu_percent,
     )
     operation = new_operation(
         plane,

@@ -27,6 +27,7 @@ from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
 from sandfleet.controlplane.operations.kill import kill
 from sandfleet.controlplane.operations.reboot import REBOOT, begin_restart
+from sandfleet.controlplane.operations.recover import RECOVER
 from sandfleet.controlplane.operations.resize import RESIZE, begin_resize
 from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
 from sandfleet.controlplane.operations.upload import UPLOAD
@@ -49,6 +50,7 @@ DEFINITIONS = {
     OperationKind.UPLOAD: UPLOAD,
     OperationKind.RESIZE: RESIZE,
     OperationKind.REBOOT: REBOOT,
+    OperationKind.RECOVER: RECOVER,
 }
 RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0

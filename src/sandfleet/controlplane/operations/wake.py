@@ -74,7 +74,7 @@ async def fail(run: Run, operation: Operation, error: SandfleetError) -> Operati
     if isinstance(error, SnapshotUnusable):
         return await _unusable(run, operation, error)
     is_placed = sandbox.worker_id is not None
-    if is_placed and not await _is_undone(run, operation):
+    if is_placed and not await is_undone(run, operation):
         return await cancelled(run, operation)
 
     def ending(before: Sandbox, now: datetime) -> Ending:
@@ -86,7 +86,7 @@ async def fail(run: Run, operation: Operation, error: SandfleetError) -> Operati
     return done or await cancelled(run, operation)
 
 
-async def _is_undone(run: Run, operation: Operation) -> bool:
+async def is_undone(run: Run, operation: Operation) -> bool:
     """Whether its worker has proven that nothing is left; False when the sandbox was killed meanwhile."""
     backoff = Backoff(run.plane.clock)
     while True:
