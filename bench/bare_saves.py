@@ -1,10 +1,11 @@
 """The floor of saving: what QEMU itself takes to write a bare clone, to load it, and to freeze its disks.
 
-Nothing is synced, read back or named: a file that QEMU has written is all that there is.
+A save is synced, since QEMU may not end before it is; it is not read back, compared or named.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,14 +35,16 @@ class BareSave:
         return self.directory / MEMORY_FILE
 
 
-async def save(clone: BareClone, directory: Path, *, frozen: Samples) -> BareSave:
-    """Stop the clone, write all of it, end its QEMU and keep its disks."""
+async def save(clone: BareClone, directory: Path, *, frozen: Samples, written: Samples) -> BareSave:
+    """Stop the clone, write all of it (`written`), sync it (`frozen`), end its QEMU and keep its disks."""
     saved, qmp = BareSave(directory), clone.machine.monitor
     with _handed_over(saved.memory) as memory:
         path = await qmp.give(memory)
     with frozen.timed_ms():
-        await qmp.execute("stop")
-        await migration.save_stopped(qmp, path)
+        with written.timed_ms():
+            await qmp.execute("stop")
+            await migration.save_stopped(qmp, path)
+        await asyncio.to_thread(_sync, saved.memory)
     process = clone.machine.manifest.process
     assert process is not None
     await end_process(process)
@@ -83,6 +86,11 @@ async def freeze(clone: BareClone, *, frozen: Samples) -> None:
 
 async def _write_devices(qmp: Qmp, path: str) -> None:
     await qmp.execute("xen-save-devices-state", {"filename": path, "live": False})
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -22,7 +22,7 @@ TARGET = "<= 1.2 x floor"
 async def measure(bed: Bed) -> list[Row]:
     """Measure."""
     frozen, total, woken = Samples(), Samples(), Samples()
-    bare_frozen, bare_total, bare_woken = Samples(), Samples(), Samples()
+    bare_frozen, bare_total, bare_woken, unsynced = Samples(), Samples(), Samples(), Samples()
     sandbox = await bed.create(memoryMB=MEMORY_MB)
     await bed.execute(sandbox, *holding(USED_MIB))
     bare = await _bare(bed)
@@ -41,7 +41,7 @@ async def measure(bed: Bed) -> list[Row]:
         nonlocal bare
         directory = Path(tempfile.mkdtemp(prefix="bench-save-", dir=bed.bare.host.config.data_dir))
         with bare_total.timed_ms():
-            saved = await bare_saves.save(bare, directory, frozen=bare_frozen)
+            saved = await bare_saves.save(bare, directory, frozen=bare_frozen, written=unsynced)
         await bare.destroy()
         bare = await bare_saves.load(bed.bare, saved, answered=bare_woken)
         shutil.rmtree(directory)
@@ -50,10 +50,13 @@ async def measure(bed: Bed) -> list[Row]:
         await alternate(ROUNDS, (through_the_fleet, directly), warm_up=1)
     await bare.destroy()
     await bed.delete(sandbox)
-    for samples in (frozen, total, woken, bare_frozen, bare_total, bare_woken):
+    for samples in (frozen, total, woken, bare_frozen, bare_total, bare_woken, unsynced):
         del samples.values[:-ROUNDS]
+    until_synced = (
+        f"stop, QEMU's save to a file, and its sync ({unsynced.median:.0f} ms of it before the sync)"
+    )
     return [
-        _row("hibernate, guest frozen", frozen, bare_frozen, "stop and QEMU's save to a file, not synced"),
+        _row("hibernate, guest frozen", frozen, bare_frozen, until_synced),
         _row("hibernate, until the call answers", total, bare_total, "the same, and the end of QEMU"),
         _row(
             "wake by a command, to its end",
@@ -81,5 +84,5 @@ def _row(what: str, product: Samples, floor: Samples, floor_is: str) -> Row:
         target=TARGET,
         meets=product.median <= 1.2 * floor.median,
         note=f"A guest of {MEMORY_MB} MiB with {USED_MIB} MiB of random bytes in its memory. "
-        "The product also writes through to the disk and computes the digest of every byte.",
+        "The product also reads every byte back for its digest.",
     )
