@@ -72,6 +72,8 @@ class CreateOrder:
     from_checkpoint_id: CheckpointId | None = None
     template_version: str | None = None
     preview_digest: bytes | None = field(default=None, repr=False)
+    cpu_percent: int | None = None
+    """Limit of the CPU that it begins with; None is all its vCPUs."""
     requested_at: datetime | None = None
     """When the request was read; the queue's time runs from here, not from when the row was written."""
 

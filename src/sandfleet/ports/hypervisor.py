@@ -86,6 +86,10 @@ class Machine(Protocol):
         """Ask for a size (base + plugged) and return what the guest reached and its kernel can use."""
         ...
 
+    async def set_cpu_count(self, cpu_count: int) -> None:
+        """Have exactly this many vCPUs online in the guest."""
+        ...
+
     async def limit_cpu(self, cpu_percent: int | None) -> None:
         """Bound what the host gives the machine, in percent of one core; None is all of its vCPUs."""
         ...

@@ -80,6 +80,10 @@ class FakeMachine:
         self._guest.memory_mib = reached
         return reached
 
+    async def set_cpu_count(self, cpu_count: int) -> None:
+        """Have them at once."""
+        self._facts = replace(self._facts, order=replace(self._facts.order, cpu_count=cpu_count))
+
     async def limit_cpu(self, cpu_percent: int | None) -> None:
         """Remember it."""
         self._facts = replace(self._facts, cpu_percent=cpu_percent)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sandfleet.adapters.fault_points import FaultPoints
-from sandfleet.model.errors import BadRequest, NotAvailable, NotReady
+from sandfleet.model.errors import BadRequest, NoCapacity, NotAvailable, NotReady
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Hypervisor, TemplateInfo
@@ -75,6 +75,12 @@ class Host:
         """Raise NotReady until this process knows what the host holds."""
         if not self.is_adopted:
             raise NotReady("the worker is still looking for the VMs of its host")
+
+    def require_memory(self, memory_mib: int) -> None:
+        """Raise NoCapacity unless so much more may be promised."""
+        promised_mib, budget_mib = self.residents.committed_mib, self.limits.memory_budget_mib
+        if promised_mib + memory_mib > budget_mib:
+            raise NoCapacity(f"short of {memory_mib} MiB: {promised_mib} of {budget_mib} MiB are promised")
 
     def require_snapshots(self) -> SnapshotSaver:
         """Return what saves and loads, or say that this host cannot."""

@@ -237,8 +237,9 @@ class Residents:
 
     @property
     def committed_mib(self) -> int:
-        """Memory promised to all residents, those that start included."""
-        return sum(resident.order.memory_mib for resident in self._by_id.values())
+        """Memory promised to all residents, those that start and those that start beside one included."""
+        successors = (resident.successor for resident in self._by_id.values())
+        return sum(one.order.memory_mib for one in (*self._by_id.values(), *successors) if one is not None)
 
     @property
     def starting(self) -> int:

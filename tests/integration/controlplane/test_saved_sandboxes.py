@@ -406,6 +406,29 @@ async def test_a_fork_may_be_larger_but_not_smaller(fleet: Fleet) -> None:
     )
 
 
+async def test_a_fork_has_the_cpu_limit_of_its_source_unless_it_is_faster(fleet: Fleet) -> None:
+    sandbox = await fleet.create(memoryMB=1024)
+    limited = await fleet.client.put(
+        f"/api/sandboxes/{sandbox}/limits", json={"memoryMB": 1024, "cpuPercent": 50}
+    )
+    assert limited.status_code == 200, limited.text
+    made = await checkpoint(fleet, sandbox)
+    same = (await post(fleet, f"from-checkpoint/{made['id']}")).json()
+    fast = (await post(fleet, f"from-checkpoint/{made['id']}", {"cpuCount": 2})).json()
+    (live,) = (await post(fleet, f"{sandbox}/fork")).json()["sandboxes"]
+    has = {
+        machine.facts.owner: (machine.facts.order.cpu_count, machine.facts.cpu_percent)
+        for machine in await fleet.hypervisor.adopt()
+    }
+    assert (same["cpuCount"], fast["cpuCount"]) == (1, 2)
+    assert has[same["sandboxID"]] == has[live["sandboxID"]] == has[sandbox] == (1, 50)
+    assert has[fast["sandboxID"]] == (2, None)
+    await hibernate(fleet, sandbox)
+    assert (await post(fleet, f"{sandbox}/wake")).status_code == 200
+    (woken,) = [one for one in await fleet.hypervisor.adopt() if one.facts.owner == sandbox]
+    assert woken.facts.cpu_percent == 50
+
+
 async def test_a_live_fork_gives_each_its_own(fleet: Fleet) -> None:
     sandbox = await fleet.create()
     await write(fleet, sandbox, "before")

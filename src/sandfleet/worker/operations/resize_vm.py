@@ -50,11 +50,7 @@ async def _promised(host: Host, resident: Resident, memory_mib: int) -> AsyncIte
     before = resident.order
     extra_mib = memory_mib - before.memory_mib
     if extra_mib > 0:
-        if host.residents.committed_mib + extra_mib > host.limits.memory_budget_mib:
-            raise NoCapacity(
-                f"short of {extra_mib} MiB: {host.residents.committed_mib} of "
-                f"{host.limits.memory_budget_mib} MiB are promised"
-            )
+        host.require_memory(extra_mib)
         resident.order = replace(before, memory_mib=memory_mib)
     try:
         yield

@@ -23,6 +23,7 @@ def begin_beside(host: Host, known: Resident, order: StartVm) -> Resident:
         return successor
     if successor is not None:
         raise Conflict(f"sandbox {known.sandbox_id} is being started under {successor.epoch}", code="busy")
+    host.require_memory(order.memory_mib)  # until the old VM ends, both are there
     shape = machine_order(order)
     successor = Resident(
         known.sandbox_id, epoch=order.epoch, order=shape, clock=host.clock, outputs=host.outputs
