@@ -73,6 +73,27 @@ def test_retry_after_is_obeyed() -> None:
     assert (len(calls), pauses) == (2, [2.0])
 
 
+PROXY_BROKE = Answer(502, {}, b"<html>Bad Gateway</html>")
+
+
+def test_what_a_proxy_calls_broken_is_repeated_if_it_may_be() -> None:
+    _, calls, _ = _play(
+        sandboxes.create(), [PROXY_BROKE, _error(502, "bad_gateway"), Answer(201, {}, SANDBOX)]
+    )
+    assert len({call.headers["Idempotency-Key"] for call in calls}) == 1
+    with pytest.raises(ApiError, match="Bad Gateway"):
+        _play(_not_repeatable(), [PROXY_BROKE])
+
+
+def test_a_guest_that_does_not_answer_is_no_broken_proxy() -> None:
+    with pytest.raises(ApiError, match="no"):
+        _play(sandboxes.get("sb-1"), [_error(504, "agent_unresponsive")])
+
+
+def _not_repeatable() -> Generator[Any, Any, Any]:
+    return (yield Call(method="POST", path="/x"))
+
+
 def test_retries_end_with_the_last_error() -> None:
     with pytest.raises(Unavailable, match="no"):
         _play(sandboxes.get("sb-1"), [_error(503, "not_ready", "1")] * 4)
