@@ -91,7 +91,7 @@ def test_a_guest_that_does_not_answer_is_no_broken_proxy() -> None:
 
 
 def _not_repeatable() -> Generator[Any, Any, Any]:
-    return (yield Call(method="POST", path="/x"))
+    return (yield Call(method="POST", path="/x", repeatable=False))
 
 
 def test_retries_end_with_the_last_error() -> None:
