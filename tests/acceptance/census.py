@@ -49,7 +49,7 @@ def take_census(fleet: LiveFleet) -> Census:
         qemus=frozenset(qemu_processes(fleet)),
         namespaces=_tagged(_namespaces(), "sf-", engines),
         links=_tagged(os.listdir("/sys/class/net"), "sf", engines),
-        cgroups=_tagged([path.name for path in _CGROUP_ROOT.glob("**/sandfleet/*/")], "", engines),
+        cgroups=_tagged(_cgroups(), "", engines),
         **{name: rows(fleet, query) for name, query in _QUERIES.items()},
     )
 
@@ -174,6 +174,16 @@ def _command(process: psutil.Process) -> list[str]:
         return list(process.cmdline())
     except psutil.Error:
         return []
+
+
+def _cgroups() -> list[str]:
+    """Return the cgroups of all fleets' machines. `walk` minds none that vanishes meanwhile."""
+    found: list[str] = []
+    for place, names, _ in os.walk(_CGROUP_ROOT):
+        if os.path.basename(place) == "sandfleet":
+            found += names
+            names.clear()
+    return found
 
 
 def _namespaces() -> list[str]:

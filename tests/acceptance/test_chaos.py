@@ -1,8 +1,8 @@
 """Two servers, two workers, and everything that can befall them, for minutes; `make chaos`.
 
 `SANDFLEET_CHAOS_MINUTES` sets how long (10), `SANDFLEET_CHAOS_SEED` the order of the faults (random and
-printed), `SANDFLEET_CHAOS_DIR` where history and report go. `python -m sandfleet.testing.check_history` judges a
-history again.
+printed), `SANDFLEET_CHAOS_DIR` where history and report go. `python -m sandfleet.testing.check_history`
+judges a history again.
 """
 
 from __future__ import annotations

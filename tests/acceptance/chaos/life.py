@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.acceptance.chaos.load import Caller
 
 EFFECTS = "/workspace/effects"
-STREAM_LINES = 60
+STREAM_LINES = 30
 _ACTIONS = ("exec",) * 5 + ("file",) * 2 + ("sleep",) * 2 + ("stream", "look")
 
 

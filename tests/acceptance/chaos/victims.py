@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class Victims:
         except (AssertionError, OSError):
             return self.one("server", 0)
         # A holder is the replica's name and what is its process's own; the first server's name is plain.
-        replica = holder.rpartition("-")[0]
-        name = "server" if replica == "server-1" else replica
+        replica = re.match(r"server-\d+", holder)
+        name = "server" if replica is None or replica[0] == "server-1" else replica[0]
         found = [process for one in self._services("server", name) if (process := _process(one)) is not None]
         return found[0] if found else self.one("server", 0)
 
