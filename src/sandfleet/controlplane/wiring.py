@@ -62,7 +62,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         plane = ControlPlane(
             settings=settings,
             clock=clock,
-            replica_id=settings.replica_id or f"replica-{secrets.token_hex(6)}",
+            replica_id=instance_id(settings),
             stores=_stores(stores),
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),
@@ -90,6 +90,11 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             drain=Drain(),
             metrics=metrics,
         )
+
+
+def instance_id(settings: ControlPlaneSettings) -> str:
+    """Return what this process, and no other that was given the same name, holds leases as."""
+    return f"{settings.replica_id or 'replica'}-{secrets.token_hex(6)}"
 
 
 def _blobs(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> ObjectSnapshotStore | None:

@@ -23,6 +23,7 @@ _FIRST_UID = 200_000
 _UIDS_PER_RANGE = 10_000
 _MEMORY_MIB_MAX = 65536
 _MEMORY_MIB_DEFAULT = 1024
+_DRAIN_NOTICE_S = 2
 _BLOCK_MIB = 128
 """Guest memory comes in blocks: the largest size must be a multiple."""
 
@@ -61,6 +62,8 @@ def server_settings(
         "join_token": secrets.join_token,
         "sandbox_domain": f"localhost:{configuration.api_port}",
         "replica_id": f"server-{number + 1}",
+        # Only a load balancer has to be told before the listener closes.
+        "drain_notice_s": _DRAIN_NOTICE_S if is_balanced else 0,
         "blob_store_url": layout.snapshots.as_uri(),
         "memory_default_mb": min(_MEMORY_MIB_DEFAULT, largest_mib),
         "memory_max_mb": largest_mib,

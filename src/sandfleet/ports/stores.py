@@ -341,37 +341,42 @@ class IdempotencyRecord:
     """Whether this call is the one that must now do the work."""
 
 
+IdempotencyScope = tuple[OrganisationId, str, str, str]  # with method, path and key
+
+
 class IdempotencyStore(Protocol):
     """Idempotency keys, kept for 24 h."""
 
     async def claim(
         self,
-        scope: tuple[OrganisationId, str, str, str],
+        scope: IdempotencyScope,
         *,
         body_digest: bytes,
         holder: str,
         lease_s: float,
         resource: Mapping[str, Any],
     ) -> IdempotencyRecord:
-        """Claim (organisation, method, path, key), or return what stands there.
+        """Claim the key, or return what stands there.
 
-        A claim whose lease ran out without an answer is handed to the caller together
-        with the first attempt's `resource`, so that the work is resumed, not repeated.
+        A claim that ran out without an answer is handed to the caller together with the
+        first attempt's `resource`, so that the work is resumed, not repeated.
         """
         ...
 
-    async def finish(
-        self, scope: tuple[OrganisationId, str, str, str], *, holder: str, answer: StoredAnswer
-    ) -> None:
+    async def finish(self, scope: IdempotencyScope, *, holder: str, answer: StoredAnswer) -> None:
         """Keep the answer (encrypted)."""
         ...
 
-    async def abandon(self, scope: tuple[OrganisationId, str, str, str], *, holder: str) -> None:
+    async def prolong(self, scope: IdempotencyScope, *, holder: str, lease_s: float) -> None:
+        """Keep our claim for so long from now; 0 lets it go together with what it has fixed."""
+        ...
+
+    async def abandon(self, scope: IdempotencyScope, *, holder: str) -> None:
         """Forget the claim, so that a retry runs again."""
         ...
 
     async def remove_old(self) -> int:
-        """Delete keys older than their 24 h; return how many."""
+        """Delete keys older than that; return how many."""
         ...
 
 
