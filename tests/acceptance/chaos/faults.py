@@ -10,8 +10,10 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
+import psutil
 from tests.acceptance.chaos.partition import cut_off
 from tests.acceptance.chaos.victims import Victims
 
@@ -59,7 +61,9 @@ def _fault(kind: str, dice: random.Random) -> Fault:
 
 def commit(fault: Fault, victims: Victims) -> None:
     """Do it, and undo what passes: return when the victim is left alone again."""
-    FAULTS[fault.kind](fault, victims)
+    # Another fault may have killed it meanwhile.
+    with suppress(psutil.NoSuchProcess):
+        FAULTS[fault.kind](fault, victims)
 
 
 def _kill(role: str) -> Callable[[Fault, Victims], None]:
