@@ -130,7 +130,7 @@ async def _client(name: str, arguments: argparse.Namespace, findings: Findings, 
         async with AsyncClient(arguments.url, arguments.key, retries=PATIENT) as client:
             caller = Caller(client, recorder, findings)
             while not stop.is_set():
-                life = Life(caller, dice, key=uuid.UUID(int=dice.getrandbits(128)).hex + name, stop=stop)
+                life = Life(caller, dice, key=f"{uuid.uuid4().hex}-{name}", stop=stop)
                 try:
                     async with asyncio.timeout(TURN_S_MAX):
                         await life.run()
