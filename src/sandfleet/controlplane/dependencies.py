@@ -33,8 +33,8 @@ from sandfleet.ports.stores import (
     PlacementStore,
     SandboxStore,
     TermStore,
-    WorkerStore,
 )
+from sandfleet.ports.worker_store import WorkerStore
 from sandfleet.ports.workers import WorkerClient
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 

@@ -114,8 +114,10 @@ class ControlPlaneSettings(BaseSettings):
 
     heartbeat_interval_s: PositiveSeconds = 2
     """How often workers report."""
-    worker_silent_s: PositiveSeconds = 15
+    worker_silent_s: PositiveSeconds = 10
     """After so much silence a worker gets no new sandboxes. Those it has are not touched."""
+    worker_unreachable_s: PositiveSeconds = 60
+    """After so much silence it is called `unreachable`. Its sandboxes are still not touched."""
     operation_lease_s: Annotated[float, Field(ge=0.5, le=60)] = 5
     """How long an operation of a dead replica stays unclaimed; renewed three times as often."""
     leader_lease_s: Annotated[float, Field(ge=0.5, le=12)] = 3

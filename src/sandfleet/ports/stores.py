@@ -239,45 +239,6 @@ class OperationStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What a heartbeat's sender must know."""
-
-    worker: Worker
-    term: int
-    quarantined: Sequence[SandboxId]
-
-
-class WorkerStore(Protocol):
-    """Workers."""
-
-    async def register(self, worker: Worker) -> Registration:
-        """Insert or refresh what the worker says of itself; cordon and drain stay as they are.
-
-        A heartbeat older than the newest of the same process changes nothing. A worker
-        that is `gone` stays so.
-        """
-        ...
-
-    async def get(self, worker_id: WorkerId) -> Worker:
-        """Return it or raise NotFound."""
-        ...
-
-    async def list(self) -> Sequence[Worker]:
-        """Return all workers, by id."""
-        ...
-
-    async def mark_unreachable(self, *, silent_for: timedelta, term: int) -> Sequence[Worker]:
-        """Move ready workers that have been silent so long to `unreachable`; return them. StaleTerm."""
-        ...
-
-    async def set_quarantined(
-        self, worker_id: WorkerId, sandbox_ids: Sequence[SandboxId], *, term: int
-    ) -> None:
-        """Replace the list of VMs on the worker that no row owns. StaleTerm."""
-        ...
-
-
 class OrganisationStore(Protocol):
     """Organisations and keys."""
 
