@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from tests.acceptance.chaos.faults import BY_LEADER, Round, commit, rounds
 from tests.acceptance.chaos.report import Report
 from tests.acceptance.chaos.terms import TermWatch, watching
 from tests.acceptance.chaos.victims import Victims
-from tests.acceptance.live_fleet import LiveFleet, find_fleet, start_fleet, wait_until
+from tests.acceptance.live_fleet import LiveFleet, wait_until
 
 from sandfleet.testing.histories.judgement import judge
 from sandfleet.testing.histories.records import parse
@@ -34,22 +33,6 @@ MINUTES = float(os.environ.get("SANDFLEET_CHAOS_MINUTES", "10"))
 PROCESSES, CLIENTS = 2, 2
 ENDS_WITHIN_S = 420
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(MINUTES * 60 + 1500)]
-
-
-@pytest.fixture(scope="module")
-def twin_fleet() -> Iterator[LiveFleet]:
-    """Two servers behind HAProxy and two workers; with SANDFLEET_CHAOS_FLEET one that stands."""
-    if standing := os.environ.get("SANDFLEET_CHAOS_FLEET"):
-        yield find_fleet(Path(standing))
-        return
-    data_dir = Path(tempfile.mkdtemp(prefix="sandfleet-chaos-", dir="/var/tmp"))
-    data_dir.chmod(0o755)
-    running = start_fleet(data_dir, "--servers", "2", "--workers", "2", "--memory", "14336")
-    try:
-        yield running
-    finally:
-        running.down()
-        shutil.rmtree(data_dir, ignore_errors=True)
 
 
 def test_nothing_is_lost_or_doubled_whatever_befalls_the_fleet(twin_fleet: LiveFleet) -> None:

@@ -70,6 +70,14 @@ def _kill(role: str) -> Callable[[Fault, Victims], None]:
     return lambda fault, victims: victims.send(role, fault.victim, signal.SIGKILL)
 
 
+def _kill_all(role: str) -> Callable[[Fault, Victims], None]:
+    def kill(_fault_: Fault, victims: Victims) -> None:
+        for process in victims.all(role):
+            process.kill()
+
+    return kill
+
+
 def _end(role: str, how: signal.Signals = signal.SIGTERM) -> Callable[[Fault, Victims], None]:
     return lambda fault, victims: victims.send(role, fault.victim, how)
 
@@ -112,6 +120,8 @@ def _partition(fault: Fault, victims: Victims) -> None:
 FAULTS: dict[str, Callable[[Fault, Victims], None]] = {
     "kill_leader": _kill_leader,
     "kill_server": _kill("server"),
+    "kill_all_servers": _kill_all("server"),
+    "kill_all_workers": _kill_all("worker"),
     "pause_leader": _pause_leader,
     "pause_server": _pause("server"),
     "restart_server": _end("server"),
@@ -127,5 +137,5 @@ FAULTS: dict[str, Callable[[Fault, Victims], None]] = {
     "kill_balancer": _kill("balancer"),
     "restart_balancer": _end("balancer"),
 }
-BY_LEADER = frozenset({"kill_leader", "pause_leader"})
+BY_LEADER = frozenset({"kill_leader", "pause_leader", "kill_all_servers"})
 """Faults after which another must lead: their fail-over times are measured."""

@@ -6,12 +6,13 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from sandfleet_sdk import ApiError, SandfleetError
+from sandfleet_sdk import SandfleetError
 
 if TYPE_CHECKING:
     from tests.acceptance.chaos.load import Caller
 
 EFFECTS = "/workspace/effects"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 STREAM_LINES = 30
 _ACTIONS = ("exec",) * 5 + ("file",) * 2 + ("sleep",) * 2 + ("stream", "look")
 
@@ -29,17 +30,20 @@ class Life:
         self._done: list[int] = []
         self._unsure: set[int] = set()
         self._number = 0
+        self._resident: str | None = None
+        self._boot_id = ""
         self._at = "not begun"
 
     def describe(self) -> str:
         """Return where it stands."""
         return f"sandbox {self._id or 'not yet'}, {self._at}"
 
-    async def run(self) -> None:
-        """Live it through to the end."""
+    async def run(self, *, actions: int) -> None:
+        """Live it through: so many actions, or fewer when all is to stop."""
         if not await self._create():
             return
-        for _ in range(self._dice.randrange(4, 14)):
+        await self._settle_in()
+        for _ in range(actions):
             action = self._dice.choice(_ACTIONS)
             self._at = action
             await getattr(self, f"_{action}")()
@@ -66,6 +70,23 @@ class Life:
             answer=lambda made: made.id,
         )
         return sandbox.id if sandbox else None
+
+    async def _settle_in(self) -> None:
+        """Start a process that stays, and note which kernel runs."""
+        self._at = "settle in"
+        started = await self._ask(f"sleep 100000 > /dev/null 2>&1 & echo $!; cat {BOOT_ID}")
+        if started is not None:
+            self._resident, self._boot_id = started.split()
+
+    async def _ask(self, command: str) -> str | None:
+        """Run a command that changes nothing twice; None if it failed, which is reported."""
+        ran = await self._caller.recorded(
+            "touch",
+            self._id,
+            self._client.commands.run(self._id, command),
+            answer=lambda result: f"exit {result.exit_code}",
+        )
+        return ran.stdout if ran is not None else None
 
     async def _exec(self) -> None:
         self._number += 1
@@ -154,11 +175,10 @@ class Life:
     async def _audit(self) -> None:
         """Count what the commands have left: each acknowledged one once, and none twice."""
         self._at = "audit"
-        try:
-            text = (await self._client.commands.run(self._id, f"cat {EFFECTS} 2>/dev/null; true")).stdout
-        except ApiError as error:
-            self._caller.failed("audit", self._id, error, asyncio.get_running_loop().time())
+        text = await self._ask(f"cat {EFFECTS} 2> /dev/null; true")
+        if text is None:
             return
+        await self._look_for_resident()
         effects = [int(line) for line in text.split()]
         doubled = sorted({number for number in effects if effects.count(number) > 1})
         lost = sorted(set(self._done) - set(effects))
@@ -166,6 +186,14 @@ class Life:
         for what, numbers in (("doubled", doubled), ("lost", lost), ("never asked for", strange)):
             if numbers:
                 self._caller.is_wrong(f"{self._id}: effects {what}: {numbers}")
+
+    async def _look_for_resident(self) -> None:
+        """Find the same kernel and process as in the beginning: nothing was booted anew in between."""
+        if self._resident is None:
+            return
+        now = await self._ask(f"cat {BOOT_ID}; cat /proc/{self._resident}/comm")
+        if now is not None and now.split() != [self._boot_id, "sleep"]:
+            self._caller.is_wrong(f"{self._id}: process {self._resident} of {self._boot_id} is gone: {now!r}")
 
     async def _delete(self) -> None:
         self._at = "delete"

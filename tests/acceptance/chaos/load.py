@@ -29,6 +29,7 @@ T = TypeVar("T")
 PATIENT = RetryPolicy(attempts_max=120, pauses_s_max=120, pause_s_max=2)
 """A client that does not give up: two minutes of pauses."""
 TURN_S_MAX = 280.0
+VETERANS_ACTIONS = 100_000
 _ERRORS_KEPT = 50
 
 
@@ -115,7 +116,7 @@ async def main(arguments: argparse.Namespace) -> None:
         tasks.create_task(_await_end(stop))
         for number in range(arguments.clients):
             name = f"{arguments.name}.{number}"
-            tasks.create_task(_client(name, arguments, findings, stop))
+            tasks.create_task(_client(name, arguments, findings, stop, is_veteran=number == 0))
     sys.stdout.write(json.dumps(findings.as_json()) + "\n")
 
 
@@ -124,7 +125,10 @@ async def _await_end(stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _client(name: str, arguments: argparse.Namespace, findings: Findings, stop: asyncio.Event) -> None:
+async def _client(
+    name: str, arguments: argparse.Namespace, findings: Findings, stop: asyncio.Event, *, is_veteran: bool
+) -> None:
+    """Live one life after the other; a veteran's only one lasts for the whole run."""
     dice = random.Random(f"{arguments.seed} {name}")
     with Recorder(arguments.history, name) as recorder:
         async with AsyncClient(arguments.url, arguments.key, retries=PATIENT) as client:
@@ -132,8 +136,8 @@ async def _client(name: str, arguments: argparse.Namespace, findings: Findings, 
             while not stop.is_set():
                 life = Life(caller, dice, key=f"{uuid.uuid4().hex}-{name}", stop=stop)
                 try:
-                    async with asyncio.timeout(TURN_S_MAX):
-                        await life.run()
+                    async with asyncio.timeout(None if is_veteran else TURN_S_MAX):
+                        await life.run(actions=VETERANS_ACTIONS if is_veteran else dice.randrange(4, 14))
                 except TimeoutError:
                     caller.is_wrong(f"{name}: a life took longer than {TURN_S_MAX:.0f} s: {life.describe()}")
                 findings.lives += 1

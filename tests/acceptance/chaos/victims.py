@@ -28,11 +28,14 @@ class Victims:
         """Return one process of a role, waiting until there is one: an earlier fault may be repaired."""
         deadline = time.monotonic() + _FOUND_WITHIN_S
         while time.monotonic() < deadline:
-            living = [process for one in self._services(role) if (process := _process(one)) is not None]
-            if living:
+            if living := self.all(role):
                 return living[number % len(living)]
             time.sleep(0.1)
         raise AssertionError(f"no {role} runs for {_FOUND_WITHIN_S:.0f} s")
+
+    def all(self, role: str) -> list[psutil.Process]:
+        """Return all processes of a role that run."""
+        return [process for one in self._services(role) if (process := _process(one)) is not None]
 
     def send(self, role: str, number: int, what: signal.Signals) -> None:
         """Send a signal to one process of a role."""
