@@ -20,7 +20,7 @@ from sandfleet_sdk import (
     sandboxes,
 )
 from sandfleet_sdk.calls import Answer, Call, Failure, Pause
-from sandfleet_sdk.retries import drive
+from sandfleet_sdk.retries import drive, pause_before_retry
 
 POLICY = RetryPolicy(attempts_max=4, pauses_s_max=10)
 BROKEN = Failure(Unreachable("connection reset"), sent=True)
@@ -59,6 +59,22 @@ def test_a_create_whose_connection_broke_is_repeated_with_the_same_key() -> None
     assert sandbox.id == "sb-1"
     assert len({call.headers["Idempotency-Key"] for call in calls}) == 1
     assert pauses == [0.1, 0.2]
+
+
+def test_by_default_a_failover_is_outlasted_and_no_more() -> None:
+    call, policy, paused_s = Call(method="GET", path="/"), RetryPolicy(), 0.0
+    for attempt in range(1, 100):
+        pause = pause_before_retry(call, REFUSED, attempt=attempt, paused_s=paused_s, policy=policy)
+        if pause is None:
+            break
+        paused_s += pause
+    assert 15 < paused_s <= 20
+
+
+def test_a_create_may_have_a_key_of_its_callers() -> None:
+    call = next(sandboxes.create(idempotency_key="mine"))
+    assert isinstance(call, Call)
+    assert call.headers["Idempotency-Key"] == "mine"
 
 
 def test_two_creates_have_two_keys() -> None:

@@ -28,11 +28,14 @@ _NEVER_AGAIN = frozenset({"no_capacity", "quota_exceeded"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often, and how long in all, a call is tried again."""
+    """How often, and how long in all, a call is tried again.
 
-    attempts_max: int = 6
+    The defaults outlast a fleet that elects a new leader or restarts its database.
+    """
+
+    attempts_max: int = 16
     pauses_s_max: float = 20.0
-    pause_s_max: float = 10.0
+    pause_s_max: float = 2.0
 
 
 NO_RETRIES = RetryPolicy(attempts_max=1)
