@@ -84,18 +84,18 @@ def _torment(fleet: LiveFleet, schedule: Iterator[Round], report: Report, watch:
             for done in [pool.submit(commit, fault, victims) for fault in this.faults]:
                 done.result()
             if {fault.kind for fault in this.faults} & BY_LEADER:
-                _measure(hurt_at, str(this.faults), report, watch)
+                _measure(hurt_at, this, report, watch)
 
 
-def _measure(hurt_at: float, what: str, report: Report, watch: TermWatch) -> None:
-    """Note how long the fleet had no leader. A leader that came back within its lease was none."""
+def _measure(hurt_at: float, this: Round, report: Report, watch: TermWatch) -> None:
+    """See another lead. How long that took counts if nothing else was hurt: somebody was there to lead."""
     try:
         wait_until(lambda: watch.failover_s(hurt_at) is not None, timeout_s=60, what="a new leader")
     except AssertionError:
-        report.leaderless_after.append(what)
+        report.leaderless_after.append(str(this))
         return
     seconds = watch.failover_s(hurt_at)
-    if seconds is not None:
+    if seconds is not None and len(this.faults) == 1:
         report.failovers_s.append(seconds)
 
 

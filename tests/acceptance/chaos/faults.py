@@ -137,5 +137,5 @@ FAULTS: dict[str, Callable[[Fault, Victims], None]] = {
     "kill_balancer": _kill("balancer"),
     "restart_balancer": _end("balancer"),
 }
-BY_LEADER = frozenset({"kill_leader", "pause_leader", "kill_all_servers"})
+BY_LEADER = frozenset({"kill_leader", "pause_leader"})
 """Faults after which another must lead: their fail-over times are measured."""
