@@ -43,12 +43,17 @@ class LiveFleet:
         return answer
 
     def setting(self, name: str) -> str:
-        """Return a setting from the files that `up` wrote for its processes."""
-        for path in sorted(self.data_dir.glob("settings/*.toml")):
-            found = re.search(rf'^{name}\s*=\s*"?([^"\n]*)"?$', path.read_text(), re.MULTILINE)
-            if found:
-                return found.group(1)
-        raise LookupError(f"no settings file of {self.data_dir} sets {name}")
+        """Return a setting from the files that `up` wrote for its processes; of several, the first."""
+        found = self.settings(name)
+        if not found:
+            raise LookupError(f"no settings file of {self.data_dir} sets {name}")
+        return found[0]
+
+    def settings(self, name: str) -> list[str]:
+        """Return a setting as each of the files has it that has it."""
+        wanted = re.compile(rf'^{name}\s*=\s*"?([^"\n]*)"?$', re.MULTILINE)
+        files = sorted(self.data_dir.glob("settings/*.toml"))
+        return [found.group(1) for path in files if (found := wanted.search(path.read_text()))]
 
     def kill_9(self, role: str) -> int:
         """Kill the process of a role (server, worker, postgres, valkey) as a crash would; return its pid."""

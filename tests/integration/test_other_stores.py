@@ -48,14 +48,18 @@ async def test_a_late_heartbeat_changes_nothing_and_a_new_process_begins_anew(st
     assert fresh.worker.memory_used_mib == 1
 
 
-async def test_a_silent_worker_becomes_unreachable_and_comes_back(stores: PostgresStores) -> None:
+async def test_a_worker_becomes_silent_then_unreachable_and_comes_back(stores: PostgresStores) -> None:
     term = await stores.terms.raise_term("leader")
     await stores.workers.register(a_worker())
-    assert await stores.workers.mark_unreachable(silent_for=timedelta(seconds=60), term=term) == []
-    (silent,) = await stores.workers.mark_unreachable(silent_for=timedelta(0), term=term)
-    assert silent.state is WorkerState.UNREACHABLE
+    mark, now = stores.workers.mark_absent, timedelta(0)
+    assert await mark(WorkerState.SILENT, silent_for=timedelta(seconds=60), term=term) == []
+    (silent,) = await mark(WorkerState.SILENT, silent_for=now, term=term)
+    assert silent.state is WorkerState.SILENT
+    (unreachable,) = await mark(WorkerState.UNREACHABLE, silent_for=now, term=term)
+    assert unreachable.state is WorkerState.UNREACHABLE
+    assert await mark(WorkerState.SILENT, silent_for=now, term=term) == []  # never back but by its own word
     back = await stores.workers.register(a_worker(sequence=2))
-    assert (back.worker.state, back.worker.version) == (WorkerState.READY, 3)
+    assert (back.worker.state, back.worker.version) == (WorkerState.READY, 4)
 
 
 async def test_an_old_leader_marks_and_quarantines_nothing(stores: PostgresStores) -> None:
@@ -63,7 +67,7 @@ async def test_an_old_leader_marks_and_quarantines_nothing(stores: PostgresStore
     await stores.workers.register(a_worker())
     new = await stores.terms.raise_term("b")
     with pytest.raises(StaleTerm):
-        await stores.workers.mark_unreachable(silent_for=timedelta(0), term=old)
+        await stores.workers.mark_absent(WorkerState.SILENT, silent_for=timedelta(0), term=old)
     with pytest.raises(StaleTerm):
         await stores.workers.set_quarantined(WorkerId("wk-one"), [SandboxId("sb-x")], term=old)
     assert (await stores.workers.get(WorkerId("wk-one"))).state is WorkerState.READY

@@ -12,7 +12,7 @@ import pytest
 
 from sandfleet.adapters.postgres.wiring import PostgresStores, open_stores
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance
-from sandfleet.model.errors import StaleLease, StaleVersion
+from sandfleet.model.errors import Conflict, NotFound, StaleLease, StaleVersion
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.operation import Operation, OperationState
 from sandfleet.model.sandbox import Sandbox
@@ -191,3 +191,32 @@ async def test_cancelled_callers_leave_no_connection_and_no_lock_behind(stores: 
     assert worker.committed.memory_mib == 1024 * len(placed)
     again = await asked_for(stores, "sb-last")
     assert isinstance(await asyncio.wait_for(place(stores, *again), 2), Placed)
+
+
+async def test_only_an_empty_worker_is_forgotten_and_it_stays_so(stores: PostgresStores) -> None:
+    await stores.workers.register(a_worker("wk-full"))
+    assert isinstance(await place(stores, *await asked_for(stores, "sb-one")), Placed)
+    await stores.workers.register(a_worker("wk-empty"))
+    with pytest.raises(Conflict) as full:
+        await stores.workers.forget(WorkerId("wk-full"), is_lost=False, actor="test")
+    assert full.value.code == "worker_not_empty"
+    assert full.value.details == {"sandboxes": 1, "reservations": 1, "snapshots": 0}
+    assert (await stores.workers.get(WorkerId("wk-full"))).state is WorkerState.READY
+    for _ in range(2):
+        gone = await stores.workers.forget(WorkerId("wk-empty"), is_lost=False, actor="test")
+        assert gone.state is WorkerState.GONE
+    again = await stores.workers.register(a_worker("wk-empty", sequence=2))
+    assert again.worker.state is WorkerState.GONE
+    with pytest.raises(NotFound):
+        await stores.workers.forget(WorkerId("wk-none"), is_lost=False, actor="test")
+
+
+async def test_a_worker_that_speaks_is_not_lost(stores: PostgresStores) -> None:
+    term = await stores.terms.raise_term("leader")
+    await stores.workers.register(a_worker())
+    with pytest.raises(Conflict) as alive:
+        await stores.workers.forget(WorkerId("wk-one"), is_lost=True, actor="test")
+    assert alive.value.code == "worker_alive"
+    await stores.workers.mark_absent(WorkerState.SILENT, silent_for=timedelta(0), term=term)
+    gone = await stores.workers.forget(WorkerId("wk-one"), is_lost=True, actor="test")
+    assert gone.state is WorkerState.GONE

@@ -27,6 +27,7 @@ from sandfleet.cli import (
     sandboxes,
     saved,
     sessions,
+    worker,
 )
 
 app = typer.Typer(
@@ -72,7 +73,7 @@ app.add_typer(files.app, name="files", short_help="List, make and remove files o
 app.add_typer(key.app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(image.app, name="image", short_help="Build and list guest images.")
 app.command("server", short_help="Run one replica of the control plane.")(processes.server)
-app.command("worker", short_help="Run the worker of this host.")(processes.worker)
+app.add_typer(worker.app, name="worker", short_help="Run this host's worker; list and forget workers.")
 app.command("completion", short_help="Print a shell's completion script.")(completion.completion)
 
 

@@ -35,9 +35,9 @@ from sandfleet.ports.stores import (
     PlacementStore,
     SandboxStore,
     TermStore,
-    WorkerStore,
 )
 from sandfleet.ports.transition_log import TransitionLog
+from sandfleet.ports.worker_store import WorkerStore
 from sandfleet.ports.workers import WorkerClient
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 
@@ -144,6 +144,10 @@ class Lifecycle(Protocol):
         """Write the forks with their operations; StaleVersion, QuotaExceeded."""
         ...
 
+    async def retire(self) -> None:
+        """Lead no more and take over nothing; operations that run here go on."""
+        ...
+
     async def record_heartbeat(self, beat: Heartbeat) -> HeartbeatAnswer:
         """Register or refresh the worker, and answer what it must know."""
         ...
@@ -185,7 +189,11 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """The ports that operations and loops act through. `replica_id` holds leases."""
+    """The ports that operations and loops act through.
+
+    `replica_id` holds leases, so it is of this process alone: two processes that were given one name
+    would each take the other's lease for their own.
+    """
 
     settings: ControlPlaneSettings
     clock: Clock

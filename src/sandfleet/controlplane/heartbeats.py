@@ -40,7 +40,7 @@ def worker_of(beat: Heartbeat) -> Worker:
         id=WorkerId(beat.worker_id),
         machine_id=beat.machine_id,
         region=beat.region,
-        state=WorkerState.UNREACHABLE if beat.stopping else WorkerState.READY,
+        state=WorkerState.SILENT if beat.stopping else WorkerState.READY,
         version=1,
         http_url=beat.http_url,
         total=Resources(beat.total_memory_mib, beat.total_cpu, beat.total_disk_mib),

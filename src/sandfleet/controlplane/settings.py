@@ -51,7 +51,7 @@ class ControlPlaneSettings(BaseSettings):
     sandbox_domain: str = "localhost:8080"
     """Domain below which previews of sandboxes are named."""
     replica_id: str | None = None
-    """Name of this replica in leases; made anew at each start if absent."""
+    """Name of this replica in leases. Each start adds a part of its own, so equal names do no harm."""
 
     auth_query_key: bool = True
     """Whether `?api_key=` is accepted outside WebSockets."""
@@ -116,12 +116,14 @@ class ControlPlaneSettings(BaseSettings):
 
     heartbeat_interval_s: PositiveSeconds = 2
     """How often workers report."""
-    worker_silent_s: PositiveSeconds = 15
+    worker_silent_s: PositiveSeconds = 10
     """After so much silence a worker gets no new sandboxes. Those it has are not touched."""
-    operation_lease_s: PositiveSeconds = 15
-    """How long an operation of a dead replica stays unclaimed."""
-    leader_lease_s: PositiveSeconds = 6
-    """How long a dead leader stays the leader."""
+    worker_unreachable_s: PositiveSeconds = 60
+    """After so much silence it is called `unreachable`. Its sandboxes are still not touched."""
+    operation_lease_s: Annotated[float, Field(ge=0.5, le=60)] = 5
+    """How long an operation of a dead replica stays unclaimed; renewed three times as often."""
+    leader_lease_s: Annotated[float, Field(ge=0.5, le=12)] = 3
+    """How long a dead leader stays the leader, and most of what a fail-over takes."""
     loop_interval_s: PositiveSeconds = 1
     """Pause between two rounds of the fleet's loops."""
     fault_points_dir: Path | None = None
@@ -129,7 +131,7 @@ class ControlPlaneSettings(BaseSettings):
     postgres_pool_max: Annotated[int, Field(ge=1)] = 20
     """Most connections of this replica to PostgreSQL."""
 
-    drain_notice_s: Seconds = 1
+    drain_notice_s: Seconds = 2
     """How long `/readyz` says 503 before the listener closes, so that balancers look away first."""
     drain_max_s: Seconds = 25
     """How long a stopping replica finishes what is in flight."""

@@ -64,7 +64,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         plane = ControlPlane(
             settings=settings,
             clock=clock,
-            replica_id=settings.replica_id or f"replica-{secrets.token_hex(6)}",
+            replica_id=instance_id(settings),
             stores=_stores(stores),
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),
@@ -93,6 +93,11 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         )
         stack.callback(group.create_task(start_what_others_left(edge), name="pending-commands").cancel)
         yield edge
+
+
+def instance_id(settings: ControlPlaneSettings) -> str:
+    """Return what this process, and no other that was given the same name, holds leases as."""
+    return f"{settings.replica_id or 'replica'}-{secrets.token_hex(6)}"
 
 
 def _blobs(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> ObjectSnapshotStore | None:

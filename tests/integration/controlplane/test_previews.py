@@ -93,6 +93,21 @@ async def test_events_arrive_while_the_answer_is_still_open(fleet: Fleet, app_po
     assert b"".join(pieces) == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
 
 
+async def test_endless_events_do_not_hold_up_a_replica_that_goes(fleet: Fleet, app_port: int) -> None:
+    """Their reader opens the stream again by itself, and finds another replica."""
+    sandbox = await shown(fleet, app_port)
+    async with (
+        httpx.AsyncClient(base_url=fleet.url, headers=host_of(sandbox)) as anybody,
+        anybody.stream("GET", "/sse?count=2000") as answer,
+        asyncio.timeout(30),
+    ):
+        pieces = answer.aiter_raw()
+        assert await anext(pieces)
+        fleet.edge.drain.leave()
+        rest = [piece async for piece in pieces]
+    assert len(rest) < 1000
+
+
 async def test_a_closed_port_is_told_clearly(fleet: Fleet, app_port: int) -> None:
     sandbox = await shown(fleet, app_port)
     async with httpx.AsyncClient(base_url=fleet.url) as anybody:

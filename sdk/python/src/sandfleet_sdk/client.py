@@ -250,6 +250,7 @@ class Fleet(_Blocking):
 
     readiness = _blocking(fleet.readiness)
     workers = _blocking(fleet.list_workers)
+    forget_worker = _blocking(fleet.forget_worker)
     organisations = _blocking(fleet.list_organisations)
     create_key = _blocking(fleet.create_key)
     list_keys = _blocking(fleet.list_keys)
@@ -261,6 +262,7 @@ class AsyncFleet(_Awaiting):
 
     readiness = _awaiting(fleet.readiness)
     workers = _awaiting(fleet.list_workers)
+    forget_worker = _awaiting(fleet.forget_worker)
     organisations = _awaiting(fleet.list_organisations)
     create_key = _awaiting(fleet.create_key)
     list_keys = _awaiting(fleet.list_keys)

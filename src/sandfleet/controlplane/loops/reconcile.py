@@ -3,7 +3,8 @@
 A VM that nothing owns is quarantined: its worker is told so with its next heartbeat. A
 running row without a living VM is recovered from its newest saved state, or ends in
 `error`. Both need two sightings in a row by the same leader, and the second also a fresh
-answer about that very VM. A worker that does not answer is not judged at all.
+answer about that very VM. A worker that does not answer is not judged at all. One that is
+`gone` by somebody's word holds nothing: what ran on it is lost without being asked after.
 """
 
 from __future__ import annotations
@@ -44,11 +45,13 @@ class Reconciler:
             self._term = term
             self._seen.clear()
             self._quarantined.clear()
-        workers = [
-            worker for worker in await self.plane.stores.workers.list() if worker.state is WorkerState.READY
-        ]
+        known = await self.plane.stores.workers.list()
+        workers = [worker for worker in known if worker.state is WorkerState.READY]
         at_once = asyncio.Semaphore(_AT_ONCE)
         done: list[str] = []
+        for worker in known:
+            if worker.state is WorkerState.GONE:
+                done.extend(await self._bury(worker, term=term))
 
         async def look(worker: Worker) -> None:
             async with at_once:
@@ -77,6 +80,12 @@ class Reconciler:
                 reports.append(report)
         return reports
 
+    async def _bury(self, worker: Worker, *, term: int) -> list[str]:
+        expected = await self.plane.stores.sandboxes.presence(worker.id)
+        lost = {one.sandbox_id: f"the host of worker {worker.id} was lost" for one in expected}
+        reports = [await self._lost(worker, one, lost, term=term) for one in lost]
+        return [report for report in reports if report]
+
     async def _quarantine(self, worker: Worker, unowned: list[SandboxId], *, term: int) -> list[str]:
         if self._quarantined.get(worker.id) == unowned:
             return []
@@ -91,9 +100,11 @@ class Reconciler:
         before = await self.plane.stores.sandboxes.get_any(sandbox_id)
         if before.state is not SandboxState.RUNNING or before.worker_id != worker.id:
             return None
-        if not await self._is_confirmed(worker, sandbox_id):
+        is_gone = worker.state is WorkerState.GONE
+        if not is_gone and not await self._is_confirmed(worker, sandbox_id):
             return None
-        decision = await decide(self.plane, before, why=reasons[sandbox_id], answering=worker.id)
+        answering = None if is_gone else worker.id
+        decision = await decide(self.plane, before, why=reasons[sandbox_id], answering=answering)
         lost = loss(self.plane, before, decision, actor=ACTOR)
         try:
             await self.plane.stores.sandboxes.start_operation(

@@ -34,6 +34,8 @@ from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 
 RUNNING_MAX = 5000
+LET_GO_TOPIC = "operations:let-go"
+"""Hints that operations wait to be taken over."""
 _UNEXPECTED_MAX = 3
 """After so many failures that no step foresaw, the operation gives up."""
 
@@ -113,7 +115,8 @@ class OperationEngine:
                 for _, task in self._running.values():
                     task.cancel()
         with suppress(StoreUnavailable):
-            await self._plane.stores.operations.let_go(holder=self._plane.replica_id)
+            if await self._plane.stores.operations.let_go(holder=self._plane.replica_id):
+                await self._plane.wake_ups.publish(LET_GO_TOPIC)
 
     @property
     def room(self) -> int:

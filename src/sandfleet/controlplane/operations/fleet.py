@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, sweep, takeover
-from sandfleet.controlplane.loops.leadership import Leadership
+from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create
 from sandfleet.controlplane.operations.destroy import DESTROY
-from sandfleet.controlplane.operations.engine import OperationEngine
+from sandfleet.controlplane.operations.engine import LET_GO_TOPIC, OperationEngine
 from sandfleet.controlplane.operations.expire import EXPIRE
 from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
@@ -56,7 +56,6 @@ RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0
 GARBAGE_EVERY_S = 5.0
 SWEEP_EVERY_S = 3600.0
-LEADER_TICKS_PER_LEASE = 4
 
 
 class Fleet:
@@ -68,18 +67,27 @@ class Fleet:
         self.leadership = Leadership(plane)
         self.reconciler = Reconciler(plane, self.engine)
         self.loops = LoopRunner(plane, self.leadership, self._loops())
+        self._running: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
     async def running(self, *, with_loops: bool = True) -> AsyncIterator[Fleet]:
         """Run operations and loops within; at the end let others take over at once."""
         async with self.engine.running(), asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self.loops.run())] if with_loops else []
+            self._running = [tasks.create_task(self.loops.run())] if with_loops else []
             try:
                 yield self
             finally:
-                for task in running:
-                    task.cancel()
-                await self.leadership.give_up()
+                await self.retire()
+
+    async def retire(self) -> None:
+        """Lead no more and take nothing over; what runs here goes on. Twice is as good as once."""
+        running, self._running = self._running, []
+        for task in running:
+            task.cancel()
+        if running:
+            # Not before the loops have ended: one of them would take the lease again.
+            await asyncio.wait(running)
+        await self.leadership.give_up()
 
     async def create(self, order: CreateOrder) -> Sandbox:
         """Write row and operation, and run it."""
@@ -163,10 +171,12 @@ class Fleet:
     def _loops(self) -> tuple[Loop, ...]:
         plane, engine = self._plane, self.engine
         every_s = plane.settings.loop_interval_s
-        leader_every_s = plane.settings.leader_lease_s / LEADER_TICKS_PER_LEASE
+        lead, take_over = self.leadership.tick, takeover.tick
         return (
-            Loop("leadership", leader_every_s, lambda _: self.leadership.tick(), for_leader=False),
-            Loop("takeover", every_s, lambda _: takeover.tick(plane, engine), for_leader=False),
+            Loop("leadership", self.leadership.interval_s, lambda _: lead(), for_leader=False, topic=TOPIC),
+            Loop(
+                "takeover", every_s, lambda _: take_over(plane, engine), for_leader=False, topic=LET_GO_TOPIC
+            ),
             Loop("expiry", every_s, lambda term: expiry.tick(plane, engine, term=term)),
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),
