@@ -107,6 +107,11 @@ class QemuMachine:
             self.record(msgspec.structs.replace(self.manifest, cpu_count=cpu_count))
             self._limit()
 
+    async def note_restart(self, restart_id: str) -> None:
+        """Write it down."""
+        async with self.changing:
+            self.record(msgspec.structs.replace(self.manifest, restart_id=restart_id))
+
     async def limit_cpu(self, cpu_percent: int | None) -> None:
         """Bound what the host gives the machine."""
         async with self.changing:
