@@ -70,6 +70,7 @@ def examine(layout: Layout) -> list[Finding]:
         _network,
         _firewall,
         lambda: _ports(layout),
+        lambda: _fleet(layout),
         _memory,
         lambda: _disk("data disk", layout.data_dir),
         lambda: _disk("cache disk", templates_dir()),
@@ -206,6 +207,17 @@ def _ports(layout: Layout) -> Finding:
     if is_free(8080):
         return Finding("ports", Verdict.OK, "8080 is free")
     return Finding("ports", Verdict.WARN, "8080 is taken", "`up` takes another one and says which")
+
+
+def _fleet(layout: Layout) -> Finding:
+    from sandfleet.local.fleet_health import complaints
+
+    found = complaints(layout)
+    if found is None:
+        return Finding("fleet", Verdict.OK, "none runs")
+    if found:
+        return Finding("fleet", Verdict.WARN, "; ".join(found), f"the logs are in {layout.log('*')}")
+    return Finding("fleet", Verdict.OK, "it runs, and has nothing to complain about")
 
 
 def _memory() -> Finding:

@@ -128,6 +128,11 @@ class Machine(Protocol):
 class Hypervisor(Protocol):
     """The host's VMs."""
 
+    @property
+    def degraded(self) -> Sequence[str]:
+        """What this host cannot offer, as sentences for people."""
+        ...
+
     async def accelerator(self) -> Accelerator:
         """Probe once by booting a guest; cached on disk by kernel, CPU and QEMU version."""
         ...

@@ -134,6 +134,7 @@ class FakeHypervisor:
 
     def __init__(self, *, clock: Clock | None = None, program: Program = small_shell) -> None:
         self.machines: dict[str, FakeMachine] = {}
+        self.degraded: Sequence[str] = ()
         self.faults = Faults()
         self.leftovers: list[str] = []
         self.templates = [
