@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import tomllib
@@ -14,7 +15,7 @@ import pytest
 
 from sandfleet.adapters.network.plan import machine_count
 from sandfleet.controlplane.settings import ControlPlaneSettings
-from sandfleet.local import machine, processes
+from sandfleet.local import machine, processes, stop_sandboxes
 from sandfleet.local.configuration import (
     ConfigurationBroken,
     WorkerChoice,
@@ -27,6 +28,7 @@ from sandfleet.local.configuration import (
 from sandfleet.local.layout import Layout
 from sandfleet.local.log_rotation import rotate
 from sandfleet.local.machines import MachineCount, count_machines
+from sandfleet.local.service_process import ServiceFailed
 from sandfleet.local.services import server_name, with_ports
 from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
 from sandfleet.local.state import (
@@ -304,3 +306,24 @@ def test_a_taken_port_is_replaced_and_a_running_service_keeps_its_own(layout: La
         assert chosen.postgres_port == ours
         assert with_ports(configuration, None).postgres_port != ours
     assert with_ports(chosen, None) == chosen  # what was chosen is kept while it is free
+
+
+@pytest.mark.parametrize("owner", ["sb-1", None])
+def test_sandboxes_are_not_waited_for_when_no_server_can_end_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str | None
+) -> None:
+    monkeypatch.setattr(stop_sandboxes, "_READY_WITHIN_S", 0)
+    monkeypatch.setattr(stop_sandboxes, "_END_WITHIN_S", 0)
+    layout = Layout(tmp_path)
+    layout.make()
+    own = processes.identify(os.getpid())
+    assert own is not None
+    server = ServiceState("server-1", ServiceKind.SERVER, ServiceCondition.STARTING, port=9, process=own)
+    write_state(layout, FleetState("http://127.0.0.1:9", own, (server,)))
+    machine = tmp_path / "workers" / "wk-1" / "machines" / "m-1"
+    machine.mkdir(parents=True)
+    (machine / "manifest.json").write_text(json.dumps({"state": "ready", "owner": owner}))
+    # With a sandbox it is the server that is missed; without one only the pool was to be emptied.
+    told = "a server that is ready.*server-1.log" if owner else "machines that stand ready"
+    with pytest.raises(ServiceFailed, match=told):
+        stop_sandboxes.stop_sandboxes(layout)

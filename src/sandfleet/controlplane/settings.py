@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sandfleet.model.resources import SizeLimits
+from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
 from sandfleet.planning.placement import PlacementPolicy
 
 ENV_PREFIX = "SANDFLEET_"
@@ -137,6 +137,24 @@ class ControlPlaneSettings(BaseSettings):
     """How long a stopping replica finishes what is in flight."""
     log_level: str = "info"
     """`debug`, `info`, `warning` or `error`."""
+
+    @model_validator(mode="after")
+    def _memory_can_be_given(self) -> ControlPlaneSettings:
+        block, base = self.memory_block_mb, self.memory_base_mb
+        if block % MEMORY_BLOCK_MIB:
+            raise ValueError(
+                f"memory_block_mb is {block}: guests take memory in blocks of {MEMORY_BLOCK_MIB}"
+            )
+        for name in ("memory_base_mb", "memory_default_mb", "memory_max_mb"):
+            value = getattr(self, name)
+            if value % block:
+                raise ValueError(
+                    f"{name} is {value}, no multiple of memory_block_mb ({block}): "
+                    f"{value // block * block} and {-(-value // block) * block} are"
+                )
+        if not base <= self.memory_default_mb <= self.memory_max_mb:
+            raise ValueError("memory_base_mb <= memory_default_mb <= memory_max_mb does not hold")
+        return self
 
     @field_validator("master_secret")
     @classmethod

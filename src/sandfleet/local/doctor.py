@@ -73,6 +73,7 @@ def examine(layout: Layout) -> list[Finding]:
         _firewall,
         lambda: _ports(layout),
         lambda: _balancer(layout),
+        lambda: _fleet(layout),
         _memory,
         lambda: _disk("data disk", layout.data_dir),
         lambda: _disk("cache disk", templates_dir()),
@@ -222,6 +223,17 @@ def _balancer(layout: Layout) -> Finding:
         "HAProxy not found",
         "only several servers need it: `make setup` installs it",
     )
+
+
+def _fleet(layout: Layout) -> Finding:
+    from sandfleet.local.fleet_health import complaints
+
+    found = complaints(layout)
+    if found is None:
+        return Finding("fleet", Verdict.OK, "none runs")
+    if found:
+        return Finding("fleet", Verdict.WARN, "; ".join(found), f"the logs are in {layout.log('*')}")
+    return Finding("fleet", Verdict.OK, "it runs, and has nothing to complain about")
 
 
 def _memory() -> Finding:

@@ -20,9 +20,10 @@ from sandfleet.local.machines import count_machines
 from sandfleet.local.processes import send_signal
 from sandfleet.local.service_process import ServiceFailed
 from sandfleet.local.state import FleetState, ServiceKind, read_state
-from sandfleet_sdk import Client, Organisation
+from sandfleet_sdk import NO_RETRIES, Client, Organisation, SandfleetError
 
 _END_WITHIN_S = 120.0
+_READY_WITHIN_S = 20.0
 _POLL_S = 0.1
 _PAGE = 1000
 _PAGES_MAX = 1000
@@ -36,12 +37,35 @@ def stop_sandboxes(layout: Layout) -> int:
         if count_machines(layout).total:
             raise ServiceFailed("sandboxes can only be ended by a running fleet: `sandfleet up` first")
         return 0
-    with Client(state.url, load_secrets(layout).bootstrap_key) as client:
-        ended = sum(_end_all_of(client, state.url, each) for each in client.fleet.organisations())
-    _wait(lambda: count_machines(layout).owned == 0, "the sandboxes to end")
+    ended = 0
+    problem = _why_not_ready(layout, state)
+    if problem is None:
+        with Client(state.url, load_secrets(layout).bootstrap_key) as client:
+            ended = sum(_end_all_of(client, state.url, each) for each in client.fleet.organisations())
+        _wait(lambda: count_machines(layout).owned == 0, "the sandboxes to end")
+    elif count_machines(layout).owned:
+        raise ServiceFailed(
+            f"sandboxes can only be ended by a server that is ready, and it says: {problem}. "
+            f"Its log is {layout.log('server-1')}; `sandfleet down` ends the fleet and leaves them running"
+        )
     _empty_pools(layout, state)
     _wait(lambda: count_machines(layout).total == 0, "the machines that stand ready to end")
     return ended
+
+
+def _why_not_ready(layout: Layout, state: FleetState) -> str | None:
+    """Give the server a moment to become ready; return what it says if it does not."""
+    deadline = time.monotonic() + _READY_WITHIN_S
+    with Client(state.url, load_secrets(layout).bootstrap_key, retries=NO_RETRIES) as client:
+        while True:
+            try:
+                client.fleet.readiness()
+            except SandfleetError as error:
+                if time.monotonic() > deadline:
+                    return str(error)
+            else:
+                return None
+            time.sleep(_POLL_S)
 
 
 def withdraw_host_rules(layout: Layout) -> None:

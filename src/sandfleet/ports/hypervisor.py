@@ -55,6 +55,8 @@ class MachineFacts:
     epoch: int
     pid: int
     cpu_percent: int | None = None
+    restart_id: str = ""
+    """The last restart that came to its end."""
 
 
 class Machine(Protocol):
@@ -72,6 +74,10 @@ class Machine(Protocol):
 
     async def assign(self, owner: str, *, epoch: int) -> None:
         """Write durably to whom the machine belongs; from then on adoption reports it."""
+        ...
+
+    async def note_restart(self, restart_id: str) -> None:
+        """Write down that this restart came to its end, so that its repetition is none."""
         ...
 
     async def is_alive(self) -> bool:
@@ -121,6 +127,11 @@ class Machine(Protocol):
 
 class Hypervisor(Protocol):
     """The host's VMs."""
+
+    @property
+    def degraded(self) -> Sequence[str]:
+        """What this host cannot offer, as sentences for people."""
+        ...
 
     async def accelerator(self) -> Accelerator:
         """Probe once by booting a guest; cached on disk by kernel, CPU and QEMU version."""

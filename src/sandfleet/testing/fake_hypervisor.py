@@ -63,6 +63,10 @@ class FakeMachine:
         await self._host.faults.at("assign")
         self._facts = replace(self._facts, owner=owner, epoch=epoch)
 
+    async def note_restart(self, restart_id: str) -> None:
+        """Remember it."""
+        self._facts = replace(self._facts, restart_id=restart_id)
+
     async def is_alive(self) -> bool:
         """Whether it runs."""
         return not self._dead.done()
@@ -130,6 +134,7 @@ class FakeHypervisor:
 
     def __init__(self, *, clock: Clock | None = None, program: Program = small_shell) -> None:
         self.machines: dict[str, FakeMachine] = {}
+        self.degraded: Sequence[str] = ()
         self.faults = Faults()
         self.leftovers: list[str] = []
         self.templates = [

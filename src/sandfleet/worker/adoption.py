@@ -63,6 +63,7 @@ async def _adopt_owned(host: Host, machine: Machine) -> None:
     if not await machine.is_alive():
         resident.keep_dead(machine, await machine.wait_dead())
         return
+    resident.restarted = facts.restart_id
     resident.open(machine)
     host.background.start(watch(host, resident, machine), name=f"watch {owner}")
     host.background.start(serve_metadata(host, resident, machine), name=f"metadata of {owner}")

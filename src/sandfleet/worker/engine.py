@@ -20,8 +20,9 @@ from sandfleet.adapters.qemu.template import DEFAULT_KERNEL_ARGUMENTS, MITIGATED
 from sandfleet.images.errors import ImageDamaged
 from sandfleet.images.installed import InstalledImage, list_images
 from sandfleet.model.errors import HypervisorFailed
+from sandfleet.model.resources import MEMORY_BLOCK_MIB
 from sandfleet.ports.guest import Guest
-from sandfleet.worker.settings import MEMORY_BLOCK_MIB, WorkerSettings
+from sandfleet.worker.settings import WorkerSettings
 
 log = structlog.get_logger("sandfleet.worker")
 MACHINES_MAX = 1024

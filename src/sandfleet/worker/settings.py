@@ -13,9 +13,9 @@ import psutil
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from sandfleet.model.resources import MEMORY_BLOCK_MIB
+
 _HOST_RESERVE_MIB = 1024
-MEMORY_BLOCK_MIB = 128
-"""Guest memory comes in whole blocks of this size."""
 _ADDRESSES_MIN = 32
 
 

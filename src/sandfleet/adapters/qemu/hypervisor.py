@@ -113,6 +113,7 @@ class QemuHypervisor:
                 self._hold(template)
             await asyncio.to_thread(self._prune)
             await self.snapshots.know_backings(templates.values())
+            await self.snapshots.collect_bases()
         return [_info(template) for template in templates.values()]
 
     async def clone(self, order: MachineOrder) -> Machine:

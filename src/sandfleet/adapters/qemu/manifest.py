@@ -64,6 +64,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None = None
     epoch: int = 0
     process: ProcessIdentity | None = None
+    restart_id: str = ""
+    """The last restart that came to its end."""
     image_digest: str = ""
     qemu_version: str = ""
     host_cpu: str = ""
@@ -88,6 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             epoch=self.epoch,
             pid=0 if self.process is None else self.process.pid,
             cpu_percent=self.cpu_percent,
+            restart_id=self.restart_id,
         )
 
 

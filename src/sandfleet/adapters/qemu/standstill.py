@@ -41,13 +41,18 @@ async def standing_still(machine: QemuMachine) -> AsyncIterator[Standstill]:
     qmp = machine.monitor
     pause = Standstill(asyncio.get_running_loop().time())
     try:
+        machine.room.is_held = True
         await qmp.execute("stop")
+        status = (await qmp.execute("query-status"))["status"]
+        if status != "paused":  # a write found the host's disk full and had stopped it first
+            raise HypervisorFailed(f"the guest cannot be saved now: it is {status}")
         yield pause
     except BaseException:
         if not pause.is_final:
             await give_up(qmp)
         raise
     finally:
+        machine.room.is_held = False
         if not pause.is_final:
             await thaw(qmp)
             pause.measure()
