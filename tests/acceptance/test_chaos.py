@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.acceptance.census import leaks, rows, take_census
+from tests.acceptance.census import Census, leaks, rows, take_census
 from tests.acceptance.chaos.faults import BY_LEADER, Round, commit, rounds
 from tests.acceptance.chaos.report import Report
 from tests.acceptance.chaos.terms import TermWatch, watching
@@ -32,6 +32,8 @@ from sandfleet.testing.histories.records import parse
 MINUTES = float(os.environ.get("SANDFLEET_CHAOS_MINUTES", "10"))
 PROCESSES, CLIENTS = 2, 2
 ENDS_WITHIN_S = 420
+SETTLES_WITHIN_S = 180
+SNAPSHOTS = "SELECT id FROM snapshots"
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(MINUTES * 60 + 1500)]
 
 
@@ -42,7 +44,7 @@ def test_nothing_is_lost_or_doubled_whatever_befalls_the_fleet(twin_fleet: LiveF
     history.unlink(missing_ok=True)
     report = Report(seed, MINUTES)
     print(f"\nchaos: seed {seed}, history and report in {kept}", flush=True)
-    before = take_census(twin_fleet)
+    before, snapshots = take_census(twin_fleet), rows(twin_fleet, SNAPSHOTS)
     with watching(twin_fleet.setting("postgres_url"), history) as watch:
         clients = [_start_clients(twin_fleet, history, seed, number) for number in range(PROCESSES)]
         try:
@@ -61,7 +63,7 @@ def test_nothing_is_lost_or_doubled_whatever_befalls_the_fleet(twin_fleet: LiveF
             "WHERE state IN ('error', 'failed')",
         )
     )
-    report.leaks = _settled_leaks(twin_fleet, before)
+    report.leaks = _settled_leaks(twin_fleet, before, snapshots)
     judgement = judge(parse(history.read_text().splitlines()))
     report.history, report.is_linearizable = judgement.describe(), judgement.is_linearizable
     report.write(kept / f"report-{seed}.json")
@@ -129,9 +131,13 @@ def _findings_of(client: subprocess.Popen[str]) -> dict[str, object]:
     return findings
 
 
-def _settled_leaks(fleet: LiveFleet, before: object) -> dict[str, list[str]]:
+def _settled_leaks(fleet: LiveFleet, before: Census, snapshots: frozenset[str]) -> dict[str, list[str]]:
     """Return what remains when everything has had its time: operations of a take-over among it."""
-    deadline = time.monotonic() + 150
-    while (remains := leaks(before, take_census(fleet), fleet)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + SETTLES_WITHIN_S
+    while True:
+        remains = leaks(before, take_census(fleet), fleet)
+        if kept := rows(fleet, SNAPSHOTS) - snapshots:
+            remains["snapshots"] = sorted(kept)
+        if not remains or time.monotonic() > deadline:
+            return remains
         time.sleep(1)
-    return remains

@@ -318,12 +318,12 @@ def test_sandboxes_are_not_waited_for_when_no_server_can_end_them(
     layout.make()
     own = processes.identify(os.getpid())
     assert own is not None
-    server = ServiceState("server-1", ServiceKind.SERVER, ServiceCondition.STARTING, port=9, process=own)
+    server = ServiceState("server", ServiceKind.SERVER, ServiceCondition.STARTING, port=9, process=own)
     write_state(layout, FleetState("http://127.0.0.1:9", own, (server,)))
     machine = tmp_path / "workers" / "wk-1" / "machines" / "m-1"
     machine.mkdir(parents=True)
     (machine / "manifest.json").write_text(json.dumps({"state": "ready", "owner": owner}))
     # With a sandbox it is the server that is missed; without one only the pool was to be emptied.
-    told = "a server that is ready.*server-1.log" if owner else "machines that stand ready"
+    told = "a server that is ready.*server.log" if owner else "machines that stand ready"
     with pytest.raises(ServiceFailed, match=told):
         stop_sandboxes.stop_sandboxes(layout)

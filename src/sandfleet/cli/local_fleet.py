@@ -69,16 +69,19 @@ def up(  # noqa: PLR0913 -- one argument per option
 
         tell("The fleet runs until Ctrl-C; `sandfleet status` in another terminal shows URL and key.")
         raise typer.Exit(run(layout))
-    _start(layout, timeout_s=timeout, as_json=as_json)
+    _start(layout, workers=workers, timeout_s=timeout, as_json=as_json)
 
 
-def _start(layout: Layout, *, timeout_s: float, as_json: bool) -> None:
+def _start(layout: Layout, *, workers: int | None, timeout_s: float, as_json: bool) -> None:
+    from sandfleet.local import shrink
     from sandfleet.local import up as fleet
     from sandfleet.local.status import fleet_status
 
-    outcome = fleet.start(layout)
     with waiting("starting the fleet"):
+        going = shrink.take_out_beyond(layout, workers=workers)
+        outcome = fleet.start(layout)
         fleet.await_ready(layout, timeout_s=timeout_s, report=lambda line: tell(f"  {line}"))
+        shrink.clear_away(layout, going)
     status = fleet_status(layout)
     if as_json:
         show_json(status)

@@ -60,7 +60,10 @@ class Started(StrEnum):
 
 
 def configure(layout: Layout, order: UpOrder) -> None:
-    """Record the choices of an order and make what is missing of directories and secrets."""
+    """Record the choices of an order and make what is missing of directories and secrets.
+
+    Workers are only ever added here; `shrink` takes them out.
+    """
     layout.make()
     load_secrets(layout)
     before = load_configuration(layout)
@@ -199,6 +202,8 @@ def _missing_of_api(client: Client, state: FleetState) -> str:
         return f"the server answers: {error}"
     for service in state.of_kind(ServiceKind.WORKER):
         worker = known.get(service.name)
+        if worker is not None and worker.state == "gone":
+            raise FleetFailed(f"worker {service.name} was forgotten: take it out with `up --workers N`")
         if worker is None or worker.state != "ready":
             return f"worker {service.name} registers"
         if not worker.raw.get("golden_version"):

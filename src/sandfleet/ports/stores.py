@@ -38,13 +38,14 @@ class SandboxFilter:
 class SandboxStore(Protocol):
     """Sandboxes, their operations and their log. Each write is one transaction with its log row."""
 
-    async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> None:
+    async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> bool:
         """Insert a `creating` row with its operation, after the admission check of the quotas.
 
         Raises QuotaExceeded. The check and the insert are one transaction under the
         organisation's row lock, so parallel requests cannot pass the same check. A row
-        of that id and organisation that is there already makes it do nothing. NotFound when
-        the checkpoint that it is forked from was deleted.
+        of that id and organisation that is there already makes it do nothing and return
+        False: the operation is then not the caller's to run. NotFound when the checkpoint
+        that it is forked from was deleted.
         """
         ...
 

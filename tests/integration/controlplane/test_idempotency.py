@@ -8,6 +8,7 @@ import pytest
 
 from sandfleet.controlplane.dependencies import CreateOrder
 from sandfleet.controlplane.http import idempotency
+from sandfleet.controlplane.operations.arrival import START_FAILURES_MAX
 from sandfleet.model.errors import HypervisorFailed, StoreUnavailable
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.testing.builders import ORGANISATION, an_organisation
@@ -140,7 +141,7 @@ async def test_refusals_are_replayed_and_defects_are_not(fleet: Fleet) -> None:
     refused = await fleet.client.post("/api/sandboxes", json={"memoryMB": 1}, headers=key("bad"))
     again = await fleet.client.post("/api/sandboxes", json={"memoryMB": 1}, headers=key("bad"))
     assert (again.status_code, again.content) == (400, refused.content)
-    fleet.hypervisor.faults.fail("clone", HypervisorFailed("no such device"))
+    fleet.hypervisor.faults.fail("clone", HypervisorFailed("no such device"), times=START_FAILURES_MAX)
     failed = await fleet.client.post("/api/sandboxes", json={}, headers=key("defect"))
     assert failed.status_code == 500
     retried = await fleet.client.post("/api/sandboxes", json={}, headers=key("defect"))

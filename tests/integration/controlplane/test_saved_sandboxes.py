@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed
+from sandfleet.controlplane.api import hibernation
+from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, StoreUnavailable
 
 from .conftest import Fleet, OpenFleet
 
@@ -301,6 +302,28 @@ async def test_the_same_key_is_one_hibernation(fleet: Fleet) -> None:
     await post(fleet, f"{sandbox}/wake")
     assert (await post(fleet, f"{sandbox}/hibernate", headers=key)).json() == first.json()
     assert await status(fleet, sandbox) == "running"
+
+
+async def test_a_wake_whose_answer_was_lost_is_answered_as_woken(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt woke it: that it runs by now is what was asked for, not a reason to refuse."""
+    sandbox = await fleet.create()
+    await post(fleet, f"{sandbox}/hibernate")
+    key = {"Idempotency-Key": "k-1"}
+
+    async def lost(*_given: object) -> None:
+        raise StoreUnavailable("the connection broke")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(hibernation, "outcome", lost)
+        assert (await post(fleet, f"{sandbox}/wake", headers=key)).status_code == 503
+    for _ in range(500):
+        if await status(fleet, sandbox) == "running":
+            break
+        await asyncio.sleep(0.02)
+    again = await post(fleet, f"{sandbox}/wake", headers=key)
+    assert (again.status_code, again.json()["status"]) == (200, "running")
 
 
 # --- checkpoints, restore, fork

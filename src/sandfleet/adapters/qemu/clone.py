@@ -8,11 +8,11 @@ rest of its identity is given by the caller.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 
 import msgspec
 
+from sandfleet.adapters.awake import awake_timeout
 from sandfleet.adapters.qemu import disks, memory
 from sandfleet.adapters.qemu.chains import first_chain
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, DATA_OVERLAY, QMP_SOCKET, ROOT_OVERLAY
@@ -47,7 +47,7 @@ RESUME_TIMEOUT_S = 20.0
 
 async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMachine:
     """Return a running clone with its agent answering; a failure leaves nothing behind."""
-    async with AsyncExitStack() as undo, asyncio.timeout(host.config.clone_timeout_s):
+    async with AsyncExitStack() as undo, awake_timeout(host.config.clone_timeout_s):
         manifest = seat(host, undo, order, template_version=template.version, shape=template.shape)
         machine_id = manifest.machine_id
         directory = host.directory(machine_id)

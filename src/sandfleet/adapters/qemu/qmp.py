@@ -13,6 +13,7 @@ from typing import Any
 
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
+from sandfleet.adapters.awake import awake_timeout
 from sandfleet.model.errors import HypervisorFailed
 
 COMMAND_TIMEOUT_S = 10.0
@@ -45,7 +46,7 @@ class Qmp:
         # Kept beside the library's own: descriptors are sent on it, which event loops do not offer.
         own = channel.dup()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with awake_timeout(timeout_s):
                 await asyncio.get_running_loop().sock_connect(channel, str(path))
                 await client.connect(channel)
         except BaseException as error:
@@ -87,14 +88,14 @@ class Qmp:
     ) -> Any:
         """Run one command and return its result. A late reply is dropped by its id."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with awake_timeout(timeout_s):
                 return await self._client.execute(command, dict(arguments) if arguments else None)
         except ExecuteError as error:
             raise QmpRefused(f"QEMU refused {command}: {error}") from error
+        except TimeoutError:  # before OSError, of which it is one
+            raise HypervisorFailed(f"QEMU did not answer {command} within {timeout_s:g} s") from None
         except (QMPError, OSError, EOFError) as error:
             raise HypervisorFailed(f"QEMU ended during {command}: {error!r}") from error
-        except TimeoutError:
-            raise HypervisorFailed(f"QEMU did not answer {command} within {timeout_s:g} s") from None
 
     async def execute_when_ready(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Run one command, again and again while QEMU says that a migration is not put away yet."""
@@ -132,7 +133,7 @@ class QmpRefused(HypervisorFailed):
 async def next_event(listener: EventListener, *, timeout_s: float, awaited: str) -> Message:
     """Return the next event of `listener`."""
     try:
-        async with asyncio.timeout(timeout_s):
+        async with awake_timeout(timeout_s):
             return await listener.get()
     except TimeoutError:
         raise HypervisorFailed(f"QEMU did not report {awaited} within {timeout_s:g} s") from None

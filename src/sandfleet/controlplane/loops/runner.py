@@ -83,7 +83,7 @@ class LoopRunner:
             return FOLLOWING
         try:
             async with asyncio.timeout(TICK_TIMEOUT_S):
-                return await loop.tick(term)
+                return await _tick(loop, term)
         except StaleTerm:
             self._leadership.depose()
             return "a newer leader was elected: I stop leading"
@@ -94,3 +94,22 @@ class LoopRunner:
         except Exception:
             log.exception("loop_failed", loop=loop.name)
             return "the tick failed"
+
+
+async def _tick(loop: Loop, term: int) -> str:
+    """Run it; of the errors of things that it did at once, the one that says most is raised."""
+    try:
+        return await loop.tick(term)
+    except ExceptionGroup as group:
+        for kind in (StaleTerm, StoreUnavailable):
+            if (found := _first(group, kind)) is not None:
+                raise found from group
+        raise
+
+
+def _first(group: ExceptionGroup[Exception], kind: type[Exception]) -> Exception | None:
+    for error in group.exceptions:
+        found = _first(error, kind) if isinstance(error, ExceptionGroup) else error
+        if isinstance(found, kind):
+            return found
+    return None

@@ -34,7 +34,7 @@ from sandfleet.controlplane.operations.upload import UPLOAD
 from sandfleet.controlplane.operations.wake import WAKE, begin_wake
 from sandfleet.model.checkpoint import Checkpoint
 from sandfleet.model.ids import operation_id
-from sandfleet.model.operation import Operation, OperationKind
+from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 
@@ -92,7 +92,8 @@ class Fleet:
     async def create(self, order: CreateOrder) -> Sandbox:
         """Write row and operation, and run it."""
         sandbox, operation = await begin_create(self._plane, order)
-        self.engine.start(operation, sandbox=sandbox)
+        if operation is not None and operation.state is OperationState.RUNNING:
+            self.engine.start(operation, sandbox=sandbox)
         return sandbox
 
     async def kill(self, sandbox: Sandbox, *, actor: str) -> Sandbox:
