@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sandfleet.model.errors import HypervisorFailed
+from sandfleet.worker.operations.start import CLONE_TRIES
 
 from .conftest import Fleet, OpenFleet
 
@@ -82,7 +83,7 @@ async def test_refusals_are_replayed_and_defects_are_not(fleet: Fleet) -> None:
     refused = await fleet.client.post("/api/sandboxes", json={"memoryMB": 1}, headers=key("bad"))
     again = await fleet.client.post("/api/sandboxes", json={"memoryMB": 1}, headers=key("bad"))
     assert (again.status_code, again.content) == (400, refused.content)
-    fleet.hypervisor.faults.fail("clone", HypervisorFailed("no such device"))
+    fleet.hypervisor.faults.fail("clone", HypervisorFailed("no such device"), times=CLONE_TRIES)
     failed = await fleet.client.post("/api/sandboxes", json={}, headers=key("defect"))
     assert failed.status_code == 500
     retried = await fleet.client.post("/api/sandboxes", json={}, headers=key("defect"))

@@ -9,6 +9,7 @@ from tests.integration.worker.harness import a_worker, a_worker_with, fake_host,
 
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
+from sandfleet.worker.operations.start import CLONE_TRIES
 
 ID = "sb-one"
 
@@ -86,12 +87,20 @@ async def test_kill_wins_over_a_running_start_at_every_step(step: str) -> None:
 @pytest.mark.parametrize("step", ["clone", "assign", "assume_identity", "set_limits"])
 async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(step: str) -> None:
     async with FakeHypervisor() as hypervisor, a_worker(hypervisor) as worker:
-        hypervisor.faults.fail(step, HypervisorFailed("the host said no"))
+        hypervisor.faults.fail(step, HypervisorFailed("the host said no"), times=CLONE_TRIES)
         status, body = await worker.start(ID)
         assert (status, body["error"]) == (500, "the host said no")
         assert not hypervisor.machines
         assert worker.host.residents.committed_mib == 0
         assert (await worker.start(ID))[0] == 200
+
+
+@pytest.mark.parametrize("step", ["clone", "assign", "assume_identity", "set_limits"])
+async def test_a_clone_that_fails_is_replaced_by_another(step: str) -> None:
+    async with FakeHypervisor() as hypervisor, a_worker(hypervisor) as worker:
+        hypervisor.faults.fail(step, GuestUnresponsive("no answer"))
+        assert (await worker.start(ID))[0] == 200
+        assert len(hypervisor.machines) == 1
 
 
 async def test_a_host_promises_no_more_memory_than_it_has() -> None:

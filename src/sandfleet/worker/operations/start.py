@@ -28,6 +28,8 @@ from sandfleet.worker.operations.succeed import begin_beside, resume_work, serve
 from sandfleet.worker.residents import Resident, VmState
 
 log = structlog.get_logger("sandfleet.worker")
+CLONE_TRIES = 2
+"""A crowded host at times gives a healthy guest up for its silence. It leaves nothing: another may follow."""
 _ADMIT_ATTEMPTS = 3
 
 
@@ -116,9 +118,18 @@ async def _warm_or_cold(host: Host, resident: Resident, order: StartVm) -> tuple
             return await _take(host, resident, order, machine=warm, is_shaped=True), "warm"
         except (GuestUnresponsive, HypervisorFailed) as error:
             log.warning("warm_machine_failed", sandbox=resident.sandbox_id, reason=error.message)
+    for _ in range(CLONE_TRIES - 1):
+        try:
+            return await _cold(host, resident, order), "cold"
+        except (GuestUnresponsive, HypervisorFailed) as error:
+            log.warning("clone_failed", sandbox=resident.sandbox_id, reason=error.message)
+    return await _cold(host, resident, order), "cold"
+
+
+async def _cold(host: Host, resident: Resident, order: StartVm) -> Machine:
     async with host.clone_slots:
         machine = await host.hypervisor.clone(resident.order)
-    return await _take(host, resident, order, machine=machine, is_shaped=False), "cold"
+    return await _take(host, resident, order, machine=machine, is_shaped=False)
 
 
 async def _take(
