@@ -49,7 +49,7 @@ def take_census(fleet: LiveFleet) -> Census:
         qemus=frozenset(qemu_processes(fleet)),
         namespaces=_tagged(_namespaces(), "sf-" + engine.tag),
         links=_tagged(os.listdir("/sys/class/net"), "sf" + engine.tag),
-        cgroups=_tagged([path.name for path in _CGROUP_ROOT.glob("**/sandfleet/*/")], engine.tag),
+        cgroups=_tagged(_cgroups(), engine.tag),
         **{name: _rows(fleet, query) for name, query in _QUERIES.items()},
     )
 
@@ -189,6 +189,12 @@ def _command(process: psutil.Process) -> list[str]:
         return list(process.cmdline())
     except psutil.Error:
         return []
+
+
+def _cgroups() -> list[str]:
+    """Return the groups of all machines. Some may go while we look: `walk` passes over that."""
+    found = os.walk(_CGROUP_ROOT)
+    return [name for parent, names, _ in found if parent.endswith("/sandfleet") for name in names]
 
 
 def _namespaces() -> list[str]:
