@@ -51,7 +51,7 @@ docs: ## Write the pages that are made from the code (states, settings, commands
 	@$(BIN)/python -m tools.write_reference
 
 .PHONY: chaos
-chaos: ## Run the long fault tests: ten minutes of random faults, kill -9 at random moments, files of 2 GiB
+chaos: ## Run the long fault tests: ten minutes of random faults, every fault at every step, 200 sandboxes
 	@tools/setup.sh --with-node
 	@$(BIN)/python -m pytest -q -m chaos tests/acceptance
 

@@ -6,14 +6,17 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from tests.acceptance.census import machine_of, qemu_processes
-from tests.acceptance.live_fleet import LiveFleet, wait_until
+from tests.acceptance.live_fleet import LiveFleet
 
 from sandfleet.adapters.fault_points import CALL_POINTS, WORKER_POINTS
 from sandfleet.controlplane.operations.engine import step_points
@@ -66,10 +69,14 @@ class Faults:
                 with suppress(FileNotFoundError):
                     (self.directory / name).unlink()
 
-    def wait_reached(self, point: str, *, timeout_s: float = 60) -> None:
-        """Return when a process has come to the point."""
+    def wait_reached(self, point: str, *, unless: Future[Any], timeout_s: float = 90) -> None:
+        """Return when a process has come to the point, which may be after the answer."""
         reached = self.directory / f"{point}.reached"
-        wait_until(reached.exists, timeout_s=timeout_s, what=f"{point} to be passed", every_s=0.02)
+        deadline = time.monotonic() + timeout_s
+        while not reached.exists():
+            answered = f", the answer was {unless.result()}" if unless.done() else ""
+            assert time.monotonic() < deadline, f"{point} was not passed{answered}"
+            time.sleep(0.02)
 
     def let_go(self, point: str) -> None:
         """Let held work go on."""
@@ -145,5 +152,5 @@ def small_disk(parent: Path, *, size_gib: int) -> Iterator[Path]:
     try:
         yield mounted
     finally:
-        subprocess.run(["umount", str(mounted)], check=False)
-        image.unlink()
+        subprocess.run(["umount", "-l", str(mounted)], check=False)
+        shutil.rmtree(parent, ignore_errors=True)

@@ -2,13 +2,14 @@
 restored, forked or deleted, it is afterwards as it was or as it should be, and nothing is left behind.
 
 `make chaos` runs the matrix on one fleet: each point of each verb with the death of the process that
-passes it and, in turn, with what else may happen meanwhile. A few run with every test of this stage.
+passes it and, in turn, with what else may happen meanwhile.
 With SANDFLEET_FAULTS="hibernate/save.written/qemu …" only those are run.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -62,11 +63,11 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
     orders.mkdir(mode=0o700)
     with small_disk(parent, size_gib=8) as disk:
         data_dir = disk / "fleet"
-        fleet = start_fleet(data_dir, environment={"SANDFLEET_FAULT_POINTS_DIR": str(orders)})
         try:
+            fleet = start_fleet(data_dir, environment={"SANDFLEET_FAULT_POINTS_DIR": str(orders)})
             yield Faults(fleet, orders)
         finally:
-            fleet.down()
+            LiveFleet(data_dir, "", "").down()
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +92,6 @@ def _rounds() -> list[tuple[str, str, str]]:
     return rounds
 
 
-QUICK = [
-    ("hibernate", "save.published", "kill"),
-    ("wake", "load.answered", "worker"),
-    ("checkpoint", "capture.stopped", "qemu"),
-]
-
-
 @pytest.mark.chaos
 @pytest.mark.parametrize(
     ("verb", "point", "fault"),
@@ -116,7 +110,7 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
         order = fault if fault in ("kill", "enospc") else "hold"
         with faults.armed(point, order), ThreadPoolExecutor(1) as pool:
             asked = pool.submit(VERB_CALLS[verb], faults, subject)
-            faults.wait_reached(point)
+            faults.wait_reached(point, unless=asked)
             if order == "hold":
                 with faults.done(fault, subject.sandbox_id):
                     faults.let_go(point)
@@ -172,8 +166,6 @@ def wait_durable(subject: Subject) -> None:
 
 def forget_local_copies(subject: Subject) -> None:
     """Take the worker's copies away by starting it anew without them."""
-    import shutil
-
     for directory in (Path(subject.fleet.setting("data_dir")) / "snapshots").iterdir():
         shutil.rmtree(directory)
 
@@ -238,28 +230,29 @@ def outcome(asked: Future[Any], *, patience_s: float) -> None:
         asked.result(timeout=patience_s)
 
 
-def _posting(path: str, body: dict[str, Any] | None = None) -> Callable[[Faults, Subject], None]:
-    def call(faults: Faults, subject: Subject) -> None:
+def _posting(path: str, body: dict[str, Any] | None = None) -> Callable[[Faults, Subject], str]:
+    def call(faults: Faults, subject: Subject) -> str:
         where = path.format(id=subject.sandbox_id, checkpoint=subject.checkpoint_id)
         with faults.fleet.client(timeout_s=150) as http:
-            http.post(where, json=body if body is not None else {})
+            return http.post(where, json=body if body is not None else {}).text
 
     return call
 
 
-def _checkpoint(faults: Faults, subject: Subject) -> None:
+def _checkpoint(faults: Faults, subject: Subject) -> str:
+    path = f"/api/sandboxes/{subject.sandbox_id}/checkpoints"
     with faults.fleet.client(timeout_s=150) as http:
-        http.post(f"/api/sandboxes/{subject.sandbox_id}/checkpoints", json={"name": uuid.uuid4().hex})
+        return http.post(path, json={"name": uuid.uuid4().hex}).text
 
 
-def _delete(faults: Faults, subject: Subject) -> None:
+def _delete(faults: Faults, subject: Subject) -> str:
     """Delete another one, which is idle, so that the subject stays."""
     with faults.fleet.client(timeout_s=150) as http:
         made = http.post("/api/sandboxes", json={"timeout": 0, "memoryMB": 512})
-        http.delete(f"/api/sandboxes/{made.json()['sandboxID']}")
+        return http.delete(f"/api/sandboxes/{made.json()['sandboxID']}").text
 
 
-def _lose(faults: Faults, subject: Subject) -> None:
+def _lose(faults: Faults, subject: Subject) -> str:
     """Let its QEMU die, and wait until it was missed."""
     assert faults.kill_qemu(subject.sandbox_id), qemu_processes(faults.fleet)
     deadline = time.monotonic() + 60
@@ -267,11 +260,12 @@ def _lose(faults: Faults, subject: Subject) -> None:
         while time.monotonic() < deadline:
             with suppress(httpx.HTTPError, KeyError, ValueError):
                 if status_of(http, subject.sandbox_id) != "running":
-                    return
+                    return "missed"
             time.sleep(0.1)
+    return "not missed"
 
 
-VERB_CALLS: dict[str, Callable[[Faults, Subject], None]] = {
+VERB_CALLS: dict[str, Callable[[Faults, Subject], str]] = {
     "create": _posting("/api/sandboxes", {"timeout": 0, "memoryMB": 512}),
     "delete": _delete,
     "hibernate": _posting("/api/sandboxes/{id}/hibernate"),

@@ -133,6 +133,7 @@ class GuestStats:
     net_output: int
     disk_total: int
     disk_used: int
+    """Of the root and the data disk the fuller one."""
     uptime_s: float
 
 

@@ -31,8 +31,6 @@ _AT_LEAST_BETWEEN_S = 0.05
 _MEASURED_PER_BEAT = 8
 _COUNTED_WITHIN_S = 0.5
 """A guest that does not answer must not hold up the beat."""
-_IDLE_LONG_S = 60.0
-"""In a sandbox that nobody used for so long nothing has been started that was not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,8 @@ class HeartbeatSender:
         self._measure_from += _MEASURED_PER_BEAT
         async with asyncio.TaskGroup() as group:
             for resident in turn:
-                if resident.running_execs or resident.idle_s < _IDLE_LONG_S:
+                # To ask wakes a guest that may be asleep: only where the answer can have changed.
+                if resident.running_execs or resident.counted_uses != resident.uses:
                     group.create_task(_count_execs(resident))
 
     def _end_quarantined(self, named: Sequence[str]) -> None:
@@ -171,12 +170,14 @@ class HeartbeatSender:
 
 async def _count_execs(resident: Resident) -> None:
     """Ask the guest what runs; one that does not answer in time keeps its last count."""
+    uses = None if resident.in_flight else resident.uses  # what is in flight may start one after the answer
     try:
         async with asyncio.timeout(_COUNTED_WITHIN_S):
             execs = await resident.glance().guest.list_execs()
     except (SandfleetError, OSError, TimeoutError):
         return
     resident.running_execs = sum(one.running for one in execs)
+    resident.counted_uses = uses
 
 
 def _in_turns(residents: Sequence[Resident], first: int, count: int) -> list[Resident]:

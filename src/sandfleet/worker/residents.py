@@ -67,6 +67,10 @@ class Resident:
         self.sessions = SessionClients()
         self.running_execs = 0
         """Commands, sessions and terminals that ran in it when they were last counted."""
+        self.uses = 0
+        """How often something was begun here that may have started one."""
+        self.counted_uses: int | None = None
+        """How many of these the count knows; None when it is unknown what runs."""
         self.executions = Executions(Budget(SANDBOX_BYTES_MAX, parent=outputs))
         self._machine: Machine | None = None
         self._clock = clock
@@ -143,6 +147,7 @@ class Resident:
     async def activity(self) -> AsyncIterator[Machine]:
         """Hold the gate open for one piece of work; raises what `ended` says when the VM ends under it."""
         self.in_flight += 1
+        self.uses += 1
         try:
             async with self.attachment() as machine:
                 yield machine

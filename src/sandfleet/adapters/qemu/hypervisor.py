@@ -182,6 +182,7 @@ class QemuHypervisor:
     async def adopt(self) -> Sequence[Machine]:
         """Return the machines that run on this host from before, sessions re-established."""
         await asyncio.to_thread(snapshot_files.remove_partial, self._host.config.data_dir)
+        await self._host.network.prepare()  # what is adopted is protected, and what is loaded is connected
         found = [manifest for manifest in _manifests(self._host.config) if manifest.state == READY]
         ended = _ended_machines(self._host.config)
         for manifest in found:

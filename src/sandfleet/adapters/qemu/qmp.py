@@ -17,7 +17,8 @@ from sandfleet.adapters.awake import awake_timeout
 from sandfleet.model.errors import HypervisorFailed
 
 COMMAND_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 25.0
+"""A QEMU that has ended is noticed at once; one of 200 that come up together on two cores takes its time."""
 TRANSIENT = ("not finalized yet",)
 """What QEMU says while the end of a migration is being put away: the same command works shortly after."""
 

@@ -27,7 +27,7 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
         return
     memory = _memory()
     net_input, net_output = _network()
-    disk = os.statvfs(agent.places.home)
+    disk_used, disk_total = fuller_disk(agent.places.home, agent.places.root)
     stream.finish(
         {
             "memory_total": memory["MemTotal"],
@@ -37,11 +37,18 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
             "pids": _cgroup_number(agent, "pids.current") or 0,
             "net_input": net_input,
             "net_output": net_output,
-            "disk_total": disk.f_blocks * disk.f_frsize,
-            "disk_used": (disk.f_blocks - disk.f_bfree) * disk.f_frsize,
+            "disk_total": disk_total,
+            "disk_used": disk_used,
             "uptime_s": float(Path("/proc/uptime").read_text().split()[0]),
         }
     )
+
+
+def fuller_disk(*paths: str) -> tuple[int, int]:
+    """Return used and all bytes of the disk that has the least left: a guest needs room on each."""
+    disks = [os.statvfs(path) for path in paths]
+    sizes = [((one.f_blocks - one.f_bfree) * one.f_frsize, one.f_blocks * one.f_frsize) for one in disks]
+    return max(sizes, key=lambda size: size[0] / max(1, size[1]))
 
 
 def _wait_for_memory(agent: Agent, stream: Stream, *, at_least: int, until: float) -> None:

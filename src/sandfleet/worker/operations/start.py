@@ -89,7 +89,9 @@ async def _run(host: Host, resident: Resident, order: StartVm) -> None:
         else:
             machine, source = await load_vm(host, resident, order), "snapshot"
         serve(host, resident, machine)
-        if order.snapshot is not None:
+        if order.snapshot is None:
+            resident.counted_uses = resident.uses  # nothing runs in a new guest
+        else:
             resume_work(host, resident)
         await host.faults.at("start.served")
     except BaseException:
