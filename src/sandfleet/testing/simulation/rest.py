@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from sandfleet.model.ids import SandboxId
 from sandfleet.model.sandbox import SandboxState
-from sandfleet.testing.simulation.host import RUNNING
 from sandfleet.testing.simulation.replica import Request
+from sandfleet.testing.simulation.vm import RUNNING
 
 if TYPE_CHECKING:
     from sandfleet.testing.simulation.world import World
