@@ -9,7 +9,7 @@ import uvloop
 
 from bench import report
 from bench.bed import bed
-from bench.rows import burst, create_cold, create_warm, exec_true, files, memory
+from bench.rows import burst, create_cold, create_warm, exec_true, failover, files, memory
 from bench.samples import Row
 from sandfleet.adapters.clock import SystemClock
 
@@ -21,6 +21,7 @@ ROWS = {
     "files": files.measure,
     "memory": memory.measure,
     "burst": burst.measure,
+    "failover": failover.measure,
 }
 
 
