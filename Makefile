@@ -52,6 +52,7 @@ docs: ## Write the pages that are made from the code (states, settings, commands
 .PHONY: chaos
 chaos: ## Run the long fault tests: ten minutes of random faults, kill -9 at random moments, files of 2 GiB
 	@tools/setup.sh --with-node
+	@$(BIN)/python -m sandfleet.testing.simulate --start 1000 --count 5000
 	@$(BIN)/python -m pytest -q -m chaos tests/acceptance
 
 .PHONY: bench

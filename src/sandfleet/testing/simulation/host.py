@@ -102,9 +102,11 @@ class Host:
     def _half_done(self, vm: Vm) -> None:
         """Leave a VM as it would be found: started or not, saved or not, ended or not."""
         is_there = self.dice.random() < 0.5
+        if vm.state == STARTING and not vm.is_loaded:
+            is_there = False
         successor, vm.successor = vm.successor, None
         vm.saving = None
-        if successor is not None and is_there:
+        if successor is not None and successor.is_loaded and is_there:
             self._replace(vm, successor)
         elif vm.saving_to in self.saved or (vm.state in (STARTING, STOPPING) and not is_there):
             if vm.restarted and vm.state == STARTING:
@@ -268,7 +270,8 @@ class Host:
             if artefact is None:
                 artefact = await self.fetch(source)
             vm.written = 0 if order.snapshot.is_fork else artefact.written
-            await asyncio.sleep(0.1 * self.dice.random())
+        vm.is_loaded = True
+        await asyncio.sleep(0.05 * self.dice.random())
 
     async def stop(self, sandbox_id: SandboxId, order: StopVm) -> VmStopped:
         """Return when the host holds nothing of it; true also for what is not here."""

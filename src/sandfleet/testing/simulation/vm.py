@@ -26,6 +26,8 @@ class Vm:
     saving: asyncio.Task[Any] | None = None
     saving_to: str = ""
     restarted: str = ""
+    is_loaded: bool = False
+    """Whether it is what it shall be: a start that broke off before leaves nothing."""
     successor: Vm | None = None
 
 
