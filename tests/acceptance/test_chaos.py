@@ -77,6 +77,7 @@ def _torment(fleet: LiveFleet, schedule: Iterator[Round], report: Report, watch:
         while time.monotonic() < ends_at:
             this = next(schedule)
             time.sleep(this.quiet_s)
+            had_standby = victims.have_standby()
             hurt_at = time.time()
             for fault in this.faults:
                 print(f"chaos: {hurt_at:.1f} {fault}", flush=True)
@@ -84,19 +85,19 @@ def _torment(fleet: LiveFleet, schedule: Iterator[Round], report: Report, watch:
             for done in [pool.submit(commit, fault, victims) for fault in this.faults]:
                 done.result()
             if {fault.kind for fault in this.faults} & BY_LEADER:
-                _measure(hurt_at, this, report, watch)
+                seconds = _next_leader(hurt_at, this, report, watch)
+                # How long it took counts where somebody was left to lead.
+                if seconds is not None and had_standby and len(this.faults) == 1:
+                    report.failovers_s.append(seconds)
 
 
-def _measure(hurt_at: float, this: Round, report: Report, watch: TermWatch) -> None:
-    """See another lead. How long that took counts if nothing else was hurt: somebody was there to lead."""
+def _next_leader(hurt_at: float, this: Round, report: Report, watch: TermWatch) -> float | None:
+    """Return after how long another led; note it if none did."""
     try:
         wait_until(lambda: watch.failover_s(hurt_at) is not None, timeout_s=60, what="a new leader")
     except AssertionError:
         report.leaderless_after.append(str(this))
-        return
-    seconds = watch.failover_s(hurt_at)
-    if seconds is not None and len(this.faults) == 1:
-        report.failovers_s.append(seconds)
+    return watch.failover_s(hurt_at)
 
 
 def _start_clients(fleet: LiveFleet, history: Path, seed: int, number: int) -> subprocess.Popen[str]:

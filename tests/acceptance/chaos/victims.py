@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import psutil
 import redis
 from tests.acceptance.census import in_own_loop
@@ -51,6 +52,16 @@ class Victims:
         name = "server" if replica is None or replica[0] == "server-1" else replica[0]
         found = [process for one in self._services("server", name) if (process := _process(one)) is not None]
         return found[0] if found else self.one("server", 0)
+
+    def have_standby(self) -> bool:
+        """Say whether each server is ready: if one is hurt, another is there to lead."""
+        try:
+            return all(
+                httpx.get(f"http://127.0.0.1:{one['port']}/readyz", timeout=2).status_code == 200
+                for one in self._services("server")
+            )
+        except httpx.HTTPError:
+            return False
 
     def send_leader(self, what: signal.Signals) -> None:
         """Send a signal to the leader."""
