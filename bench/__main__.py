@@ -17,6 +17,7 @@ from bench.rows import (
     create_warm,
     density,
     exec_true,
+    failover,
     files,
     fork,
     hibernate,
@@ -40,6 +41,7 @@ ROWS = {
     "fork": fork.measure,
     "resize": resize.measure,
     "density": density.measure,
+    "failover": failover.measure,
 }
 
 

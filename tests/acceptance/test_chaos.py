@@ -34,6 +34,10 @@ PROCESSES, CLIENTS = 2, 2
 ENDS_WITHIN_S = 420
 SETTLES_WITHIN_S = 180
 SNAPSHOTS = "SELECT id FROM snapshots"
+LOST = (
+    "SELECT id || ' ' || state || ' ' || coalesce(error_message, '') FROM sandboxes "
+    "WHERE state IN ('error', 'failed')"
+)
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(MINUTES * 60 + 1500)]
 
 
@@ -44,7 +48,7 @@ def test_nothing_is_lost_or_doubled_whatever_befalls_the_fleet(twin_fleet: LiveF
     history.unlink(missing_ok=True)
     report = Report(seed, MINUTES)
     print(f"\nchaos: seed {seed}, history and report in {kept}", flush=True)
-    before, snapshots = take_census(twin_fleet), rows(twin_fleet, SNAPSHOTS)
+    before, snapshots, lost = take_census(twin_fleet), rows(twin_fleet, SNAPSHOTS), rows(twin_fleet, LOST)
     with watching(twin_fleet.setting("postgres_url"), history) as watch:
         clients = [_start_clients(twin_fleet, history, seed, number) for number in range(PROCESSES)]
         try:
@@ -56,13 +60,7 @@ def test_nothing_is_lost_or_doubled_whatever_befalls_the_fleet(twin_fleet: LiveF
             for client in clients:
                 client.kill()
                 client.wait()
-    report.lost = sorted(
-        rows(
-            twin_fleet,
-            "SELECT id || ' ' || state || ' ' || coalesce(error_message, '') FROM sandboxes "
-            "WHERE state IN ('error', 'failed')",
-        )
-    )
+    report.lost = sorted(rows(twin_fleet, LOST) - lost)
     report.leaks = _settled_leaks(twin_fleet, before, snapshots)
     judgement = judge(parse(history.read_text().splitlines()))
     report.history, report.is_linearizable = judgement.describe(), judgement.is_linearizable
@@ -79,6 +77,7 @@ def _torment(fleet: LiveFleet, schedule: Iterator[Round], report: Report, watch:
         while time.monotonic() < ends_at:
             this = next(schedule)
             time.sleep(this.quiet_s)
+            had_standby = victims.have_standby()
             hurt_at = time.time()
             for fault in this.faults:
                 print(f"chaos: {hurt_at:.1f} {fault}", flush=True)
@@ -86,19 +85,19 @@ def _torment(fleet: LiveFleet, schedule: Iterator[Round], report: Report, watch:
             for done in [pool.submit(commit, fault, victims) for fault in this.faults]:
                 done.result()
             if {fault.kind for fault in this.faults} & BY_LEADER:
-                _measure(hurt_at, this, report, watch)
+                seconds = _next_leader(hurt_at, this, report, watch)
+                # How long it took counts where somebody was left to lead.
+                if seconds is not None and had_standby and len(this.faults) == 1:
+                    report.failovers_s.append(seconds)
 
 
-def _measure(hurt_at: float, this: Round, report: Report, watch: TermWatch) -> None:
-    """See another lead. How long that took counts if nothing else was hurt: somebody was there to lead."""
+def _next_leader(hurt_at: float, this: Round, report: Report, watch: TermWatch) -> float | None:
+    """Return after how long another led; note it if none did."""
     try:
         wait_until(lambda: watch.failover_s(hurt_at) is not None, timeout_s=60, what="a new leader")
     except AssertionError:
         report.leaderless_after.append(str(this))
-        return
-    seconds = watch.failover_s(hurt_at)
-    if seconds is not None and len(this.faults) == 1:
-        report.failovers_s.append(seconds)
+    return watch.failover_s(hurt_at)
 
 
 def _start_clients(fleet: LiveFleet, history: Path, seed: int, number: int) -> subprocess.Popen[str]:

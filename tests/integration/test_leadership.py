@@ -8,12 +8,15 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from tests.integration.saved import collect, ids, one_running, until
 
 from sandfleet.controlplane.loops.leadership import Leadership
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.controlplane.wiring import instance_id
+from sandfleet.model.sandbox import SandboxState
+from sandfleet.wire.worker_messages import SnapshotDropped
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -106,3 +109,26 @@ def test_a_lease_that_would_break_the_bound_is_refused(lease_s: float) -> None:
             join_token="join-token-of-tests",
             leader_lease_s=lease_s,
         )
+
+
+async def test_what_the_leader_removes_from_a_worker_it_removes_in_its_term(
+    replicas: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one call to a worker that a leader makes by itself; all else it begins as operations."""
+    observer, sandbox = await one_running(replicas)
+    async with replicas.replica("one") as fleet:
+        await fleet.hibernate(sandbox, ids=ids("first"), actor="test")
+        asleep = await until(observer, lambda row: row.state is SandboxState.HIBERNATED)
+        await fleet.kill(asleep, actor="test")
+        await until(observer, lambda row: row.state is SandboxState.STOPPED and row.worker_id is None)
+    drop, terms = replicas.workers.drop_snapshot, []
+
+    async def noting(*target: str, term: int = 0) -> SnapshotDropped:
+        terms.append(term)
+        dropped: SnapshotDropped = await drop(*target, term=term)
+        return dropped
+
+    monkeypatch.setattr(replicas.workers, "drop_snapshot", noting)
+    newest = await observer.stores.terms.raise_term("one")
+    await collect(observer)
+    assert set(terms) == {newest}

@@ -90,7 +90,7 @@ def test_an_artefact_that_is_removed_too_early_is_found(monkeypatch: pytest.Monk
         return False
 
     monkeypatch.setattr(saved_states, "is_needed", never)
-    finds("is removed, and needed by")
+    finds("is removed, and needed by|snapshot_unusable")
 
 
 def test_a_state_that_is_called_durable_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

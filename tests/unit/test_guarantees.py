@@ -9,7 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LEDGER = ROOT / "docs" / "guarantees.md"
 _ROW = re.compile(r"^\| (\d+) \|(.*)\|$", re.MULTILINE)
-_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+CONFORMANCE = ROOT / "src" / "sandfleet" / "testing" / "conformance"
+_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:\[(\w+)\])?`")
+"""File, test, and for a suite that runs against several stores the one check that is meant."""
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _rows() -> dict[int, list[str]]:
@@ -33,17 +36,16 @@ def test_every_promise_has_a_bound_and_a_proof() -> None:
 
 
 def test_every_named_test_exists() -> None:
-    missing = []
-    for path, name in set(_TEST.findall(LEDGER.read_text())):
-        file = ROOT / path
-        functions = (
-            {node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, _FUNCTIONS)}
-            if file.exists()
-            else set()
-        )
-        if name not in functions:
-            missing.append(f"{path}::{name}")
+    checks = {name for file in CONFORMANCE.glob("*.py") for name in _functions_of(file)}
+    missing = [
+        f"{path}::{name}[{check}]"
+        for path, name, check in set(_TEST.findall(LEDGER.read_text()))
+        if name not in _functions_of(ROOT / path) or (check and check not in checks)
+    ]
     assert not missing, sorted(missing)
 
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+def _functions_of(file: Path) -> set[str]:
+    if not file.exists():
+        return set()
+    return {node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, _FUNCTIONS)}

@@ -61,6 +61,20 @@ def test_a_create_whose_connection_broke_is_repeated_with_the_same_key() -> None
     assert pauses == [0.1, 0.2]
 
 
+def test_an_error_that_came_too_late_for_its_status_is_repeated_under_the_same_key() -> None:
+    late = b'  {"exitCode": -1, "stdout": "", "stderr": "x", "error": "x", "code": "store_unavailable"}'
+    done = b'{"exitCode": 0, "stdout": "done", "stderr": ""}'
+    result, calls, _ = _play(commands.run("sb-1", "true"), [Answer(200, {}, late), Answer(200, {}, done)])
+    assert result.stdout == "done"
+    assert len({call.headers["Idempotency-Key"] for call in calls}) == 1
+
+
+def test_an_error_of_the_command_that_came_late_is_final() -> None:
+    late = b' {"exitCode": -1, "stdout": "", "stderr": "x", "error": "x", "code": "gone"}'
+    with pytest.raises(Gone):
+        _play(commands.run("sb-1", "true"), [Answer(200, {}, late)])
+
+
 def test_by_default_a_failover_is_outlasted_and_no_more() -> None:
     call, policy, paused_s = Call(method="GET", path="/"), RetryPolicy(), 0.0
     for attempt in range(1, 100):

@@ -43,8 +43,8 @@ class RestartPolicy:
     first_pause_s: float = 0.2
     pause_s_max: float = 30.0
     attempts_max: int = 10
-    stable_after_s: float = 60.0
-    """A service that has run so long has its earlier crashes forgiven."""
+    stable_after_s: float = 10.0
+    """A service that has run so long has its earlier crashes forgiven: its next one costs no long pause."""
 
     def pause_s(self, failures: int) -> float:
         """Return the pause after so many failures in a row."""

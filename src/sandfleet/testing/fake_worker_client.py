@@ -95,7 +95,11 @@ class FakeWorkerClient:
             host.starts += 1
             host.orders.append(order)
             host.vms[sandbox_id] = VmStatus(
-                sandbox_id=sandbox_id, epoch=order.epoch, state="running", template_version="digest-1"
+                sandbox_id=sandbox_id,
+                epoch=order.epoch,
+                state="running",
+                memory_mib=order.memory_mib,
+                template_version="digest-1",
             )
         return host.vms[sandbox_id]
 

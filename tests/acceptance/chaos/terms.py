@@ -49,6 +49,14 @@ async def read_term(url: str) -> Reading:
         await connection.close(timeout=5)
 
 
+async def find_term(url: str) -> Reading | None:
+    """Return the newest term; None while the database cannot be asked."""
+    try:
+        return await read_term(url)
+    except Exception:  # noqa: BLE001 -- a database that is being killed breaks its driver in many ways
+        return None
+
+
 @contextmanager
 def watching(url: str, history: Path) -> Iterator[TermWatch]:
     """Read the table often, and record each reading, until the block ends."""
@@ -68,7 +76,7 @@ async def _watch(url: str, history: Path, watch: TermWatch) -> None:
         while not watch.ended.is_set():
             try:
                 connection = await asyncpg.connect(plain, timeout=5)
-            except Exception:  # noqa: BLE001 -- a database that is being killed breaks its driver in many ways
+            except Exception:  # noqa: BLE001 -- as above
                 await asyncio.sleep(_EVERY_S)
                 continue
             try:

@@ -9,10 +9,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import psutil
 import redis
 from tests.acceptance.census import in_own_loop
-from tests.acceptance.chaos.terms import read_term
+from tests.acceptance.chaos.terms import Reading, find_term
 from tests.acceptance.live_fleet import LiveFleet
 
 _FOUND_WITHIN_S = 60.0
@@ -43,15 +44,24 @@ class Victims:
 
     def leader(self) -> psutil.Process:
         """Return the server that holds the newest term; any server while the database cannot be asked."""
-        try:
-            holder = in_own_loop(read_term(self.fleet.setting("postgres_url"))).holder
-        except AssertionError:  # `in_own_loop` found no answer
+        reading: Reading | None = in_own_loop(find_term(self.fleet.setting("postgres_url")))
+        if reading is None:
             return self.one("server", 0)
         # A holder is the replica's name and what is its process's own; the first server's name is plain.
-        replica = re.match(r"server-\d+", holder)
+        replica = re.match(r"server-\d+", reading.holder)
         name = "server" if replica is None or replica[0] == "server-1" else replica[0]
         found = [process for one in self._services("server", name) if (process := _process(one)) is not None]
         return found[0] if found else self.one("server", 0)
+
+    def have_standby(self) -> bool:
+        """Say whether each server is ready: if one is hurt, another is there to lead."""
+        try:
+            return all(
+                httpx.get(f"http://127.0.0.1:{one['port']}/readyz", timeout=2).status_code == 200
+                for one in self._services("server")
+            )
+        except httpx.HTTPError:
+            return False
 
     def send_leader(self, what: signal.Signals) -> None:
         """Send a signal to the leader."""

@@ -38,6 +38,7 @@ class Leadership:
         self._term: int | None = None
         self._until = 0.0
         self._elected = asyncio.Event()
+        self._is_retired = False
 
     @property
     def interval_s(self) -> float:
@@ -58,14 +59,22 @@ class Leadership:
         asked_at = self._plane.clock.monotonic()
         leases, holder = self._plane.leases, self._plane.replica_id
         if self.term is not None:
-            if await leases.extend(LEASE, holder, ttl_s=self._ttl_s):
+            if await leases.extend(LEASE, holder, ttl_s=self._ttl_s) and not self._is_retired:
                 self._until = asked_at + self._ttl_s * (1 - MARGIN_RATIO)
                 return f"I lead, term {self._term}"
             self._until = 0.0
             return "I led, and lost the lease"
-        if not await leases.acquire(LEASE, holder, ttl_s=self._ttl_s):
+        if self._is_retired or not await leases.acquire(LEASE, holder, ttl_s=self._ttl_s):
             return "another leads, or Redis is away"
+        if self._is_retired:
+            await self.give_up()
+            return "I go, and gave back what I was given"
         return await self._begin_term(asked_at)
+
+    async def retire(self) -> None:
+        """Give the lease up for good, whatever a tick that is under way finds."""
+        self._is_retired = True
+        await self.give_up()
 
     async def give_up(self) -> None:
         """Let another replica lead at once."""

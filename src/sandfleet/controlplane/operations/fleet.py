@@ -84,10 +84,8 @@ class Fleet:
         running, self._running = self._running, []
         for task in running:
             task.cancel()
-        if running:
-            # Not before the loops have ended: one of them would take the lease again.
-            await asyncio.wait(running)
-        await self.leadership.give_up()
+        # At once: a loop may take its time to end, and nobody leads meanwhile.
+        await self.leadership.retire()
 
     async def create(self, order: CreateOrder) -> Sandbox:
         """Write row and operation, and run it."""

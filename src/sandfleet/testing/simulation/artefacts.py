@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection
 
 from sandfleet.model.errors import BlobsUnavailable, NotFound
 from sandfleet.ports.blobs import Progress, StoredFiles
-from sandfleet.testing.simulation.host import ObjectStore
 from sandfleet.testing.simulation.loop import Process
 from sandfleet.testing.simulation.network import Network, Weather
+from sandfleet.testing.simulation.vm import ObjectStore
 from sandfleet.wire.snapshot_manifest import SnapshotManifest
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20.0
 TWICE_SHARE = 0.1
+WAKE_SHARE = 0.6
 REFUSALS_MAX = 2
 """How often a refusal that may pass (no capacity, a guest that does not answer) is asked about again."""
 _PASSING = frozenset({"store_unavailable", "not_ready", "shutting_down"})
@@ -69,8 +70,15 @@ class Client:
             if not alive or self._dice.random() < 0.15:
                 await self._create()
                 continue
+            known = self._dice.choice(alive)
             verb = self._dice.choice(_VERBS)
-            await getattr(self, "_" + verb)(self._dice.choice(alive))
+            if self._is_asleep(known) and self._dice.random() < WAKE_SHARE:
+                verb = "wake"
+            await getattr(self, "_" + verb)(known)
+
+    def _is_asleep(self, known: Known) -> bool:
+        row = self._world.database.sandboxes.get(known.id)
+        return row is not None and row.state is SandboxState.HIBERNATED
 
     # --- what it asks for
 

@@ -13,48 +13,23 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sandfleet.model.errors import Conflict, NoCapacity, NotFound, NotReady, StaleEpoch
+from sandfleet.model.errors import Conflict, Gone, NoCapacity, NotFound, NotReady, StaleEpoch
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import Resources
 from sandfleet.testing.simulation.loop import Process, VirtualLoop
-from sandfleet.wire.worker_messages import Heartbeat, SavedVm, StartVm, StopVm, VmStatus, VmStopped
+from sandfleet.testing.simulation.vm import (
+    DEAD,
+    RUNNING,
+    STARTING,
+    STOPPING,
+    Artefact,
+    ObjectStore,
+    Vm,
+)
+from sandfleet.wire.worker_messages import Heartbeat, StartVm, StopVm, VmStatus, VmStopped
 
 T = TypeVar("T")
-STARTING, RUNNING, SAVING, STOPPING, DEAD = "starting", "running", "saving", "stopping", "dead"
 VERSION = "digest-1"
-
-
-@dataclass(eq=False)
-class Vm:
-    """One VM. `written` counts what its user wrote; it goes with snapshots and comes back from them."""
-
-    sandbox_id: SandboxId
-    epoch: int
-    memory_mib: int
-    state: str = STARTING
-    written: int = 0
-    idle_since: float = 0.0
-    starting: asyncio.Task[Any] | None = None
-    saving: asyncio.Task[Any] | None = None
-    saving_to: str = ""
-    restarted: str = ""
-    successor: Vm | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Artefact:
-    """A saved state: what its worker says of it, and how much its user had written by then."""
-
-    saved: SavedVm
-    written: int
-
-
-@dataclass
-class ObjectStore:
-    """What all hosts and replicas share: published artefacts."""
-
-    published: dict[str, Artefact] = field(default_factory=dict)
-    is_down: bool = False
 
 
 class Watcher:
@@ -127,9 +102,11 @@ class Host:
     def _half_done(self, vm: Vm) -> None:
         """Leave a VM as it would be found: started or not, saved or not, ended or not."""
         is_there = self.dice.random() < 0.5
+        if vm.state == STARTING and not vm.is_loaded:
+            is_there = False
         successor, vm.successor = vm.successor, None
         vm.saving = None
-        if successor is not None and is_there:
+        if successor is not None and successor.is_loaded and is_there:
             self._replace(vm, successor)
         elif vm.saving_to in self.saved or (vm.state in (STARTING, STOPPING) and not is_there):
             if vm.restarted and vm.state == STARTING:
@@ -194,14 +171,20 @@ class Host:
             raise StaleEpoch(f"sandbox {sandbox_id} is not here under epoch {epoch}")
         return vm
 
+    def require_open(self, vm: Vm) -> None:
+        """Raise what work on a VM that does not run is told."""
+        if vm.state == STARTING:
+            raise NotReady("it is starting")
+        if vm.state == DEAD:
+            raise Gone("it has died")
+        if vm.state != RUNNING:
+            raise StaleEpoch("it is being saved or stopped")
+
     def write(self, sandbox_id: SandboxId, epoch: int) -> int:
         """Let the user write once more; return how often that was by now. StaleEpoch, NotReady."""
         self.require_adopted()
         vm = self.serving(sandbox_id, epoch)
-        if vm.state == STARTING:
-            raise NotReady("it is starting")
-        if vm.state != RUNNING:
-            raise StaleEpoch("it is being saved or stopped")
+        self.require_open(vm)
         vm.written += 1
         vm.idle_since = self.loop.time()
         return vm.written
@@ -287,7 +270,8 @@ class Host:
             if artefact is None:
                 artefact = await self.fetch(source)
             vm.written = 0 if order.snapshot.is_fork else artefact.written
-            await asyncio.sleep(0.1 * self.dice.random())
+        vm.is_loaded = True
+        await asyncio.sleep(0.05 * self.dice.random())
 
     async def stop(self, sandbox_id: SandboxId, order: StopVm) -> VmStopped:
         """Return when the host holds nothing of it; true also for what is not here."""

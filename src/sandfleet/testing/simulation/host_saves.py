@@ -16,16 +16,8 @@ from sandfleet.model.errors import (
 )
 from sandfleet.model.ids import SandboxId
 from sandfleet.testing.fake_snapshots import SIZE_BYTES, a_saved_vm
-from sandfleet.testing.simulation.host import (
-    DEAD,
-    RUNNING,
-    SAVING,
-    STARTING,
-    Artefact,
-    Host,
-    Vm,
-    settled,
-)
+from sandfleet.testing.simulation.host import Host, settled
+from sandfleet.testing.simulation.vm import DEAD, RUNNING, SAVING, STARTING, Artefact, Vm
 from sandfleet.wire.worker_messages import (
     CaptureVm,
     ResizedVm,
@@ -121,8 +113,7 @@ class Saves:
         if order.snapshot_id in host.saved:
             return host.saved[order.snapshot_id].saved
         vm = host.serving(sandbox_id, order.epoch)
-        if vm.state != RUNNING:
-            raise Conflict(f"sandbox {sandbox_id} is {vm.state}", code="busy")
+        host.require_open(vm)
         task = host.captures.get(order.snapshot_id)
         if task is None:
             task = host.task(self._capture(vm, order.snapshot_id), name=f"capture {sandbox_id}")
@@ -213,8 +204,7 @@ class Saves:
         host.require_adopted()
         host.require_term(order.term)
         vm = host.serving(sandbox_id, order.epoch)
-        if vm.state != RUNNING:
-            raise StaleEpoch(f"sandbox {sandbox_id} is {vm.state}")
+        host.require_open(vm)
         await asyncio.sleep(0.02 + 0.2 * host.dice.random())
         if host.vms.get(sandbox_id) is not vm or vm.state != RUNNING:
             raise Gone("it ended while it was resized")

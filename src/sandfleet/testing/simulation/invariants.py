@@ -17,8 +17,9 @@ from sandfleet.model.sandbox import TERMINAL_STATES, Sandbox, SandboxState
 from sandfleet.model.snapshot import Snapshot, SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.testing.memory.database import MemoryDatabase, Reservation
-from sandfleet.testing.simulation.host import RUNNING, Host, ObjectStore, Vm, Watcher
+from sandfleet.testing.simulation.host import Host, Watcher
 from sandfleet.testing.simulation.trace import Trace
+from sandfleet.testing.simulation.vm import RUNNING, ObjectStore, Vm
 
 MIDDLE_STATES = frozenset(
     {

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sandfleet.testing.simulation.host import DEAD, RUNNING, Host
+from sandfleet.testing.simulation.host import Host
+from sandfleet.testing.simulation.vm import DEAD, RUNNING
 
 if TYPE_CHECKING:
     from sandfleet.testing.simulation.world import World

@@ -50,7 +50,7 @@ class Network:
         """Return how long one message takes."""
         usual = 0.0005 + 0.004 * self.dice.random()
         if not self.is_calm and self.dice.random() < weather.late:
-            return usual + 3.0 * self.dice.random() ** 2
+            return usual + 8.0 * self.dice.random() ** 3
         return usual
 
     def happens(self, share: float) -> bool:

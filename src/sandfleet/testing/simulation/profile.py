@@ -46,7 +46,7 @@ def profile_of(seed: int) -> Profile:
     """Return what the seed stands for."""
     dice = random.Random(f"profile {seed}")
     faults = tuple(name for name in FAULTS if dice.random() < 0.5)
-    badness = dice.choice((0.0, 0.3, 1.0))
+    badness = dice.choice((0.0, 0.3, 1.0, 4.0))
     return Profile(
         replicas=dice.choice((2, 2, 2, 3)),
         hosts=dice.choice((1, 2, 2, 3)),

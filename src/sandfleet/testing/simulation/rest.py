@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from sandfleet.model.ids import SandboxId
 from sandfleet.model.sandbox import SandboxState
-from sandfleet.testing.simulation.host import RUNNING
 from sandfleet.testing.simulation.replica import Request
+from sandfleet.testing.simulation.vm import RUNNING
 
 if TYPE_CHECKING:
     from sandfleet.testing.simulation.world import World
@@ -88,13 +88,10 @@ def check_rest(world: World) -> None:
         row = database.sandboxes[sandbox_id]
         is_used = row.state is SandboxState.RUNNING and row.worker_id == held.worker_id
         require(is_used, f"{sandbox_id} is {row.state} and keeps a reservation on {held.worker_id}")
-        require(
-            not is_used or held.resources == row.resources,
-            f"{sandbox_id} has {row.resources} and reserves {held.resources}",
-        )
+        reserved_mib = held.resources.memory_mib  # more than it has, after a change without an answer
+        require(reserved_mib >= row.resources.memory_mib, f"{sandbox_id} has more than is reserved for it")
         vm = world.hosts[held.worker_id].vms.get(sandbox_id)
-        has_size = vm is None or vm.memory_mib == row.resources.memory_mib
-        require(has_size, f"{sandbox_id} has {row.resources.memory_mib} MiB, its VM {vm and vm.memory_mib}")
+        require(vm is None or vm.memory_mib <= reserved_mib, f"{sandbox_id} reserves less than its VM has")
     for row in database.sandboxes.values():
         is_held = row.state is not SandboxState.RUNNING or row.id in database.reservations
         require(is_held, f"{row.id} runs without a reservation")

@@ -27,7 +27,7 @@ from sandfleet.testing.memory.wiring import memory_stores
 from sandfleet.testing.simulation.artefacts import SimulatedSnapshotStore
 from sandfleet.testing.simulation.clients import Client, Known
 from sandfleet.testing.simulation.clock import VirtualClock
-from sandfleet.testing.simulation.host import Host, ObjectStore
+from sandfleet.testing.simulation.host import Host
 from sandfleet.testing.simulation.host_saves import Saves
 from sandfleet.testing.simulation.invariants import Findings, WatchedDatabase, WorldWatcher
 from sandfleet.testing.simulation.loop import WORLD, Process, VirtualLoop
@@ -37,6 +37,7 @@ from sandfleet.testing.simulation.profile import Profile, profile_of
 from sandfleet.testing.simulation.replica import Replica, Request, Response
 from sandfleet.testing.simulation.rest import check_rest, end_everything, unsettled, until_rest
 from sandfleet.testing.simulation.trace import Trace
+from sandfleet.testing.simulation.vm import ObjectStore
 from sandfleet.testing.simulation.worker_calls import SimulatedWorkerClient
 
 BEAT_EVERY_S = 2.0
@@ -253,6 +254,8 @@ class World:
 
     def answered(self, request: Request, answer: Response) -> None:
         """Compare with what the same request was answered before: one key, one result."""
+        code = (answer.body or {}).get("code")
+        self.findings.require(answer.status != 500, f"{request.path} was answered 500 {code}")
         if request.key is None or answer.status >= 500 or answer.status == 429:
             return
         before = self._answers.setdefault(request.key, (answer.status, answer.body))
