@@ -41,6 +41,8 @@ _SETTINGS = {
     "full_page_writes": "on",
     # Containers often have a tiny /dev/shm, which parallel queries would fill.
     "max_parallel_workers_per_gather": "0",
+    # A killed server's segments in /dev/shm outlive its directory; these are files within it.
+    "dynamic_shared_memory_type": "mmap",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
