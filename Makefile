@@ -11,6 +11,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # The stages of the tests, in the order in which they find faults fastest.
 STAGES := unit properties simulation integration vm acceptance
+# These mostly wait for servers of their own, so they run side by side, each file in one process.
+SIDE_BY_SIDE_integration := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## Show this list
@@ -28,11 +30,10 @@ demo: ## Set up, start a one-machine fleet and take a narrated tour of it
 .PHONY: test
 test: ## Set up and run all tests, stage by stage
 	@tools/setup.sh --with-node
-	@for stage in $(STAGES); do \
-		[ -n "$$(find tests/$$stage -name 'test_*.py' 2> /dev/null)" ] || continue; \
-		printf '\n== tests/%s\n' "$$stage"; \
-		$(BIN)/python -m pytest -q "tests/$$stage"; \
-	done
+	@$(foreach stage,$(STAGES), \
+		[ -z "$$(find tests/$(stage) -name 'test_*.py' 2> /dev/null)" ] || { \
+		printf '\n== tests/%s\n' "$(stage)"; \
+		$(BIN)/python -m pytest -q tests/$(stage) $(SIDE_BY_SIDE_$(stage)); }; )
 
 .PHONY: check
 check: ## Check format, style, types, imports and shape of the code
@@ -50,8 +51,9 @@ docs: ## Write the pages that are made from the code (states, settings, commands
 	@$(BIN)/python -m tools.write_reference
 
 .PHONY: chaos
-chaos: ## Run the long fault tests: kill -9 at random moments, files of 2 GiB
+chaos: ## Run the long fault tests: ten minutes of random faults, every fault at every step, 200 sandboxes
 	@tools/setup.sh --with-node
+	@$(BIN)/python -m sandfleet.testing.simulate --start 1000 --count 5000
 	@$(BIN)/python -m pytest -q -m chaos tests/acceptance tests/vm
 
 .PHONY: bench

@@ -9,7 +9,21 @@ import uvloop
 
 from bench import report
 from bench.bed import bed
-from bench.rows import burst, create_cold, create_warm, exec_true, files, memory
+from bench.rows import (
+    api_reads,
+    burst,
+    checkpoint,
+    create_cold,
+    create_warm,
+    density,
+    exec_true,
+    failover,
+    files,
+    fork,
+    hibernate,
+    memory,
+    resize,
+)
 from bench.samples import Row
 from sandfleet.adapters.clock import SystemClock
 
@@ -21,6 +35,13 @@ ROWS = {
     "files": files.measure,
     "memory": memory.measure,
     "burst": burst.measure,
+    "api_reads": api_reads.measure,
+    "hibernate": hibernate.measure,
+    "checkpoint": checkpoint.measure,
+    "fork": fork.measure,
+    "resize": resize.measure,
+    "density": density.measure,
+    "failover": failover.measure,
 }
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from sandfleet.adapters.qemu import disks
+from sandfleet.adapters.qemu import disks, migration
+from sandfleet.adapters.qemu.chains import first_chain
 from sandfleet.adapters.qemu.clone import load, seat
 from sandfleet.adapters.qemu.config import (
     AGENT_SOCKET,
@@ -30,6 +31,7 @@ from sandfleet.adapters.qemu.manifest import Manifest
 from sandfleet.adapters.qemu.process import ProcessHandle
 from sandfleet.adapters.qemu.qmp import Qmp
 from sandfleet.adapters.qemu.spawn import SpawnRecipe, spawn
+from sandfleet.adapters.qemu.standstill import thaw
 from sandfleet.adapters.qemu.template import (
     DATA_EMPTY_FILE,
     MEMORY_FILE,
@@ -41,6 +43,7 @@ from sandfleet.adapters.qemu.template import (
 from sandfleet.ports.guest import ExecOrder, Guest
 from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.ports.network import Network, NetworkSeat
+from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
 from sandfleet.worker.engine import engine
 from sandfleet.worker.settings import WorkerSettings
 
@@ -94,35 +97,49 @@ class PreparedNetwork:
 
 @dataclass(slots=True)
 class Seat:
-    """Everything on the host that a clone needs, except its QEMU."""
+    """Everything on the host that a clone needs, except its QEMU. `saved` takes the template's place."""
 
     host: Host
     template: Template
     manifest: Manifest
     tap: int
     undo: AsyncExitStack
+    saved: Path | None = None
 
     async def start(self) -> BareClone:
         """Start QEMU, load the state, greet the agent. A failure removes the seat."""
         prepared = replace(self.host, network=PreparedNetwork(self.host.network, self.tap))
         async with self.undo.pop_all() as undo:
             directory = self.host.directory(self.manifest.machine_id)
-            spawned = await spawn(prepared, self.manifest, self._recipe(directory))
+            recipe = self._recipe(directory)
+            spawned = await spawn(prepared, self.manifest, recipe)
             handle = ProcessHandle(spawned.process)
             qmp = await Qmp.connect(directory / QMP_SOCKET)
-            await load(qmp, spawned.state_path)
+            await self._load(qmp, spawned.state_path)
             guest = await self.host.guests(directory / AGENT_SOCKET)
             undo.pop_all()
         self.host.busy.discard(self.manifest.machine_id)
-        manifest = msgspec.structs.replace(self.manifest, process=spawned.process)
+        manifest = msgspec.structs.replace(
+            self.manifest,
+            process=spawned.process,
+            root=first_chain(ROOT_DRIVE, [ROOT_OVERLAY], backings=recipe.root[1:]),
+            data=first_chain(DATA_DRIVE, [DATA_OVERLAY], backings=recipe.data[1:]),
+        )
         return BareClone(QemuMachine(self.host, manifest, Sessions(handle, qmp, guest)))
+
+    async def _load(self, qmp: Qmp, state_path: str) -> None:
+        if self.saved is None:
+            await load(qmp, state_path)
+        else:
+            await migration.load_from(qmp, state_path, memory_format=migration.MAPPED)
+            await thaw(qmp)
 
     def _recipe(self, directory: Path) -> SpawnRecipe:
         template = self.template
         return SpawnRecipe(
             shape=template.shape,
-            memory=template.file(MEMORY_FILE),
-            state=template.file(STATE_FILE),
+            memory=template.file(MEMORY_FILE) if self.saved is None else None,
+            state=self.saved or template.file(STATE_FILE),
             root=[directory / ROOT_OVERLAY, template.file(ROOT_FILE), template.backing("root")],
             data=[directory / DATA_OVERLAY, template.backing("data")],
             limits=limits(memory_mib=template.shape.memory_base_mib, cpu_count=1),

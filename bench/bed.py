@@ -51,7 +51,10 @@ class Bed:
         answer = await self.http.post("/api/sandboxes", json=body)
         if answer.status_code != 201:
             raise RuntimeError(f"create: {answer.status_code} {answer.text}")
-        record = answer.json()
+        return await self.until_running(answer.json())
+
+    async def until_running(self, record: dict[str, Any]) -> str:
+        """Return the id of a sandbox that was answered for, when it runs."""
         while record["status"] == "creating":
             await asyncio.sleep(0.05)
             record = (await self.http.get(f"/api/sandboxes/{record['sandboxID']}")).json()
@@ -142,14 +145,15 @@ def _floor_settings(data_dir: Path, floor_dir: Path) -> WorkerSettings:
 def _fleet() -> Iterator[tuple[Path, dict[str, Any]]]:
     data_dir = Path(tempfile.mkdtemp(prefix="sandfleet-bench-", dir="/var/tmp"))
     try:
-        _run("up", "--data-dir", str(data_dir), "--memory", str(MEMORY_BUDGET_MIB))
-        yield data_dir, json.loads(_run("status", "--json", "--data-dir", str(data_dir)))
+        run_command("up", "--data-dir", str(data_dir), "--memory", str(MEMORY_BUDGET_MIB))
+        yield data_dir, json.loads(run_command("status", "--json", "--data-dir", str(data_dir)))
     finally:
-        _run("down", "--stop-sandboxes", "--data-dir", str(data_dir))
+        run_command("down", "--stop-sandboxes", "--data-dir", str(data_dir))
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
-def _run(*arguments: str) -> str:
+def run_command(*arguments: str) -> str:
+    """Run `sandfleet` and return what it prints."""
     done = subprocess.run(
         [COMMAND, *arguments], capture_output=True, text=True, timeout=300, env=os.environ, check=False
     )

@@ -12,7 +12,7 @@ set -euo pipefail
 shopt -s lastpipe
 cd "$(dirname "$0")/.."
 
-PACKAGES=(mmdebstrap debian-archive-keyring qemu-utils nftables iproute2 ca-certificates)
+PACKAGES=(mmdebstrap debian-archive-keyring qemu-utils nftables iproute2 ca-certificates haproxy)
 PYTHON_PACKAGES=(python3 python3-venv)
 QEMU_VERSION_MIN=1:10.0
 UV_VERSION=0.13.9
@@ -186,7 +186,11 @@ install_packages "${PYTHON_PACKAGES[@]}"
 check_python
 if ! $check_only; then
     install_qemu
+    had_haproxy=$(is_installed haproxy && echo yes || true)
     install_packages "${PACKAGES[@]}"
+    # `sandfleet up` runs it with a configuration of its own; Debian's service has nothing to do here.
+    [ -n "$had_haproxy" ] || ! [ -d /run/systemd/system ] ||
+        logged "switching off Debian's own HAProxy service" systemctl disable --now haproxy
 fi
 make_venv
 $check_only || build_image

@@ -43,14 +43,14 @@ class Census:
 
 def take_census(fleet: LiveFleet) -> Census:
     """Count everything now."""
-    engine = _engine(fleet)
+    engines = _engines(fleet)
     return Census(
-        machines=frozenset(os.listdir(engine.machines_dir)),
+        machines=frozenset(name for engine in engines for name in os.listdir(engine.machines_dir)),
         qemus=frozenset(qemu_processes(fleet)),
-        namespaces=_tagged(_namespaces(), "sf-" + engine.tag),
-        links=_tagged(os.listdir("/sys/class/net"), "sf" + engine.tag),
-        cgroups=_tagged([path.name for path in _CGROUP_ROOT.glob("**/sandfleet/*/")], engine.tag),
-        **{name: _rows(fleet, query) for name, query in _QUERIES.items()},
+        namespaces=_tagged(_namespaces(), "sf-", engines),
+        links=_tagged(os.listdir("/sys/class/net"), "sf", engines),
+        cgroups=_tagged(_cgroups(), "", engines),
+        **{name: rows(fleet, query) for name, query in _QUERIES.items()},
     )
 
 
@@ -70,17 +70,33 @@ def leaks(before: Census, after: Census, fleet: LiveFleet) -> dict[str, list[str
     return {kind: sorted(names) for kind, names in found.items() if names}
 
 
-def wait_for_no_leak(before: Census, fleet: LiveFleet, *, timeout_s: float = 45.0) -> None:
-    """Return when everything that was made since `before` is gone again; fail and name it otherwise."""
+def wait_for_no_leak(
+    before: Census, fleet: LiveFleet, *, timeout_s: float = 45.0, but: str = "no sandbox"
+) -> None:
+    """Return when everything that was made since `before` is gone again; fail and name it otherwise.
+
+    `but` is a sandbox that lives on, in whatever state, on one machine at most.
+    """
     deadline = time.monotonic() + timeout_s
-    while remains := leaks(before, take_census(fleet), fleet):
+    while remains := _remains(before, fleet, but=but):
         assert time.monotonic() < deadline, f"left behind after {timeout_s:.0f} s: {json.dumps(remains)}"
         time.sleep(0.5)
 
 
+def _remains(before: Census, fleet: LiveFleet, *, but: str) -> dict[str, list[str]]:
+    after = take_census(fleet)
+    found = leaks(before, after, fleet)
+    for kind in ("reservations", "sandboxes"):
+        found[kind] = [row for row in found.get(kind, []) if but not in row]
+    owned = [machine for machine, owner in _owners(fleet).items() if owner == but]
+    found["machines of one sandbox"] = owned if len(owned) > 1 else []
+    return {kind: names for kind, names in found.items() if names}
+
+
 def qemu_processes(fleet: LiveFleet) -> dict[str, psutil.Process]:
     """Return the QEMU processes of this fleet by the machine they are named after."""
-    named = re.compile(rf"\b{_engine(fleet).tag}[a-z0-9]{{8}}\b")
+    tags = "|".join(engine.tag for engine in _engines(fleet))
+    named = re.compile(rf"\b(?:{tags})[a-z0-9]{{8}}\b")
     found: dict[str, psutil.Process] = {}
     for process in psutil.process_iter(["name"]):
         if (process.info["name"] or "").startswith("qemu-system"):
@@ -89,12 +105,32 @@ def qemu_processes(fleet: LiveFleet) -> dict[str, psutil.Process]:
     return found
 
 
-def _engine(fleet: LiveFleet) -> HypervisorConfig:
-    return HypervisorConfig(data_dir=Path(fleet.setting("data_dir")), templates_dir=Path("/nowhere"))
+def leftovers_of_snapshots(fleet: LiveFleet) -> list[str]:
+    """Return what is left of snapshots that no row names: on the workers' disks and in the object store."""
+    kept = rows(fleet, "SELECT id FROM snapshots WHERE state <> 'garbage'")
+    local = [Path(data_dir) / "snapshots" for data_dir in fleet.settings("data_dir")]
+    stored = Path(fleet.setting("blob_store_url").removeprefix("file://")) / "snapshots"
+    names = [path.name for directory in local if directory.is_dir() for path in directory.iterdir()]
+    published = [path.stem for path in stored.iterdir()] if stored.is_dir() else []
+    return sorted({*names, *published} - kept)
 
 
-def _tagged(names: Iterable[str], prefix: str) -> frozenset[str]:
-    return frozenset(name for name in names if name.startswith(prefix))
+def machine_of(fleet: LiveFleet, machine: str) -> str | None:
+    """Return the sandbox that a machine belongs to."""
+    return _owners(fleet).get(machine)
+
+
+def _engines(fleet: LiveFleet) -> list[HypervisorConfig]:
+    """Return the engine of each worker."""
+    return [
+        HypervisorConfig(data_dir=Path(data_dir), templates_dir=Path("/nowhere"))
+        for data_dir in fleet.settings("data_dir")
+    ]
+
+
+def _tagged(names: Iterable[str], prefix: str, engines: list[HypervisorConfig]) -> frozenset[str]:
+    tags = tuple(prefix + engine.tag for engine in engines)
+    return frozenset(name for name in names if name.startswith(tags))
 
 
 def in_own_loop(work: Coroutine[Any, Any, Any]) -> Any:
@@ -109,11 +145,12 @@ def in_own_loop(work: Coroutine[Any, Any, Any]) -> Any:
 
 def worker_memory_mib(fleet: LiveFleet) -> int:
     """Return what the fleet's one worker has to promise."""
-    (total,) = _rows(fleet, "SELECT total_memory_mib FROM workers")
+    (total,) = rows(fleet, "SELECT total_memory_mib FROM workers")
     return int(total)
 
 
-def _rows(fleet: LiveFleet, query: str) -> frozenset[Any]:
+def rows(fleet: LiveFleet, query: str) -> frozenset[Any]:
+    """Return the first column of a query's rows."""
     return frozenset(in_own_loop(_fetch(fleet.setting("postgres_url"), query)))
 
 
@@ -139,18 +176,26 @@ def _ownerless(after: Census, fleet: LiveFleet) -> set[str]:
     owners = _owners(fleet)
     living = {row.split()[0] for row in after.living}
     orphans = {machine for machine, owner in owners.items() if owner is not None and owner not in living}
-    free = sorted(machine for machine, owner in owners.items() if owner is None)
-    return orphans | set(free[int(fleet.setting("warm_pool_size")) :])
+    return orphans | {machine for surplus in _surplus(fleet, owners) for machine in surplus}
+
+
+def _surplus(fleet: LiveFleet, owners: dict[str, str | None]) -> Iterable[list[str]]:
+    """Give each worker's free machines beyond the size of its warm pool."""
+    sizes = fleet.settings("warm_pool_size")
+    for engine, size in zip(_engines(fleet), sizes, strict=True):
+        free = (name for name, owner in owners.items() if owner is None and name.startswith(engine.tag))
+        yield sorted(free)[int(size) :]
 
 
 def _owners(fleet: LiveFleet) -> dict[str, str | None]:
     owners: dict[str, str | None] = {}
-    machines = _engine(fleet).machines_dir
-    for machine in os.listdir(machines):
-        try:
-            owners[machine] = json.loads((machines / machine / "manifest.json").read_text())["owner"]
-        except FileNotFoundError:
-            continue  # removed while we looked
+    for engine in _engines(fleet):
+        for machine in os.listdir(engine.machines_dir):
+            try:
+                manifest = json.loads((engine.machines_dir / machine / "manifest.json").read_text())
+            except FileNotFoundError:
+                continue  # removed while we looked
+            owners[machine] = manifest["owner"]
     return owners
 
 
@@ -159,6 +204,16 @@ def _command(process: psutil.Process) -> list[str]:
         return list(process.cmdline())
     except psutil.Error:
         return []
+
+
+def _cgroups() -> list[str]:
+    """Return the cgroups of all fleets' machines. `walk` minds none that vanishes meanwhile."""
+    found: list[str] = []
+    for place, names, _ in os.walk(_CGROUP_ROOT):
+        if os.path.basename(place) == "sandfleet":
+            found += names
+            names.clear()
+    return found
 
 
 def _namespaces() -> list[str]:

@@ -37,9 +37,22 @@ def fleet() -> Iterator[LiveFleet]:
     if standing := os.environ.get("SANDFLEET_ACCEPTANCE_DIR"):
         yield find_fleet(Path(standing))
         return
-    data_dir = Path(tempfile.mkdtemp(prefix="sandfleet-acceptance-", dir="/var/tmp"))
+    yield from _started("sandfleet-acceptance-")
+
+
+@pytest.fixture(scope="session")
+def twin_fleet() -> Iterator[LiveFleet]:
+    """Two servers behind HAProxy and two workers; of SANDFLEET_CHAOS_FLEET if that is set."""
+    if standing := os.environ.get("SANDFLEET_CHAOS_FLEET"):
+        yield find_fleet(Path(standing))
+        return
+    yield from _started("sandfleet-chaos-", "--servers", "2", "--workers", "2")
+
+
+def _started(prefix: str, *options: str) -> Iterator[LiveFleet]:
+    data_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
     data_dir.chmod(0o755)
-    running = start_fleet(data_dir)
+    running = start_fleet(data_dir, *options)
     try:
         yield running
     finally:

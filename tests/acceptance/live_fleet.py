@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +44,17 @@ class LiveFleet:
         return answer
 
     def setting(self, name: str) -> str:
-        """Return a setting from the files that `up` wrote for its processes."""
-        for path in sorted(self.data_dir.glob("settings/*.toml")):
-            found = re.search(rf'^{name}\s*=\s*"?([^"\n]*)"?$', path.read_text(), re.MULTILINE)
-            if found:
-                return found.group(1)
-        raise LookupError(f"no settings file of {self.data_dir} sets {name}")
+        """Return a setting from the files that `up` wrote for its processes; of several, the first."""
+        found = self.settings(name)
+        if not found:
+            raise LookupError(f"no settings file of {self.data_dir} sets {name}")
+        return found[0]
+
+    def settings(self, name: str) -> list[str]:
+        """Return a setting as each of the files has it that has it."""
+        wanted = re.compile(rf'^{name}\s*=\s*"?([^"\n]*)"?$', re.MULTILINE)
+        files = sorted(self.data_dir.glob("settings/*.toml"))
+        return [found.group(1) for path in files if (found := wanted.search(path.read_text()))]
 
     def kill_9(self, role: str) -> int:
         """Kill the process of a role (server, worker, postgres, valkey) as a crash would; return its pid."""
@@ -58,21 +64,9 @@ class LiveFleet:
         return int(pid)
 
     def wait_healthy(self, *, timeout_s: float = 60.0) -> None:
-        """Return when the server is ready and a worker takes sandboxes again."""
-
-        def is_healthy() -> bool:
-            with self.client(timeout_s=5) as http:
-                if http.get("/readyz").status_code != 200:
-                    return False
-                probe = http.post("/api/sandboxes", json={"timeout": 60})
-                if probe.status_code != 201 or probe.json()["status"] != "running":
-                    return False
-                identity = probe.json()["sandboxID"]
-                ran = http.post(f"/api/sandboxes/{identity}/exec/run", json={"cmd": "true"})
-                http.delete(f"/api/sandboxes/{identity}")
-                return ran.status_code == 200 and ran.json()["exitCode"] == 0
-
-        wait_until(is_healthy, timeout_s=timeout_s, what="the fleet to serve again")
+        """Return when the server is ready and a worker takes sandboxes again; leaves no sandbox behind."""
+        probe = _Probe(self)
+        wait_until(probe.has_passed, timeout_s=timeout_s, what="the fleet to serve again")
 
     def down(self) -> None:
         """Stop the fleet and its sandboxes; a fleet that no longer answers is stopped all the same."""
@@ -80,6 +74,33 @@ class LiveFleet:
             _run("down", "--stop-sandboxes", "--data-dir", str(self.data_dir), timeout_s=120)
         finally:
             _run("down", "--data-dir", str(self.data_dir), timeout_s=120)
+
+
+class _Probe:
+    """A sandbox that is made, used and removed; what an attempt began the next one ends."""
+
+    def __init__(self, fleet: LiveFleet) -> None:
+        self._fleet = fleet
+        self._key = uuid.uuid4().hex
+        self._used: str | None = None
+
+    def has_passed(self) -> bool:
+        """Try once."""
+        with self._fleet.client(timeout_s=5) as http:
+            if http.get("/readyz").status_code != 200:
+                return False
+            if self._used is None:
+                self._used = self._use(http)
+            return self._used is not None and http.delete(f"/api/sandboxes/{self._used}").status_code == 204
+
+    def _use(self, http: httpx.Client) -> str | None:
+        headers = {"Idempotency-Key": self._key}
+        made = http.post("/api/sandboxes", json={"timeout": 600}, headers=headers)
+        if made.status_code != 201 or made.json()["status"] != "running":
+            return None
+        identity = str(made.json()["sandboxID"])
+        ran = http.post(f"/api/sandboxes/{identity}/exec/run", json={"cmd": "true"})
+        return identity if ran.status_code == 200 and ran.json()["exitCode"] == 0 else None
 
 
 def start_fleet(data_dir: Path, *options: str, environment: dict[str, str] | None = None) -> LiveFleet:

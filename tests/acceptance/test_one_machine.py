@@ -184,6 +184,16 @@ def test_sandboxes_are_called_by_alias_and_by_beginnings(cli: CommandLine) -> No
         client.commands.run(identity, "true")
 
 
+def test_events_are_followed_to_the_end_of_the_sandbox(cli: CommandLine) -> None:
+    identity = cli.output("create", "--memory", "512").decode().strip()
+    with cli.start("events", "--follow", "--json", identity) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["event"] == "created"
+        cli.output("rm", identity)
+        assert [json.loads(line)["to"] for line in process.stdout][-1] == "stopped"
+        assert process.wait(30) == 0
+
+
 def test_a_key_works_until_it_is_revoked(cli: CommandLine) -> None:
     name = f"ci-{secrets.token_hex(4)}"
     key = cli.output("key", "create", name).decode().strip()

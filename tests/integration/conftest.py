@@ -129,6 +129,8 @@ class Replicas:
                 previews=stores.previews,
                 tags=stores.tags,
                 sizes=stores.sizes,
+                log=stores.log,
+                commands=stores.commands,
             ),
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),

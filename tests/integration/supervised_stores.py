@@ -19,6 +19,7 @@ from sandfleet.local.lock import supervisor_lock
 from sandfleet.local.service_process import ServiceCommand
 from sandfleet.local.services import Service
 from sandfleet.local.state import ServiceKind, read_state
+from sandfleet.local.supervise import LEAVE_SIGNAL
 from sandfleet.local.supervisor import RestartPolicy, Supervisor
 
 
@@ -79,6 +80,7 @@ async def _run(layout: Layout, text: str) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, supervisor.request_stop)
     loop.add_signal_handler(signal.SIGHUP, supervisor.request_retry)
+    loop.add_signal_handler(LEAVE_SIGNAL, supervisor.request_leave)
     await supervisor.run()
 
 

@@ -57,6 +57,17 @@ async def test_what_is_committed_survives_kill_9(home: Path) -> None:
     assert (rows[0]["n"], rows[0]["fsync"]) == (1000, "on")
 
 
+def test_a_server_killed_for_good_leaves_no_shared_memory_outside_its_directory(home: Path) -> None:
+    """The directory of a killed fleet is all that has to be removed."""
+    postgres = start_postgres(home / "postgres")
+    try:
+        mapped = Path(f"/proc/{postgres.pid}/maps").read_text()
+    finally:
+        postgres.kill()
+    assert f"{home}/postgres/cluster/pg_dynshmem/" in mapped
+    assert "/dev/shm/" not in mapped
+
+
 async def test_a_cluster_is_found_again_after_a_clean_stop(home: Path) -> None:
     with start_postgres(home / "postgres") as postgres:
         await _fetch(postgres.url, "create table kept (n int)")

@@ -132,12 +132,34 @@ async def test_silence_marks_the_worker_and_says_nothing_of_its_sandboxes(
     async with replicas.replica("replica-1", plane=plane) as fleet:
         await running_sandbox(plane, fleet)
         assert await liveness.tick(plane, term=1) == "every worker is heard"
-        quick = replace(plane, settings=plane.settings.model_copy(update={"worker_silent_s": 0.0}))
-        assert "wk-one" in await liveness.tick(quick, term=1)
+        for change, said in (
+            ({"worker_silent_s": 0.0}, "silent after 0 s: wk-one"),
+            ({"worker_unreachable_s": 0.0}, "unreachable after 0 s: wk-one"),
+        ):
+            quick = replace(plane, settings=plane.settings.model_copy(update=change))
+            assert await liveness.tick(quick, term=1) == said
         for _ in range(3):
             await fleet.reconciler.tick(term=1)
     assert (await plane.stores.workers.get(WorkerId("wk-one"))).state is WorkerState.UNREACHABLE
     assert (await plane.stores.sandboxes.get_any(SandboxId("sb-one"))).state is SandboxState.RUNNING
+
+
+async def test_what_ran_on_a_host_that_is_no_more_ends_and_frees_its_room(
+    replicas: Any, plane: ControlPlane
+) -> None:
+    """On somebody's word alone: its worker is not asked, because it would never answer."""
+    async with replicas.replica("replica-1", plane=plane) as fleet:
+        await running_sandbox(plane, fleet)
+        await plane.stores.workers.mark_absent(WorkerState.SILENT, silent_for=timedelta(0), term=1)
+        replicas.workers.host("wk-one").is_unreachable = True
+        await fleet.reconciler.tick(term=1)
+        assert (await plane.stores.sandboxes.get_any(SandboxId("sb-one"))).state is SandboxState.RUNNING
+        await plane.stores.workers.forget(WorkerId("wk-one"), is_lost=True, actor="operator")
+        assert "sb-one was lost" in await fleet.reconciler.tick(term=1)
+        lost = await until(plane, SandboxState.ERROR)
+    assert lost.error_message == "the host of worker wk-one was lost"
+    worker = await plane.stores.workers.get(WorkerId("wk-one"))
+    assert (worker.state, worker.committed.memory_mib) == (WorkerState.GONE, 0)
 
 
 async def test_a_running_row_without_a_machine_is_lost_after_the_second_look(
@@ -237,7 +259,7 @@ async def test_heartbeats_keep_active_sandboxes_from_expiring(replicas: Any, pla
 
 async def test_a_worker_that_stops_takes_nothing_new(plane: ControlPlane) -> None:
     await record_heartbeat(plane, a_heartbeat(sequence=2, stopping=True))
-    assert (await plane.stores.workers.get(WorkerId("wk-one"))).state is WorkerState.UNREACHABLE
+    assert (await plane.stores.workers.get(WorkerId("wk-one"))).state is WorkerState.SILENT
 
 
 async def test_one_of_two_replicas_leads_and_a_new_leader_has_a_higher_term(replicas: Any) -> None:

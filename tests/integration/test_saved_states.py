@@ -28,6 +28,7 @@ from tests.integration.saved import (
 
 from sandfleet.controlplane.dependencies import NewSize
 from sandfleet.controlplane.loops import expiry
+from sandfleet.controlplane.operations.arrival import START_FAILURES_MAX
 from sandfleet.model.checkpoint import CheckpointState
 from sandfleet.model.errors import (
     BadRequest,
@@ -267,7 +268,9 @@ async def test_what_cannot_be_loaded_ends_in_error_and_is_kept(replicas: Any) ->
 
 async def test_a_wake_that_fails_for_the_moment_is_undone_and_may_be_repeated(replicas: Any) -> None:
     observer, sandbox = await hibernated(replicas)
-    replicas.workers.host("wk-one").start_failure = HypervisorFailed("QEMU did not start")
+    host = replicas.workers.host("wk-one")
+    host.start_failure = HypervisorFailed("QEMU did not start")
+    host.start_failures = START_FAILURES_MAX
     async with replicas.replica("replica-1") as fleet:
         operation = await fleet.wake(sandbox, actor="test")
         assert (await until_done(observer, operation.id)).error_message == "QEMU did not start"
@@ -275,6 +278,17 @@ async def test_a_wake_that_fails_for_the_moment_is_undone_and_may_be_repeated(re
         assert (sandbox.state, await committed_mib(observer)) == (S.HIBERNATED, 0)
         await fleet.wake(sandbox, actor="test")
         await until(observer, lambda row: row.state is S.RUNNING)
+
+
+async def test_a_machine_that_does_not_come_up_once_fails_no_wake(replicas: Any) -> None:
+    observer, sandbox = await hibernated(replicas)
+    host = replicas.workers.host("wk-one")
+    host.start_failure = HypervisorFailed("QEMU did not answer in time")
+    host.start_failures = START_FAILURES_MAX - 1
+    async with replicas.replica("replica-1") as fleet:
+        operation = await fleet.wake(sandbox, actor="test")
+        assert (await until_done(observer, operation.id)).state is OperationState.SUCCEEDED
+    assert len(host.vms) == 1
 
 
 async def test_a_wake_counts_against_the_quota(replicas: Any) -> None:

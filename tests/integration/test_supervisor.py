@@ -21,6 +21,7 @@ from sandfleet.local.layout import Layout
 from sandfleet.local.lock import AlreadySupervised, is_locked, supervisor_lock
 from sandfleet.local.orphans import running_with
 from sandfleet.local.state import FleetState, ServiceCondition, ServiceState, read_state, write_state
+from sandfleet.local.supervise import LEAVE_SIGNAL
 
 pytestmark = pytest.mark.timeout(120)
 PROGRAM = Path(__file__).with_name("supervised_stores.py")
@@ -112,7 +113,9 @@ def test_the_successor_of_a_killed_supervisor_adopts_what_runs(layout: Layout) -
 def test_the_successor_replaces_what_has_other_settings(layout: Layout) -> None:
     with supervising(layout, "one") as supervisor:
         first = until(layout, all_run)
-        supervisor.kill()
+        supervisor.send_signal(LEAVE_SIGNAL)  # what `up` with other choices does
+        assert supervisor.wait(30) == 0
+        assert all(service.is_alive for service in first.services)
     with supervising(layout, "two"):
         second = until(layout, lambda s: s.supervisor != first.supervisor and all_run(s))
     assert pid_of(second, "program") != pid_of(first, "program")

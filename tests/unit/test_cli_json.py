@@ -17,7 +17,7 @@ import typer
 from sandfleet.cli.main import app
 
 ID = "sb-" + "a" * 26
-NO_RESULT = {"server", "worker", "completion", "shell", "attach"}
+NO_RESULT = {"server", "completion", "shell", "attach"}
 """They run until they are told to stop, print what a shell reads, or pass a program's own streams on."""
 
 

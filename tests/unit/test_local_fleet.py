@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import tomllib
-from ipaddress import ip_network
+from ipaddress import IPv4Network, ip_network
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from sandfleet.adapters.network.plan import machine_count
 from sandfleet.controlplane.settings import ControlPlaneSettings
-from sandfleet.local import machine, processes
+from sandfleet.local import machine, processes, stop_sandboxes
 from sandfleet.local.configuration import (
     ConfigurationBroken,
-    FleetConfiguration,
     WorkerChoice,
     load_configuration,
     load_secrets,
+    save_configuration,
+    with_servers,
+    with_workers_added,
 )
 from sandfleet.local.layout import Layout
 from sandfleet.local.log_rotation import rotate
 from sandfleet.local.machines import MachineCount, count_machines
-from sandfleet.local.services import with_ports
+from sandfleet.local.service_process import ServiceFailed
+from sandfleet.local.services import server_name, with_ports
 from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
 from sandfleet.local.state import (
     FleetState,
@@ -35,6 +41,7 @@ from sandfleet.local.state import (
 )
 from sandfleet.local.status import fleet_status
 from sandfleet.local.supervisor import RestartPolicy
+from sandfleet.worker.engine import MACHINES_MAX
 from sandfleet.worker.settings import WorkerSettings
 
 STORES = Stores(postgres_url="postgresql://u:p@127.0.0.1:1/d", redis_url="redis://:p@127.0.0.1:2/0")
@@ -124,18 +131,83 @@ def test_toml_keeps_odd_characters() -> None:
     }
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
 def test_workers_share_memory_and_never_addresses_or_uids(count: int, layout: Layout) -> None:
-    workers = tuple(WorkerChoice(id=f"wk-{n}", port=n) for n in range(count))
-    configuration = FleetConfiguration(range_number=3, workers=workers, memory_mib=16000)
+    configuration = with_workers_added(load_configuration(layout), count)
+    configuration = msgspec.structs.replace(configuration, range_number=3, memory_mib=16000)
     settings = [
-        worker_settings(configuration, worker, load_secrets(layout), layout=layout) for worker in workers
+        worker_settings(configuration, worker, load_secrets(layout), layout=layout)
+        for worker in configuration.workers
     ]
     networks = [ip_network(str(one["network_range"])) for one in settings]
+    assert len(networks) == count
     assert all(network.subnet_of(ip_network("10.213.0.0/16")) for network in networks)  # type: ignore[arg-type]
     assert not any(a.overlaps(b) for a in networks for b in networks if a is not b)
-    assert len({one["uid_first"] for one in settings}) == count
+    firsts = sorted(int(one["uid_first"]) for one in settings)
+    assert all(after - before >= MACHINES_MAX for before, after in pairwise(firsts))
+    assert all(machine_count(IPv4Network(str(one["network_range"]))) >= MACHINES_MAX for one in settings)
     assert sum(int(one["memory_budget_mib"]) for one in settings) <= 16000
+
+
+def test_a_worker_keeps_its_addresses_and_uids_when_another_comes(layout: Layout) -> None:
+    alone = load_configuration(layout)
+    secrets = load_secrets(layout)
+    before = worker_settings(alone, alone.workers[0], secrets, layout=layout)
+    two = with_workers_added(alone, 2)
+    after = worker_settings(two, two.workers[0], secrets, layout=layout)
+    kept = ("worker_id", "network_range", "uid_first", "data_dir", "images_dir", "templates_dir")
+    assert [after[name] for name in kept] == [before[name] for name in kept]
+    assert int(after["memory_budget_mib"]) < int(before["memory_budget_mib"])
+    assert with_workers_added(two, 1) == two
+
+
+def test_several_servers_have_own_names_and_ports_behind_the_api(layout: Layout) -> None:
+    configuration = msgspec.structs.replace(
+        with_servers(load_configuration(layout), 3), api_host="0.0.0.0", api_port=8080
+    )
+    configuration = with_ports(configuration, None)
+    settings = [
+        ControlPlaneSettings(  # type: ignore[arg-type]
+            **server_settings(configuration, load_secrets(layout), STORES, layout=layout, number=number)
+        )
+        for number in range(3)
+    ]
+    assert {one.listen_host for one in settings} == {"127.0.0.1"}
+    assert len({one.listen_port for one in settings} | {configuration.api_port}) == 4
+    assert len({one.replica_id for one in settings}) == 3
+    assert [server_name(number) for number in range(3)] == ["server", "server-2", "server-3"]
+    fewer = with_servers(configuration, 2)
+    assert fewer.server_ports == configuration.server_ports[:2]
+
+
+def test_choices_survive_their_file_and_differ_in_their_digest(layout: Layout) -> None:
+    first = load_configuration(layout)
+    changed = with_workers_added(with_servers(first, 2), 3)
+    assert changed.digest != first.digest
+    save_configuration(layout, changed)
+    assert load_configuration(layout) == changed
+
+
+def test_choices_of_a_fleet_with_one_server_are_still_read(layout: Layout) -> None:
+    layout.configuration.write_text(
+        '{"rangeNumber": 0, "workers": [{"id": "wk-1", "port": 7}], "apiPort": 8080}'
+    )
+    configuration = load_configuration(layout)
+    assert not configuration.is_balanced
+    assert configuration.workers == (WorkerChoice(id="wk-1", port=7, slot=0),)
+
+
+def test_the_balancer_gets_the_port_that_the_single_server_still_has(layout: Layout) -> None:
+    own = processes.identify(os.getpid())
+    assert own is not None
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        running = ServiceState("server", ServiceKind.SERVER, ServiceCondition.RUNNING, port, process=own)
+        before = FleetState("http://x", own, (running,))
+        configuration = msgspec.structs.replace(with_servers(load_configuration(layout), 2), api_port=port)
+        assert with_ports(configuration, before).api_port == port
 
 
 @pytest.mark.parametrize(("total", "budget"), [(1024, 512), (2048, 1024), (8192, 6964), (24105, 20490)])
@@ -234,3 +306,24 @@ def test_a_taken_port_is_replaced_and_a_running_service_keeps_its_own(layout: La
         assert chosen.postgres_port == ours
         assert with_ports(configuration, None).postgres_port != ours
     assert with_ports(chosen, None) == chosen  # what was chosen is kept while it is free
+
+
+@pytest.mark.parametrize("owner", ["sb-1", None])
+def test_sandboxes_are_not_waited_for_when_no_server_can_end_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str | None
+) -> None:
+    monkeypatch.setattr(stop_sandboxes, "_READY_WITHIN_S", 0)
+    monkeypatch.setattr(stop_sandboxes, "_END_WITHIN_S", 0)
+    layout = Layout(tmp_path)
+    layout.make()
+    own = processes.identify(os.getpid())
+    assert own is not None
+    server = ServiceState("server", ServiceKind.SERVER, ServiceCondition.STARTING, port=9, process=own)
+    write_state(layout, FleetState("http://127.0.0.1:9", own, (server,)))
+    machine = tmp_path / "workers" / "wk-1" / "machines" / "m-1"
+    machine.mkdir(parents=True)
+    (machine / "manifest.json").write_text(json.dumps({"state": "ready", "owner": owner}))
+    # With a sandbox it is the server that is missed; without one only the pool was to be emptied.
+    told = "a server that is ready.*server.log" if owner else "machines that stand ready"
+    with pytest.raises(ServiceFailed, match=told):
+        stop_sandboxes.stop_sandboxes(layout)

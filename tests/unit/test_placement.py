@@ -121,3 +121,11 @@ def test_emulated_state_loads_on_any_processor() -> None:
         PlacementPolicy(),
     )
     assert isinstance(answer, Placement)
+
+
+def test_what_was_saved_needs_no_template() -> None:
+    """A worker that has just begun again has none ready yet, and may hold what was saved."""
+    saved = SavedState(WorkerId("wk-one"), is_durable=False)
+    request = PlacementRequest(resources(), "base", "local", saved)
+    found = place(request, FleetView([a_worker(templates={})]), PlacementPolicy())
+    assert isinstance(found, Placement), found

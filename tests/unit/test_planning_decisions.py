@@ -7,12 +7,21 @@ from datetime import timedelta
 import pytest
 
 from sandfleet.controlplane.heartbeats import activity_of
-from sandfleet.model.ids import SandboxId
+from sandfleet.model.ids import SandboxId, SnapshotId, WorkerId
 from sandfleet.model.organisation import Excess, Quotas, first_excess
 from sandfleet.model.sandbox import SandboxState
+from sandfleet.model.snapshot import Snapshot, SnapshotState
 from sandfleet.planning.expiry import due, idle_s
-from sandfleet.planning.repair import Held, Presence, mismatch
-from sandfleet.testing.builders import NOON, a_sandbox, resources
+from sandfleet.planning.repair import (
+    RECOVERIES_MAX,
+    Held,
+    NoRecovery,
+    Presence,
+    Recovery,
+    mismatch,
+    recovery,
+)
+from sandfleet.testing.builders import NOON, ORGANISATION, a_sandbox, resources
 from sandfleet.wire.worker_messages import Heartbeat, VmStatus
 
 RUNNING = SandboxState.RUNNING
@@ -135,4 +144,58 @@ def _beat(vms: list[VmStatus] | None) -> Heartbeat:
         cpu_percent=0,
         disk_used_mib=0,
         vms=vms,
+    )
+
+
+HERE = WorkerId("wk-here")
+
+
+def saved(
+    name: str, *, ago_s: int, state: SnapshotState = SnapshotState.DURABLE, worker: str = "wk-here"
+) -> Snapshot:
+    return Snapshot(
+        id=SnapshotId(name),
+        organisation_id=ORGANISATION,
+        sandbox_id=SandboxId("a"),
+        state=state,
+        created_at=NOON - timedelta(seconds=ago_s),
+        worker_id=WorkerId(worker),
+    )
+
+
+def chosen(*snapshots: Snapshot, answering: WorkerId | None = HERE) -> str | None:
+    found = recovery("it died", snapshots, recovered_at=[], answering=answering, now=NOON)
+    return found.snapshot.id if isinstance(found, Recovery) else None
+
+
+def test_a_lost_sandbox_comes_back_from_the_newest_state_that_can_be_had() -> None:
+    old, new = saved("old", ago_s=900), saved("new", ago_s=60)
+    assert chosen(old, new) == "new"
+    assert chosen(old, saved("unfinished", ago_s=1, state=SnapshotState.SAVING)) == "old"
+    assert chosen() is None
+
+
+def test_a_state_on_one_disk_alone_needs_the_worker_that_has_it() -> None:
+    durable = saved("durable", ago_s=900)
+    local = saved("local", ago_s=60, state=SnapshotState.LOCAL)
+    elsewhere = saved("elsewhere", ago_s=1, state=SnapshotState.LOCAL, worker="wk-else")
+    assert chosen(durable, local, elsewhere) == "local"
+    assert chosen(durable, local, elsewhere, answering=None) == "durable"
+
+
+def test_the_reason_says_what_is_lost() -> None:
+    found = recovery("it died", [saved("a", ago_s=60)], recovered_at=[], answering=HERE, now=NOON)
+    assert found.reason == (
+        f"it died; it goes back to what was saved at {(NOON - timedelta(seconds=60)).isoformat()}, "
+        "what it did in 60 s since is lost"
+    )
+
+
+def test_a_sandbox_that_dies_again_and_again_is_not_recovered_for_ever() -> None:
+    recent = [NOON - timedelta(minutes=minutes) for minutes in range(RECOVERIES_MAX)]
+    given_up = recovery("it died", [saved("a", ago_s=60)], recovered_at=recent, answering=HERE, now=NOON)
+    assert given_up == NoRecovery("it died; it was recovered 3 times within the last hour")
+    long_ago = [at - timedelta(hours=1) for at in recent]
+    assert isinstance(
+        recovery("it died", [saved("a", ago_s=60)], recovered_at=long_ago, answering=HERE, now=NOON), Recovery
     )

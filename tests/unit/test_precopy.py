@@ -8,9 +8,15 @@ import pytest
 
 from sandfleet.model.move import Course, MoveGround, MovePolicy, MoveSample, Way
 from sandfleet.planning.precopy import course, way
+from sandfleet.wire.move_messages import MoveLimits
+from sandfleet.worker.moves import policy_of
 
 MIB = 1 << 20
-POLICY = MovePolicy(downtime_ms_max=300, silent_s_max=30, rounds_max=10, throttle_percent_max=80)
+POLICY = MovePolicy(
+    downtime_ms_max=300, silent_s_max=30, rounds_max=10, throttle_percent_max=80, may_post_copy=True
+)
+    downtime_ms_max=300, silent_s_max=30, rounds_max=10, throttle_percent_max=80, may_post_copy=True
+)
 FAST_WRITER = MoveSample(
     round=4,
     elapsed_s=3.0,
@@ -70,3 +76,10 @@ def test_one_round_throttles_once() -> None:
 )
 def test_way(ground: MoveGround, policy: MovePolicy, expected: Way) -> None:
     assert way(ground, policy) is expected
+
+
+def test_unless_it_is_allowed_no_memory_follows_its_guest() -> None:
+    assert way(MoveGround(may_run=False, may_post_copy=True), MovePolicy()) is Way.STANDING
+    given_up = course([replace(FAST_WRITER, throttle_percent=80)], MovePolicy(), may_post_copy=True)
+    assert given_up.course is Course.ABORT
+    assert policy_of(MoveLimits()) == MovePolicy()

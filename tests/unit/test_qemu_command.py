@@ -109,7 +109,7 @@ def test_only_the_overlay_of_a_disk_can_be_written() -> None:
 def test_a_full_host_disk_is_an_error_in_the_guest_and_stops_nobody() -> None:
     disks = [value for value in values(arguments(), "-device") if value.startswith("virtio-blk")]
     assert len(disks) == 2
-    assert all("werror=report,rerror=report" in disk for disk in disks)
+    assert all("werror=enospc,rerror=report" in disk for disk in disks)
 
 
 def test_a_machine_that_is_held_does_not_run_by_itself() -> None:

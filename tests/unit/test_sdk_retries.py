@@ -20,7 +20,7 @@ from sandfleet_sdk import (
     sandboxes,
 )
 from sandfleet_sdk.calls import Answer, Call, Failure, Pause
-from sandfleet_sdk.retries import drive
+from sandfleet_sdk.retries import drive, pause_before_retry
 
 POLICY = RetryPolicy(attempts_max=4, pauses_s_max=10)
 BROKEN = Failure(Unreachable("connection reset"), sent=True)
@@ -61,6 +61,36 @@ def test_a_create_whose_connection_broke_is_repeated_with_the_same_key() -> None
     assert pauses == [0.1, 0.2]
 
 
+def test_an_error_that_came_too_late_for_its_status_is_repeated_under_the_same_key() -> None:
+    late = b'  {"exitCode": -1, "stdout": "", "stderr": "x", "error": "x", "code": "store_unavailable"}'
+    done = b'{"exitCode": 0, "stdout": "done", "stderr": ""}'
+    result, calls, _ = _play(commands.run("sb-1", "true"), [Answer(200, {}, late), Answer(200, {}, done)])
+    assert result.stdout == "done"
+    assert len({call.headers["Idempotency-Key"] for call in calls}) == 1
+
+
+def test_an_error_of_the_command_that_came_late_is_final() -> None:
+    late = b' {"exitCode": -1, "stdout": "", "stderr": "x", "error": "x", "code": "gone"}'
+    with pytest.raises(Gone):
+        _play(commands.run("sb-1", "true"), [Answer(200, {}, late)])
+
+
+def test_by_default_a_failover_is_outlasted_and_no_more() -> None:
+    call, policy, paused_s = Call(method="GET", path="/"), RetryPolicy(), 0.0
+    for attempt in range(1, 100):
+        pause = pause_before_retry(call, REFUSED, attempt=attempt, paused_s=paused_s, policy=policy)
+        if pause is None:
+            break
+        paused_s += pause
+    assert 15 < paused_s <= 20
+
+
+def test_a_create_may_have_a_key_of_its_callers() -> None:
+    call = next(sandboxes.create(idempotency_key="mine"))
+    assert isinstance(call, Call)
+    assert call.headers["Idempotency-Key"] == "mine"
+
+
 def test_two_creates_have_two_keys() -> None:
     keys = [next(sandboxes.create()).headers["Idempotency-Key"] for _ in range(2)]  # type: ignore[union-attr]
     assert keys[0] != keys[1]
@@ -71,6 +101,27 @@ def test_retry_after_is_obeyed() -> None:
         sandboxes.get("sb-1"), [_error(503, "shutting_down", "2"), Answer(200, {}, SANDBOX)]
     )
     assert (len(calls), pauses) == (2, [2.0])
+
+
+PROXY_BROKE = Answer(502, {}, b"<html>Bad Gateway</html>")
+
+
+def test_what_a_proxy_calls_broken_is_repeated_if_it_may_be() -> None:
+    _, calls, _ = _play(
+        sandboxes.create(), [PROXY_BROKE, _error(502, "bad_gateway"), Answer(201, {}, SANDBOX)]
+    )
+    assert len({call.headers["Idempotency-Key"] for call in calls}) == 1
+    with pytest.raises(ApiError, match="Bad Gateway"):
+        _play(_not_repeatable(), [PROXY_BROKE])
+
+
+def test_a_guest_that_does_not_answer_is_no_broken_proxy() -> None:
+    with pytest.raises(ApiError, match="no"):
+        _play(sandboxes.get("sb-1"), [_error(504, "agent_unresponsive")])
+
+
+def _not_repeatable() -> Generator[Any, Any, Any]:
+    return (yield Call(method="POST", path="/x", repeatable=False))
 
 
 def test_retries_end_with_the_last_error() -> None:

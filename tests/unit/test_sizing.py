@@ -89,6 +89,21 @@ def test_a_fork_is_at_least_as_large_as_its_source(
     assert (size.memory_mib, size.disk_mib, size.cpu_count) == (*expected, 2)
 
 
+@pytest.mark.parametrize(
+    ("memory_mib", "cpu_count", "expected"),
+    [(None, None, 2), (None, 1, 2), (None, 4, 4), (16384, None, 4), (3000, None, 2)],
+)
+def test_a_fork_has_the_processors_of_its_source_or_more(
+    memory_mib: int | None, cpu_count: int | None, expected: int
+) -> None:
+    source = Resources(memory_mib=2048, cpu_count=2, disk_mib=30720)
+    size = forked_resources(source, SizeLimits(), memory_mib=memory_mib, cpu_count=cpu_count, disk_mib=None)
+    assert size.cpu_count == expected
+    small = Resources(memory_mib=8192, cpu_count=1, disk_mib=30720)
+    unasked = forked_resources(small, SizeLimits(), memory_mib=None, cpu_count=None, disk_mib=None)
+    assert unasked == small
+
+
 def test_a_fork_outside_the_range_is_refused() -> None:
     source = Resources(memory_mib=2048, cpu_count=2, disk_mib=30720)
     with pytest.raises(SizeOutOfRange):

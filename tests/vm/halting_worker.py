@@ -17,14 +17,14 @@ from sandfleet.worker.settings import WorkerSettings, load_settings
 
 HALT_AT, HALTED = "halt-at", "halted"
 POINTS = (
-    "receive.listening",
+    "land.listening",
     "send.mirroring",
     "send.in_step",
     "send.copying",
     "send.paused",
     "send.drained",
     "send.handed_over",
-    "take_over.running",
+    "land.running",
 )
 LET_ON_POLLS_MAX = 6000
 POLL_S = 0.02

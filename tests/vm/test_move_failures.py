@@ -40,8 +40,8 @@ ALL = [
     *((point, what) for point in SOURCE_POINTS for what in ("source worker", "target worker", "target qemu")),
     *((point, "network") for point in SOURCE_POINTS),
     *(("send.handed_over", what) for what in ("source worker", "target worker", "source qemu")),
-    ("receive.listening", "target worker"),
-    ("take_over.running", "target worker"),
+    ("land.listening", "target worker"),
+    ("land.running", "target worker"),
 ]
 
 

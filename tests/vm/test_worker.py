@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -64,6 +65,10 @@ async def test_a_killed_worker_costs_its_sandboxes_nothing(worker: WorkerProcess
     await worker.begin_again()
     (vm,) = await worker.vms()
     assert (vm["sandbox_id"], vm["epoch"], vm["state"], vm["in_flight"]) == (ID, 1, "running", 1)
+    # Its listener in the sandbox's namespace ended with the killed process.
+    asked = "curl -sS --retry 20 --retry-delay 1 --retry-all-errors http://169.254.169.254/v1/status"
+    told = json.loads((await worker.run(ID, {"cmd": asked}))["stdout"])
+    assert told["sandboxId"] == ID
     result = await worker.run(ID, command, exec_id="ex-counting")
     assert result == {"exitCode": 0, "stdout": "1\n2\n3\n4\n5\n6\n", "stderr": ""}
     assert await worker.end(by_kill=False) == 0

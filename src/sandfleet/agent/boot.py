@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from sandfleet.agent import network
+from sandfleet.agent import data_disk, machine_id, network
 from sandfleet.agent.console import say_exception
 from sandfleet.agent.spawn import protect_agent
 from sandfleet.agent.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 
 CGROUP_MOUNT = "/sys/fs/cgroup"
+HOST_NAME = "sandbox"
+"""Until the guest becomes somebody."""
 FILES_MAX = 1048576
 FILES_SOFT = 65536
 _SAFE = MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -44,6 +45,8 @@ _LINKS = (
 _KERNEL_SETTINGS = (
     ("/proc/sys/kernel/printk", "1"),
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+    # The host drops IPv6: nobody answers, and each question wakes the guest.
+    (f"/proc/sys/net/ipv6/conf/{network.LINK}/router_solicitations", "0"),
     ("/proc/sys/fs/inotify/max_user_watches", "524288"),
     ("/proc/sys/fs/inotify/max_user_instances", "1024"),
 )
@@ -98,9 +101,8 @@ def _set_kernel() -> None:
 
 
 def _set_host_name() -> None:
-    name = Path("/etc/hostname").read_text().strip()
-    if name:
-        socket.sethostname(name)
+    network.link_host_name()
+    network.set_host_name(HOST_NAME)
 
 
 def _set_limits() -> None:
@@ -113,6 +115,8 @@ _STEPS = (
     _link_devices,
     _set_kernel,
     _set_host_name,
+    machine_id.lay_out,
+    data_disk.make_places,
     _set_limits,
     protect_agent,
     network.bring_up,

@@ -28,5 +28,7 @@ class Agent:
     users: Users = field(default_factory=Users)
     identity_envs: dict[str, str] = field(default_factory=dict)
     has_identity: bool = False
+    has_kept_id: bool = False
+    """Whether the machine id is on the disk (see `machine_id`)."""
     cpu_sample: tuple[float, float] | None = None
     power_off: Callable[[], None] = lambda: None

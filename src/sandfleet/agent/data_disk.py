@@ -19,6 +19,16 @@ APT_CACHE = ".osb-apt-cache"
 APT_ARCHIVES = "/var/cache/apt/archives"
 SKELETON = "/etc/skel"
 _BLKFLSBUF = 0x1261
+_PARTS = (("home", HOME), ("workspace", WORKSPACE), (f"home/{APT_CACHE}", APT_ARCHIVES))
+_OPTIONS = "noinit_itable,no_prefetch_block_bitmaps"
+"""The image's inode tables are zeroed already, and a new guest has nothing to allocate from most groups:
+without the options a thread is started that reads all of them."""
+
+
+def make_places() -> None:
+    """Make what the disk is mounted on. Done at boot, so that no clone has to."""
+    for path in (MOUNT_POINT, *(target for _, target in _PARTS)):
+        os.makedirs(path, exist_ok=True)
 
 
 def mount_data_disk(*, owner: tuple[int, int]) -> None:
@@ -30,16 +40,16 @@ def mount_data_disk(*, owner: tuple[int, int]) -> None:
         fcntl.ioctl(fd, _BLKFLSBUF)
     finally:
         os.close(fd)
-    os.makedirs(MOUNT_POINT, exist_ok=True)
-    mount(DEVICE, MOUNT_POINT, kind="ext4", flags=MS_NOATIME | MS_NODEV)
+    mount(DEVICE, MOUNT_POINT, kind="ext4", flags=MS_NOATIME | MS_NODEV, options=_OPTIONS)
     _prepare(owner)
-    for part, target in (("home", HOME), ("workspace", WORKSPACE), (f"home/{APT_CACHE}", APT_ARCHIVES)):
-        os.makedirs(target, exist_ok=True)
+    for part, target in _PARTS:
         mount(f"{MOUNT_POINT}/{part}", target, flags=MS_BIND)
 
 
 def _prepare(owner: tuple[int, int]) -> None:
-    """Make what a new disk lacks."""
+    """Make what a new disk lacks: the image's own lacks nothing, and is not written to."""
+    if os.path.isdir(f"{MOUNT_POINT}/home/{APT_CACHE}/partial"):
+        return
     data = Path(MOUNT_POINT)
     if _make(data / "home", owner):
         for source in Path(SKELETON).iterdir():

@@ -7,6 +7,8 @@ import os
 import socket
 import struct
 
+from sandfleet.agent.identity_files import DIRECTORY, link_into_memory, overwrite
+
 LOOPBACK = "lo"
 LINK = "eth0"
 ADDRESS = "10.0.2.15"
@@ -32,6 +34,12 @@ def bring_up() -> None:
         _add_default_route(control)
 
 
+def link_host_name() -> None:
+    """Have the files that hold the host's name in memory: they are written anew at each start."""
+    for name in ("hostname", "hosts"):
+        link_into_memory(f"/etc/{name}", f"{DIRECTORY}/{name}")
+
+
 def set_host_name(name: str) -> None:
     """Set the host name, and let it resolve."""
     socket.sethostname(name)
@@ -39,18 +47,6 @@ def set_host_name(name: str) -> None:
     overwrite(
         "/etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost ip6-loopback\n"
     )
-
-
-def overwrite(path: str, text: str) -> None:
-    """Replace a small file's content in place: ext4 writes a truncated one to the disk at once."""
-    content = text.encode()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(fd, content)
-        if os.fstat(fd).st_size > len(content):
-            os.ftruncate(fd, len(content))
-    finally:
-        os.close(fd)
 
 
 def _set_up(control: socket.socket, link: str) -> None:

@@ -15,6 +15,8 @@ class Places:
 
     home: str = HOME
     workspace: str = WORKSPACE
+    root: str = "/"
+    """On the disk of the system itself; home and workspace are on another."""
     user: str = "sandbox"
     switches_user: bool = True
     """False runs every exec as the agent's own user (an agent on a host)."""

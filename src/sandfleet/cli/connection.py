@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sandfleet.cli.errors import CommandFailed, ExitCode
-from sandfleet_sdk import Client
+from sandfleet_sdk import Client, RetryPolicy
 
 URL_VARIABLES = ("SANDFLEET_URL", "OPENCOMPUTER_API_URL")
 KEY_VARIABLES = ("SANDFLEET_API_KEY", "OPENCOMPUTER_API_KEY")
+_PATIENCE = RetryPolicy(attempts_max=6)
+"""Somebody looks on: a server that is not there is said after three seconds."""
 
 
 def connect(url: str | None, api_key: str | None, *, data_dir: Path | None = None) -> Client:
@@ -29,7 +31,7 @@ def connect(url: str | None, api_key: str | None, *, data_dir: Path | None = Non
         if local is None:
             raise _nothing_named(data_dir)
         chosen_url, chosen_key = chosen_url or local[0], chosen_key or local[1]
-    return Client(chosen_url, chosen_key)
+    return Client(chosen_url, chosen_key, retries=_PATIENCE)
 
 
 def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str | None:

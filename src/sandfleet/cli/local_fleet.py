@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from sandfleet.local.layout import Layout
 
 _UP_TIMEOUT_S = 600.0
+_OUTCOMES = {
+    "fresh": "The fleet is up.",
+    "changed": "The fleet is up, changed as you chose.",
+    "nothing": "The fleet was up already.",
+}
 
 
 def up(  # noqa: PLR0913 -- one argument per option
@@ -31,6 +36,18 @@ def up(  # noqa: PLR0913 -- one argument per option
         int | None,
         typer.Option(min=1024, help="MiB that all sandboxes together may be promised; kept for later."),
     ] = None,
+    servers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=8,
+            help="Replicas of the control plane, behind HAProxy if several; kept for later. Default 1.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=8, help="Workers, which share the memory; kept for later. Default 1."),
+    ] = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and end the fleet with Ctrl-C.")
     ] = False,
@@ -40,28 +57,36 @@ def up(  # noqa: PLR0913 -- one argument per option
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start this machine's fleet: PostgreSQL, Valkey, a server and a worker, kept running."""
+    """Start this machine's fleet: PostgreSQL, Valkey, servers and workers, kept running."""
     from sandfleet.local import up as fleet
-    from sandfleet.local.status import fleet_status
 
     layout = _layout(data_dir)
-    _require_what_is_needed()
-    fleet.configure(layout, fleet.UpOrder(api_host=host, api_port=port, memory_mib=memory))
+    _require_what_is_needed(servers=servers or 1)
+    order = fleet.UpOrder(api_host=host, api_port=port, memory_mib=memory, servers=servers, workers=workers)
+    fleet.configure(layout, order)
     if foreground:
         from sandfleet.local.supervise import run
 
         tell("The fleet runs until Ctrl-C; `sandfleet status` in another terminal shows URL and key.")
         raise typer.Exit(run(layout))
-    started = fleet.start(layout)
+    _start(layout, workers=workers, timeout_s=timeout, as_json=as_json)
+
+
+def _start(layout: Layout, *, workers: int | None, timeout_s: float, as_json: bool) -> None:
+    from sandfleet.local import shrink
+    from sandfleet.local import up as fleet
+    from sandfleet.local.status import fleet_status
+
     with waiting("starting the fleet"):
-        fleet.await_ready(layout, timeout_s=timeout, report=lambda line: tell(f"  {line}"))
+        going = shrink.take_out_beyond(layout, workers=workers)
+        outcome = fleet.start(layout)
+        fleet.await_ready(layout, timeout_s=timeout_s, report=lambda line: tell(f"  {line}"))
+        shrink.clear_away(layout, going)
     status = fleet_status(layout)
     if as_json:
         show_json(status)
         return
-    say("The fleet is up." if started else "The fleet was up already.")
-    if not started and (host, port, memory) != (None, None, None):
-        tell("It runs with its old settings: `sandfleet down` and `sandfleet up` bring the new ones.")
+    say(_OUTCOMES[outcome.value])
     _greet(status)
 
 
@@ -147,10 +172,11 @@ def _layout(data_dir: Path | None) -> Layout:
     return Layout((data_dir or default_data_dir()).resolve())
 
 
-def _require_what_is_needed() -> None:
+def _require_what_is_needed(*, servers: int = 1) -> None:
     import os
 
     from sandfleet.cli.errors import CommandFailed
+    from sandfleet.local.balancer import find_program
     from sandfleet.local.image import current_image
 
     if os.geteuid() != 0:
@@ -162,6 +188,8 @@ def _require_what_is_needed() -> None:
             "there is no guest image on this machine",
             hint="build it with `sandfleet image build` (about a minute), or run `make setup`",
         )
+    if servers > 1 and find_program() is None:
+        raise CommandFailed("several servers need HAProxy before them", hint="install it with `make setup`")
 
 
 def _greet(status: dict[str, Any]) -> None:
@@ -189,7 +217,13 @@ def _show_status(facts: dict[str, Any]) -> None:
     say(f"data     {facts['dataDir']}")
     if not facts["supervisor"]["running"]:
         say("no supervisor: `sandfleet up` starts one, which takes over what still runs")
-    services = [facts["postgres"], facts["valkey"], *facts["servers"], *facts["workers"]]
+    services = [
+        facts["postgres"],
+        facts["valkey"],
+        *facts["servers"],
+        facts["balancer"],
+        *facts["workers"],
+    ]
     rows = [
         (s["name"], s["state"], s["pid"], s["port"], s["restarts"], s["lastError"])
         for s in services

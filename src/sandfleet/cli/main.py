@@ -15,6 +15,7 @@ from sandfleet.cli import (
     completion,
     copy,
     demonstration,
+    events,
     execute,
     files,
     image,
@@ -26,6 +27,7 @@ from sandfleet.cli import (
     sandboxes,
     saved,
     sessions,
+    worker,
 )
 
 app = typer.Typer(
@@ -58,7 +60,7 @@ app.command("hibernate", short_help="Save a sandbox and free its place.")(saved.
 app.command("wake", short_help="Bring a hibernated sandbox back.")(saved.wake)
 app.command("fork", short_help="Start others from a sandbox or a checkpoint.")(saved.fork)
 app.command("timeout", short_help="Set after how many idle seconds one ends.")(sandboxes.timeout)
-app.command("events", short_help="Show what happened to a sandbox.")(sandboxes.events)
+app.command("events", short_help="Show what happened to a sandbox.")(events.events)
 app.command("stats", short_help="Show what a sandbox uses now.")(attached.stats)
 app.command("tags", short_help="Show or replace the tags of a sandbox.")(attached.tags)
 app.command("url", short_help="Print a URL that reads or writes one file.")(attached.signed_url)
@@ -71,7 +73,7 @@ app.add_typer(files.app, name="files", short_help="List, make and remove files o
 app.add_typer(key.app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(image.app, name="image", short_help="Build and list guest images.")
 app.command("server", short_help="Run one replica of the control plane.")(processes.server)
-app.command("worker", short_help="Run the worker of this host.")(processes.worker)
+app.add_typer(worker.app, name="worker", short_help="Run this host's worker; list and forget workers.")
 app.command("completion", short_help="Print a shell's completion script.")(completion.completion)
 
 

@@ -30,8 +30,8 @@ def server(*, settings: SettingsFile = None) -> None:
     run_server(loaded)
 
 
-def worker(*, settings: SettingsFile = None) -> None:
-    """Run the worker of this host until SIGTERM; its sandboxes run on."""
+def run_worker_of(settings: Path | None) -> None:
+    """Run the worker of this host until SIGTERM."""
     from sandfleet.cli.errors import CommandFailed
     from sandfleet.model.errors import SandfleetError
     from sandfleet.worker.main import run_worker

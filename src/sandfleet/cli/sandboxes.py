@@ -1,4 +1,4 @@
-"""`create`, `ls`, `rm`, `timeout`, `events`: sandboxes."""
+"""`create`, `ls`, `rm`, `timeout`: sandboxes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ import typer
 
 from sandfleet.cli.options import ApiKey, AsJson, SandboxName, Url
 from sandfleet.cli.output import age, say, show_json, show_table, tell, waiting
+
+_LIVING = (
+    "creating",
+    "running",
+    "hibernating",
+    "hibernated",
+    "waking",
+    "restoring",
+    "rebooting",
+    "migrating",
+)
+"""What `ls` shows: the API's own default leaves out those that sleep, whose owner still has them."""
 
 
 def create(  # noqa: PLR0913 -- one argument per option
@@ -20,7 +32,10 @@ def create(  # noqa: PLR0913 -- one argument per option
     cpu: Annotated[int | None, typer.Option(help="Number of virtual CPUs.")] = None,
     disk: Annotated[int | None, typer.Option(help="Disk in MiB.")] = None,
     timeout: Annotated[
-        int | None, typer.Option(help="End it after so many idle seconds; 0 is never.")
+        int | None,
+        typer.Option(
+            help="Idle seconds after which it is saved and sleeps (without a store: ends); 0 is never."
+        ),
     ] = None,
     env: Annotated[
         list[str] | None, typer.Option("-e", "--env", metavar="NAME=VALUE", help="Environment variable.")
@@ -69,7 +84,7 @@ def ls(
     from sandfleet.cli.connection import connect
 
     with connect(url, api_key) as client:
-        sandboxes = client.sandboxes.list(status=["all"] if show_all else None, limit=limit)
+        sandboxes = client.sandboxes.list(status=["all"] if show_all else _LIVING, limit=limit)
     if as_json:
         show_json([sandbox.raw for sandbox in sandboxes])
         return
@@ -126,34 +141,3 @@ def timeout(
         client.sandboxes.set_timeout(sandbox_id, seconds)
     if as_json:
         show_json({"sandboxID": sandbox_id, "timeout": seconds})
-
-
-def events(
-    sandbox: SandboxName,
-    *,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 100,
-    url: Url = None,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what happened to a sandbox, newest first."""
-    from sandfleet.cli.connection import connect
-    from sandfleet.cli.sandbox_names import resolve
-
-    with connect(url, api_key) as client:
-        log = client.sandboxes.events(resolve(client, sandbox), limit=limit)
-    if as_json:
-        show_json([event.raw for event in log])
-        return
-    rows = [
-        (
-            e.at.isoformat(timespec="milliseconds") if e.at else None,
-            e.event,
-            e.before,
-            e.after,
-            e.actor,
-            e.reason,
-        )
-        for e in log
-    ]
-    show_table(("AT", "EVENT", "FROM", "TO", "BY", "REASON"), rows, empty="nothing is recorded")

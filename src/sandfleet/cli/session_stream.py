@@ -44,7 +44,7 @@ def follow(
                     raise
                 client.sessions.kill(sandbox_id, session_id, signal=INTERRUPT)
         code = attachment.exit_code
-    return code if code is not None and code >= 0 else _code_of_signal(client, sandbox_id, session_id)
+    return code if code is not None and code >= 0 else code_of_signal(client, sandbox_id, session_id)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -66,7 +66,7 @@ def _give(attachment: Attachment, gives_input: bool, ends_input: bool) -> None:
         sys.stderr.write(f"sandfleet: no more input: {error}\n")
 
 
-def _code_of_signal(client: Client, sandbox_id: str, session_id: str) -> int:
+def code_of_signal(client: Client, sandbox_id: str, session_id: str) -> int:
     """Ask how a session ended that has no exit code of its own."""
     from sandfleet.cli.execute import exit_code
 

@@ -12,7 +12,7 @@ import tty
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sandfleet.cli.session_stream import READ_BYTES, write_all
+from sandfleet.cli.session_stream import READ_BYTES, code_of_signal, write_all
 
 if TYPE_CHECKING:
     from sandfleet_sdk import Attachment, Client
@@ -46,7 +46,7 @@ def show(client: Client, sandbox_id: str, terminal_id: str, *, offset: int = 0) 
         sys.stderr.write(f"\nleft; come back with: sandfleet attach {sandbox_id} {terminal_id}\n")
         return 0
     code = client.sessions.get_terminal(sandbox_id, terminal_id).exit_code
-    return code if code is not None and code >= 0 else 1
+    return code if code is not None and code >= 0 else code_of_signal(client, sandbox_id, terminal_id)
 
 
 def _type(attachment: Attachment, has_left: threading.Event) -> None:

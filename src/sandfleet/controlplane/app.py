@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from sandfleet.controlplane.api import (
     checkpoints,
     commands,
+    events,
     files,
     forks,
     health,
@@ -55,6 +56,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *files.ENDPOINTS,
     *signed_files.ENDPOINTS,
     *sandbox_state.ENDPOINTS,
+    *events.ENDPOINTS,
     *tags.ENDPOINTS,
     *previews.ENDPOINTS,
     *sizes.ENDPOINTS,
@@ -102,15 +104,18 @@ class Application:
             return
         if scope["type"] != "http":
             return
-        clock, metrics = self._edge.plane.clock, self._edge.metrics
-        observed = Observed(scope, send, clock=clock, metrics=metrics)
+        observed = self._observed(scope, send)
         try:
             await self._serve(observed, scope, receive)
         finally:
             observed.end()
 
+    def _observed(self, scope: Scope, send: Send) -> Observed:
+        edge = self._edge
+        return Observed(scope, send, clock=edge.plane.clock, metrics=edge.metrics, drain=edge.drain)
+
     async def _preview(self, host: PreviewHost, scope: Scope, receive: Receive, send: Send) -> None:
-        observed = Observed(scope, send, clock=self._edge.plane.clock, metrics=self._edge.metrics)
+        observed = self._observed(scope, send)
         observed.route, observed.is_foreign = PREVIEW_ROUTE, True
         call = preview_call(self._edge, scope, host, request_id=observed.request_id)
         call.receive, call.send = receive, observed.send
@@ -123,7 +128,7 @@ class Application:
             observed.end()
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        observed = Observed(scope, send, clock=self._edge.plane.clock, metrics=self._edge.metrics)
+        observed = self._observed(scope, send)
         try:
             match = self._sockets.match(scope["path"])
             if match is None:

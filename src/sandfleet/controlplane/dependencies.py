@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.model.checkpoint import Checkpoint
-from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, SandboxId, SnapshotId
+from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
@@ -23,6 +24,7 @@ from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
 from sandfleet.ports.labels import PreviewStore, TagStore
+from sandfleet.ports.pending_commands import PendingCommandStore
 from sandfleet.ports.saved_states import CheckpointRecords, SnapshotRecords
 from sandfleet.ports.sizes import SizeStore
 from sandfleet.ports.stores import (
@@ -33,8 +35,9 @@ from sandfleet.ports.stores import (
     PlacementStore,
     SandboxStore,
     TermStore,
-    WorkerStore,
 )
+from sandfleet.ports.transition_log import TransitionLog
+from sandfleet.ports.worker_store import WorkerStore
 from sandfleet.ports.workers import WorkerClient
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 
@@ -69,6 +72,8 @@ class CreateOrder:
     from_checkpoint_id: CheckpointId | None = None
     template_version: str | None = None
     preview_digest: bytes | None = field(default=None, repr=False)
+    cpu_percent: int | None = None
+    """Limit of the CPU that it begins with; None is all its vCPUs."""
     requested_at: datetime | None = None
     """When the request was read; the queue's time runs from here, not from when the row was written."""
 
@@ -139,6 +144,10 @@ class Lifecycle(Protocol):
         """Write the forks with their operations; StaleVersion, QuotaExceeded."""
         ...
 
+    async def retire(self) -> None:
+        """Lead no more and take over nothing; operations that run here go on."""
+        ...
+
     async def record_heartbeat(self, beat: Heartbeat) -> HeartbeatAnswer:
         """Register or refresh the worker, and answer what it must know."""
         ...
@@ -161,6 +170,8 @@ class Stores:
     previews: PreviewStore
     tags: TagStore
     sizes: SizeStore
+    log: TransitionLog
+    commands: PendingCommandStore
 
 
 class Observer:
@@ -172,10 +183,17 @@ class Observer:
     def queue_left(self, *, seconds: float) -> None:
         """Hear of a create that waited for a place, and has one or gave up."""
 
+    def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
+        """Hear what a heartbeat that reached this replica says of its worker."""
+
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """The ports that operations and loops act through. `replica_id` holds leases."""
+    """The ports that operations and loops act through.
+
+    `replica_id` holds leases, so it is of this process alone: two processes that were given one name
+    would each take the other's lease for their own.
+    """
 
     settings: ControlPlaneSettings
     clock: Clock
@@ -190,3 +208,4 @@ class ControlPlane:
     observer: Observer = field(default_factory=Observer)
     blobs: SnapshotStore | None = None
     """The object store of snapshots, to unpublish and sweep what nothing needs."""
+    faults: FaultPoints = field(default_factory=FaultPoints)

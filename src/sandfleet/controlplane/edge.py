@@ -10,7 +10,6 @@ from sandfleet.controlplane.http.authentication import Authenticator
 from sandfleet.controlplane.http.drain import Drain
 from sandfleet.controlplane.http.keys import KeyRing
 from sandfleet.controlplane.http.metrics import Metrics
-from sandfleet.controlplane.proxy.pending import PendingCommands
 from sandfleet.controlplane.tokens import TokenSigner
 from sandfleet.ports.data_plane import DataPlane
 
@@ -26,6 +25,5 @@ class Edge:
     keys: KeyRing
     authenticator: Authenticator
     background: Background
-    pending: PendingCommands
     drain: Drain
     metrics: Metrics

@@ -24,6 +24,7 @@ async def record_heartbeat(plane: ControlPlane, beat: Heartbeat) -> HeartbeatAns
     """Register or refresh the worker and the activity of its sandboxes."""
     registration = await plane.stores.workers.register(worker_of(beat))
     await plane.stores.sandboxes.touch(activity_of(beat, now=plane.clock.now()))
+    plane.observer.worker_reported(registration.worker.id, exec_sessions=beat.exec_sessions)
     return HeartbeatAnswer(
         term=registration.term,
         public_keys=dict(plane.public_keys),
@@ -39,7 +40,7 @@ def worker_of(beat: Heartbeat) -> Worker:
         id=WorkerId(beat.worker_id),
         machine_id=beat.machine_id,
         region=beat.region,
-        state=WorkerState.UNREACHABLE if beat.stopping else WorkerState.READY,
+        state=WorkerState.SILENT if beat.stopping else WorkerState.READY,
         version=1,
         http_url=beat.http_url,
         total=Resources(beat.total_memory_mib, beat.total_cpu, beat.total_disk_mib),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -57,26 +59,34 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """How this replica goes. `on_notice` lets others have what they can do better from now on."""
+
+    drain: Drain
+    on_notice: Callable[[], Coroutine[Any, Any, None]]
+    notice_s: float
+    max_s: float
+
+
 async def serve_until(
-    stop: asyncio.Event,
-    server: HttpServer,
-    listener: socket.socket,
-    *,
-    drain: Drain,
-    drain_notice_s: float,
-    drain_max_s: float,
+    stop: asyncio.Event, server: HttpServer, listener: socket.socket, departure: Departure
 ) -> None:
     """Serve until `stop`; then say so, stop listening, and let the requests in flight end."""
+    drain = departure.drain
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(_serve(server, listener), name="http")
         stopping = group.create_task(stop.wait(), name="stop")
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         drain.give_notice()
-        await asyncio.sleep(drain_notice_s)
+        noticed = group.create_task(departure.on_notice(), name="notice")
+        await asyncio.sleep(departure.notice_s)
         server.should_exit = True
-        hurrying = group.create_task(_hurry_later(drain, max(0.0, drain_max_s - HURRY_BEFORE_END_S)))
-        await asyncio.wait({serving})
+        drain.leave()
+        hurry_in_s = max(0.0, departure.max_s - HURRY_BEFORE_END_S)
+        hurrying = group.create_task(_hurry_later(drain, hurry_in_s))
+        await asyncio.wait({serving, noticed})
         hurrying.cancel()
 
 

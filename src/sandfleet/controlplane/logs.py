@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
 
+from sandfleet.adapters.log_stream import LossyStream
 from sandfleet.controlplane.http.redaction import redact_event, redact_text
 
 
 def configure_logs(level: str) -> None:
     """Send our lines and those of the libraries to standard error."""
+    stream = cast(TextIO, LossyStream(sys.stderr))
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     structlog.configure(
         processors=[
@@ -23,10 +26,10 @@ def configure_logs(level: str) -> None:
             structlog.processors.JSONRenderer(default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(_JsonLine())
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
 

@@ -15,7 +15,7 @@ from sandfleet import __version__
 from sandfleet.controlplane.api.health import exposition
 from sandfleet.controlplane.app import Application
 from sandfleet.controlplane.edge import Edge
-from sandfleet.controlplane.http_server import http_server, listen, serve_until
+from sandfleet.controlplane.http_server import Departure, http_server, listen, serve_until
 from sandfleet.controlplane.logs import configure_logs
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.controlplane.wiring import control_plane
@@ -59,9 +59,12 @@ async def serve(
             stop,
             http_server(Application(edge), drain_max_s=settings.drain_max_s),
             listener,
-            drain=edge.drain,
-            drain_notice_s=settings.drain_notice_s,
-            drain_max_s=settings.drain_max_s,
+            Departure(
+                drain=edge.drain,
+                on_notice=edge.lifecycle.retire,
+                notice_s=settings.drain_notice_s,
+                max_s=settings.drain_max_s,
+            ),
         )
         edge.drain.hurry()
 

@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sandfleet.model.resources import SizeLimits
+from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
 from sandfleet.planning.placement import PlacementPolicy
 
 ENV_PREFIX = "SANDFLEET_"
@@ -51,7 +51,7 @@ class ControlPlaneSettings(BaseSettings):
     sandbox_domain: str = "localhost:8080"
     """Domain below which previews of sandboxes are named."""
     replica_id: str | None = None
-    """Name of this replica in leases; made anew at each start if absent."""
+    """Name of this replica in leases. Each start adds a part of its own, so equal names do no harm."""
 
     auth_query_key: bool = True
     """Whether `?api_key=` is accepted outside WebSockets."""
@@ -66,14 +66,16 @@ class ControlPlaneSettings(BaseSettings):
     """When a create that is not finished is answered as `creating`."""
     creation_queue_s: PositiveSeconds = 30
     """How long a create waits for room before 503 `no_capacity`."""
-    create_deadline_s: PositiveSeconds = 120
-    """When a create that hangs is given up."""
+    create_deadline_s: PositiveSeconds = 300
+    """When a create that hangs is given up; of 200 at once the last stands in line on its host for long."""
     save_deadline_s: PositiveSeconds = 900
     """When a hibernation, checkpoint or wake that hangs is given up."""
     exec_pad_after_s: PositiveSeconds = 10
     """When a waiting `exec/run` begins to send spaces, so that readers do not give up."""
     exec_pad_every_s: PositiveSeconds = 10
     """The time between these spaces."""
+    sse_keepalive_s: PositiveSeconds = 10
+    """Longest silence of a stream of events: a comment keeps its connection alive."""
     exec_timeout_default_s: Annotated[int, Field(ge=1, le=86400)] = 60
     """Time-out of commands that name none."""
     body_bytes_max: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
@@ -114,23 +116,45 @@ class ControlPlaneSettings(BaseSettings):
 
     heartbeat_interval_s: PositiveSeconds = 2
     """How often workers report."""
-    worker_silent_s: PositiveSeconds = 15
+    worker_silent_s: PositiveSeconds = 10
     """After so much silence a worker gets no new sandboxes. Those it has are not touched."""
-    operation_lease_s: PositiveSeconds = 15
-    """How long an operation of a dead replica stays unclaimed."""
-    leader_lease_s: PositiveSeconds = 6
-    """How long a dead leader stays the leader."""
+    worker_unreachable_s: PositiveSeconds = 60
+    """After so much silence it is called `unreachable`. Its sandboxes are still not touched."""
+    operation_lease_s: Annotated[float, Field(ge=0.5, le=60)] = 5
+    """How long an operation of a dead replica stays unclaimed; renewed three times as often."""
+    leader_lease_s: Annotated[float, Field(ge=0.5, le=12)] = 3
+    """How long a dead leader stays the leader, and most of what a fail-over takes."""
     loop_interval_s: PositiveSeconds = 1
     """Pause between two rounds of the fleet's loops."""
+    fault_points_dir: Path | None = None
+    """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
     postgres_pool_max: Annotated[int, Field(ge=1)] = 20
     """Most connections of this replica to PostgreSQL."""
 
-    drain_notice_s: Seconds = 1
+    drain_notice_s: Seconds = 2
     """How long `/readyz` says 503 before the listener closes, so that balancers look away first."""
     drain_max_s: Seconds = 25
     """How long a stopping replica finishes what is in flight."""
     log_level: str = "info"
     """`debug`, `info`, `warning` or `error`."""
+
+    @model_validator(mode="after")
+    def _memory_can_be_given(self) -> ControlPlaneSettings:
+        block, base = self.memory_block_mb, self.memory_base_mb
+        if block % MEMORY_BLOCK_MIB:
+            raise ValueError(
+                f"memory_block_mb is {block}: guests take memory in blocks of {MEMORY_BLOCK_MIB}"
+            )
+        for name in ("memory_base_mb", "memory_default_mb", "memory_max_mb"):
+            value = getattr(self, name)
+            if value % block:
+                raise ValueError(
+                    f"{name} is {value}, no multiple of memory_block_mb ({block}): "
+                    f"{value // block * block} and {-(-value // block) * block} are"
+                )
+        if not base <= self.memory_default_mb <= self.memory_max_mb:
+            raise ValueError("memory_base_mb <= memory_default_mb <= memory_max_mb does not hold")
+        return self
 
     @field_validator("master_secret")
     @classmethod

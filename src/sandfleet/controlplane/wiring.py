@@ -12,6 +12,7 @@ import structlog
 from sandfleet.adapters.blobs.objects import Objects
 from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.fault_points import armed
 from sandfleet.adapters.postgres.migrate import migrate
 from sandfleet.adapters.postgres.wiring import PostgresStores, open_stores
 from sandfleet.adapters.redis.connection import RedisConnection
@@ -30,7 +31,7 @@ from sandfleet.controlplane.http.drain import Drain
 from sandfleet.controlplane.http.keys import KeyRing
 from sandfleet.controlplane.http.metrics import Metrics
 from sandfleet.controlplane.operations.fleet import Fleet
-from sandfleet.controlplane.proxy.pending import PendingCommands
+from sandfleet.controlplane.proxy.pending import start_what_others_left
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.controlplane.tokens import TokenSigner, load_signer
 from sandfleet.model.errors import StoreUnavailable
@@ -59,26 +60,27 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         session = await stack.enter_async_context(worker_session())
         wake_ups = RedisWakeUps(connection, clock)
         metrics = Metrics()
+        faults = armed(settings.fault_points_dir)
         plane = ControlPlane(
             settings=settings,
             clock=clock,
-            replica_id=settings.replica_id or f"replica-{secrets.token_hex(6)}",
+            replica_id=instance_id(settings),
             stores=_stores(stores),
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),
             wake_ups=wake_ups,
-            worker_client=AiohttpWorkerClient(session, signer.fleet_token),
+            worker_client=AiohttpWorkerClient(session, signer.fleet_token, faults=faults),
             public_keys=signer.public_keys,
             blobs=_blobs(settings, clock, stack),
             observer=metrics,
+            faults=faults,
         )
         background = Background(group := await stack.enter_async_context(asyncio.TaskGroup()))
         stack.callback(background.cancel_all)
-        listening = group.create_task(wake_ups.run(), name="wake-ups")
-        stack.callback(listening.cancel)
+        stack.callback(group.create_task(wake_ups.run(), name="wake-ups").cancel)
         lifecycle = await stack.enter_async_context(Fleet(plane).running())
         keys = KeyRing(plane.stores.organisations, clock=clock, cache_s=settings.key_cache_s)
-        yield Edge(
+        edge = Edge(
             plane=plane,
             lifecycle=lifecycle,
             data_plane=AiohttpDataPlane(session, signer.fleet_token),
@@ -86,10 +88,16 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             keys=keys,
             authenticator=_authenticator(keys, signer, settings),
             background=background,
-            pending=PendingCommands(),
             drain=Drain(),
             metrics=metrics,
         )
+        stack.callback(group.create_task(start_what_others_left(edge), name="pending-commands").cancel)
+        yield edge
+
+
+def instance_id(settings: ControlPlaneSettings) -> str:
+    """Return what this process, and no other that was given the same name, holds leases as."""
+    return f"{settings.replica_id or 'replica'}-{secrets.token_hex(6)}"
 
 
 def _blobs(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> ObjectSnapshotStore | None:
@@ -142,4 +150,6 @@ def _stores(stores: PostgresStores) -> Stores:
         previews=stores.previews,
         tags=stores.tags,
         sizes=stores.sizes,
+        log=stores.log,
+        commands=stores.commands,
     )

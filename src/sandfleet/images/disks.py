@@ -74,14 +74,14 @@ def make_disk(tree: Path, target: Path, *, shape: DiskShape, tools: DiskTools) -
 def make_data_tree(tree: Path, *, skeleton: Path, epoch: int) -> None:
     """Lay out the data disk: `home/` (filled as a new user's is) and `workspace/`, owned by the user."""
     home = tree / "home"
-    for directory in (home, tree / "workspace", home / APT_CACHE):
+    for directory in (home, tree / "workspace", home / APT_CACHE / "partial"):
         directory.mkdir(parents=True)
     for source in sorted(skeleton.iterdir()):
         if source.is_file():
             (home / source.name).write_bytes(source.read_bytes())
     for path in sorted(tree.rglob("*")):
         # apt's cache lies in the user's home but is the system's.
-        owner = 0 if path.name == APT_CACHE else USER_ID
+        owner = 0 if APT_CACHE in path.parts else USER_ID
         os.chown(path, owner, owner)
         path.chmod(0o755 if path.is_dir() else 0o644)
     for path in sorted(tree.rglob("*"), reverse=True):

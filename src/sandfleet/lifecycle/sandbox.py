@@ -43,6 +43,8 @@ class SandboxEvent(StrEnum):
     REBOOTED = "rebooted"
     KILL_REQUESTED = "kill_requested"
     LOST = "lost"
+    RECOVER = "recover"
+    """It was lost, and comes back from its newest saved state."""
 
 
 E = SandboxEvent
@@ -57,6 +59,7 @@ TRANSITIONS: Mapping[SandboxState, Mapping[SandboxEvent, SandboxState]] = Mappin
             E.REBOOT_REQUESTED: S.REBOOTING,
             E.KILL_REQUESTED: S.STOPPED,
             E.LOST: S.ERROR,
+            E.RECOVER: S.WAKING,
         },
         S.HIBERNATING: {
             E.EXPIRY_REFUSED: S.RUNNING,
@@ -65,6 +68,7 @@ TRANSITIONS: Mapping[SandboxState, Mapping[SandboxEvent, SandboxState]] = Mappin
             E.SAVED: S.HIBERNATED,
             E.KILL_REQUESTED: S.STOPPED,
             E.LOST: S.ERROR,
+            E.RECOVER: S.WAKING,
         },
         S.HIBERNATED: {E.WAKE_REQUESTED: S.WAKING, E.KILL_REQUESTED: S.STOPPED},
         S.WAKING: {

@@ -21,6 +21,7 @@ class ServiceUid(IntEnum):
 
     POSTGRES = 60920
     VALKEY = 60921
+    BALANCER = 60922
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import string
 import zlib
@@ -22,6 +23,9 @@ _KEY_LENGTH = 40
 FIRST_RANGE = 210
 _RANGES = 32
 """Different fleets of one machine take different network ranges and uids."""
+SERVERS_MAX = 8
+WORKERS_MAX = 8
+"""Each worker has a fixed part of the fleet's addresses and uids, so that none moves when another comes."""
 
 
 class ConfigurationBroken(Exception):
@@ -29,10 +33,12 @@ class ConfigurationBroken(Exception):
 
 
 class WorkerChoice(msgspec.Struct, frozen=True, rename="camel"):
-    """One worker: its id is part of the fleet's records, so it never changes."""
+    """One worker. Id and slot never change: the records name the one, its VMs have addresses of the other."""
 
     id: str
     port: int = 0
+    slot: int = 0
+    """Which part of the fleet's addresses and uids it has."""
 
 
 class FleetConfiguration(msgspec.Struct, frozen=True, rename="camel"):
@@ -42,6 +48,9 @@ class FleetConfiguration(msgspec.Struct, frozen=True, rename="camel"):
     workers: tuple[WorkerChoice, ...]
     api_host: str = "127.0.0.1"
     api_port: int = 0
+    """Where clients go: the one server, or the load balancer before several."""
+    server_ports: tuple[int, ...] = (0,)
+    """One for each server; unused while there is one, which has the API's own."""
     postgres_port: int = 0
     valkey_port: int = 0
     memory_mib: int | None = None
@@ -50,6 +59,16 @@ class FleetConfiguration(msgspec.Struct, frozen=True, rename="camel"):
     def memory_budget_mib(self) -> int:
         """What all sandboxes together may be promised."""
         return self.memory_mib or machine.memory_budget_mib(machine.memory_total_mib())
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of all choices."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether a load balancer stands before the servers."""
+        return len(self.server_ports) > 1
 
 
 class FleetSecrets(msgspec.Struct, frozen=True, rename="camel"):
@@ -69,7 +88,7 @@ def load_configuration(layout: Layout) -> FleetConfiguration:
         return _read(layout.configuration, FleetConfiguration)
     configuration = FleetConfiguration(
         range_number=_range_number(layout.data_dir),
-        workers=(WorkerChoice(id=f"wk-{secrets.token_hex(4)}"),),
+        workers=(_new_worker(0),),
     )
     save_configuration(layout, configuration)
     return configuration
@@ -80,6 +99,20 @@ def save_configuration(layout: Layout, configuration: FleetConfiguration) -> Non
     write_atomically(
         layout.configuration, msgspec.json.format(msgspec.json.encode(configuration)), mode=0o644
     )
+
+
+def with_servers(configuration: FleetConfiguration, count: int) -> FleetConfiguration:
+    """Return the choices with so many servers; those that stay keep their ports."""
+    kept = configuration.server_ports[:count]
+    return msgspec.structs.replace(configuration, server_ports=kept + (0,) * (count - len(kept)))
+
+
+def with_workers_added(configuration: FleetConfiguration, count: int) -> FleetConfiguration:
+    """Return the choices with at least so many workers; those that are there stay as they are."""
+    taken = {worker.slot for worker in configuration.workers}
+    free = [slot for slot in range(WORKERS_MAX) if slot not in taken]
+    added = tuple(_new_worker(slot) for slot in free[: max(0, count - len(taken))])
+    return msgspec.structs.replace(configuration, workers=configuration.workers + added)
 
 
 def load_secrets(layout: Layout) -> FleetSecrets:
@@ -93,6 +126,10 @@ def load_secrets(layout: Layout) -> FleetSecrets:
     )
     write_atomically(layout.secrets, msgspec.json.format(msgspec.json.encode(fresh)), mode=0o600)
     return fresh
+
+
+def _new_worker(slot: int) -> WorkerChoice:
+    return WorkerChoice(id=f"wk-{secrets.token_hex(4)}", slot=slot)
 
 
 def _read(path: Path, kind: type[T]) -> T:

@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from sandfleet.local import machine
+from sandfleet.local.balancer import find_program
+from sandfleet.local.configuration import load_configuration
 from sandfleet.local.image import current_image, templates_dir
 from sandfleet.local.layout import Layout
 from sandfleet.local.ports import is_free
@@ -70,6 +72,8 @@ def examine(layout: Layout) -> list[Finding]:
         _network,
         _firewall,
         lambda: _ports(layout),
+        lambda: _balancer(layout),
+        lambda: _fleet(layout),
         _memory,
         lambda: _disk("data disk", layout.data_dir),
         lambda: _disk("cache disk", templates_dir()),
@@ -206,6 +210,30 @@ def _ports(layout: Layout) -> Finding:
     if is_free(8080):
         return Finding("ports", Verdict.OK, "8080 is free")
     return Finding("ports", Verdict.WARN, "8080 is taken", "`up` takes another one and says which")
+
+
+def _balancer(layout: Layout) -> Finding:
+    count = len(load_configuration(layout).server_ports) if layout.configuration.exists() else 1
+    if find_program() is not None:
+        return Finding("load balancer", Verdict.OK, f"HAProxy is there; this fleet has {count} server(s)")
+    verdict = Verdict.FAIL if count > 1 else Verdict.WARN
+    return Finding(
+        "load balancer",
+        verdict,
+        "HAProxy not found",
+        "only several servers need it: `make setup` installs it",
+    )
+
+
+def _fleet(layout: Layout) -> Finding:
+    from sandfleet.local.fleet_health import complaints
+
+    found = complaints(layout)
+    if found is None:
+        return Finding("fleet", Verdict.OK, "none runs")
+    if found:
+        return Finding("fleet", Verdict.WARN, "; ".join(found), f"the logs are in {layout.log('*')}")
+    return Finding("fleet", Verdict.OK, "it runs, and has nothing to complain about")
 
 
 def _memory() -> Finding:

@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import secrets
 import shutil
 import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from sandfleet.local import ports
 from sandfleet.local.accounts import ServiceUid, named_account, service_account, unreachable_ancestor
-from sandfleet.local.service_process import PortTaken, ServiceCommand, ServiceFailed, ServiceProcess
+from sandfleet.local.embedded_store import RunningStore, make_directory, start_store
+from sandfleet.local.service_process import ServiceCommand, ServiceFailed, ServiceProcess
 
 USER = "sandfleet"
 DATABASE = "sandfleet"
 _READY_TIMEOUT_S = 60.0
-_START_ATTEMPTS = 5
 _STATUS_LINE = 7
 """Line of postmaster.pid that says `ready`."""
 
@@ -43,6 +41,8 @@ _SETTINGS = {
     "full_page_writes": "on",
     # Containers often have a tiny /dev/shm, which parallel queries would fill.
     "max_parallel_workers_per_gather": "0",
+    # A killed server's segments in /dev/shm outlive its directory; these are files within it.
+    "dynamic_shared_memory_type": "mmap",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
@@ -62,17 +62,9 @@ class EmbeddedPostgres:
 
     def prepare(self) -> None:
         """Make what is missing: directory, password, cluster, database. Idempotent."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        self.data_dir.chmod(0o711)
-        blocked = unreachable_ancestor(self.cluster)
-        if blocked is not None:
-            raise ServiceFailed(
-                f"{blocked} cannot be entered by other users, and PostgreSQL does not run as root: "
-                f"use another data directory, or chmod o+x {blocked}"
-            )
-        if not self.password_file.exists():
-            self.password_file.touch(mode=0o600)
-            self.password_file.write_text(secrets.token_hex(24))
+        make_directory(
+            self.data_dir, password_file=self.password_file, entered=self.cluster, program="PostgreSQL"
+        )
         if not self.cluster.exists():
             self._initialise()
 
@@ -93,6 +85,12 @@ class EmbeddedPostgres:
             account=self.account,
             stop_signal=signal.SIGINT,  # fast shutdown: sessions are ended, nothing is lost
         )
+
+    def begin(self, port: int) -> ServiceProcess:
+        """Start the server and return when it takes connections."""
+        process = ServiceProcess(self.command(port))
+        process.wait_ready(self.is_ready, timeout_s=_READY_TIMEOUT_S)
+        return process
 
     def is_ready(self, pid: int) -> bool:
         """Say whether the server with this pid takes connections, by its own pid file."""
@@ -164,66 +162,14 @@ class EmbeddedPostgres:
         return copied
 
 
-class RunningPostgres:
-    """A PostgreSQL that this process started; a context manager that stops it."""
-
-    def __init__(self, files: EmbeddedPostgres, process: ServiceProcess, *, port: int) -> None:
-        self.files = files
-        self.port = port
-        self.url = files.url(port)
-        self._process = process
-
-    @property
-    def pid(self) -> int:
-        """Return the postmaster's process id."""
-        return self._process.pid
-
-    def stop(self) -> None:
-        """End it cleanly."""
-        self._process.stop()
-
-    def kill(self) -> None:
-        """End it as kill -9 would; `restart` brings it back."""
-        self._process.kill()
-
-    def restart(self) -> None:
-        """Start it again on the same port after `stop`, `kill` or a crash."""
-        self._process = _start(self.files, self.port)
-
-    def __enter__(self) -> RunningPostgres:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+RunningPostgres = RunningStore[EmbeddedPostgres]
 
 
 def start_postgres(data_dir: Path, *, port: int = 0) -> RunningPostgres:
     """Start (and first make, if missing) the cluster in a directory; port 0 chooses a free one."""
     files = EmbeddedPostgres(data_dir)
     files.prepare()
-    for _ in range(_START_ATTEMPTS):
-        chosen = port or ports.free_port()
-        try:
-            return RunningPostgres(files, _start(files, chosen), port=chosen)
-        except PortTaken:
-            if port:
-                raise
-    raise PortTaken(f"no free port was found in {_START_ATTEMPTS} attempts")
-
-
-def _start(files: EmbeddedPostgres, port: int) -> ServiceProcess:
-    if not ports.is_free(port):
-        raise PortTaken(f"port {port} on {ports.LOOPBACK} is taken by another process")
-    process = ServiceProcess(files.command(port))
-    try:
-        process.wait_ready(files.is_ready, timeout_s=_READY_TIMEOUT_S)
-    except ServiceFailed as error:
-        if "Address already in use" in str(error):
-            raise PortTaken(f"port {port} on {ports.LOOPBACK} was taken meanwhile") from error
-        raise
-    return process
+    return start_store(files, port=port)
 
 
 def _wheel_home() -> Path:

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-import secrets
 import shutil
 import socket
 from pathlib import Path
-from types import TracebackType
 
 from sandfleet.local import ports
 from sandfleet.local.accounts import ServiceUid, service_account, unreachable_ancestor
-from sandfleet.local.service_process import PortTaken, ServiceCommand, ServiceFailed, ServiceProcess
+from sandfleet.local.embedded_store import RunningStore, make_directory, start_store
+from sandfleet.local.service_process import ServiceCommand, ServiceFailed, ServiceProcess
 
 _READY_TIMEOUT_S = 20.0
 _ANSWER_TIMEOUT_S = 1.0
-_START_ATTEMPTS = 5
 _MEMORY_MIB_MAX = 256
 
 
@@ -38,17 +36,9 @@ class EmbeddedValkey:
 
     def prepare(self, port: int) -> None:
         """Make the directory, the password and the configuration for a port. Idempotent."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        self.data_dir.chmod(0o711)
-        blocked = unreachable_ancestor(self.config_file)
-        if blocked is not None:
-            raise ServiceFailed(
-                f"{blocked} cannot be entered by other users, and Valkey does not run as root: "
-                f"use another data directory, or chmod o+x {blocked}"
-            )
-        if not self.password_file.exists():
-            self.password_file.touch(mode=0o600)
-            self.password_file.write_text(secrets.token_hex(24))
+        make_directory(
+            self.data_dir, password_file=self.password_file, entered=self.config_file, program="Valkey"
+        )
         # In a file, not in the arguments: those are readable by every user of the machine.
         self.config_file.unlink(missing_ok=True)
         self.config_file.touch(mode=0o600)
@@ -68,6 +58,13 @@ class EmbeddedValkey:
             environment={"PATH": "/usr/bin:/bin"},
             account=self.account,
         )
+
+    def begin(self, port: int) -> ServiceProcess:
+        """Start the server and return when it answers."""
+        self.prepare(port)
+        process = ServiceProcess(self.command())
+        process.wait_ready(lambda _pid: self.is_ready(port), timeout_s=_READY_TIMEOUT_S)
+        return process
 
     def is_ready(self, port: int) -> bool:
         """Say whether a Valkey that knows our password answers on the port."""
@@ -114,66 +111,12 @@ class EmbeddedValkey:
         return copied
 
 
-class RunningValkey:
-    """A Valkey that this process started; a context manager that stops it."""
-
-    def __init__(self, files: EmbeddedValkey, process: ServiceProcess, *, port: int) -> None:
-        self.files = files
-        self.port = port
-        self.url = files.url(port)
-        self._process = process
-
-    @property
-    def pid(self) -> int:
-        """Return its process id."""
-        return self._process.pid
-
-    def stop(self) -> None:
-        """End it cleanly."""
-        self._process.stop()
-
-    def kill(self) -> None:
-        """End it as kill -9 would; `restart` brings it back, empty."""
-        self._process.kill()
-
-    def restart(self) -> None:
-        """Start it again on the same port."""
-        self._process = _start(self.files, self.port)
-
-    def __enter__(self) -> RunningValkey:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+RunningValkey = RunningStore[EmbeddedValkey]
 
 
 def start_valkey(data_dir: Path, *, port: int = 0) -> RunningValkey:
     """Start a Valkey with its files in a directory; port 0 chooses a free one."""
-    files = EmbeddedValkey(data_dir)
-    for _ in range(_START_ATTEMPTS):
-        chosen = port or ports.free_port()
-        try:
-            return RunningValkey(files, _start(files, chosen), port=chosen)
-        except PortTaken:
-            if port:
-                raise
-    raise PortTaken(f"no free port was found in {_START_ATTEMPTS} attempts")
-
-
-def _start(files: EmbeddedValkey, port: int) -> ServiceProcess:
-    if not ports.is_free(port):
-        raise PortTaken(f"port {port} on {ports.LOOPBACK} is taken by another process")
-    files.prepare(port)
-    process = ServiceProcess(files.command())
-    try:
-        process.wait_ready(lambda _pid: files.is_ready(port), timeout_s=_READY_TIMEOUT_S)
-    except ServiceFailed as error:
-        if "Address already in use" in str(error):
-            raise PortTaken(f"port {port} on {ports.LOOPBACK} was taken meanwhile") from error
-        raise
-    return process
+    return start_store(EmbeddedValkey(data_dir), port=port)
 
 
 def _wheel_binary() -> Path:

@@ -66,6 +66,11 @@ class Layout:
         return self.data_dir / "valkey"
 
     @property
+    def balancer(self) -> Path:
+        """The load balancer's configuration and error bodies."""
+        return self.data_dir / "balancer"
+
+    @property
     def settings_dir(self) -> Path:
         """Where the settings files lie."""
         return self.data_dir / "settings"

@@ -32,10 +32,10 @@ class MachineCount:
         return self.owned + self.warm + self.unfinished
 
 
-def count_machines(layout: Layout) -> MachineCount:
-    """Count the VMs of the fleet in a data directory."""
+def count_machines(layout: Layout, *, worker: str = "*") -> MachineCount:
+    """Count the VMs of the fleet in a data directory, or of one of its workers."""
     owned = warm = unfinished = 0
-    for folder in layout.data_dir.glob("workers/*/machines/*"):
+    for folder in layout.data_dir.glob(f"workers/{worker}/machines/*"):
         try:
             manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=_Manifest)
         except (OSError, msgspec.DecodeError):

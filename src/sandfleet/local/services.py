@@ -6,7 +6,7 @@ import hashlib
 import http.client
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +14,36 @@ import msgspec
 
 from sandfleet.local import ports
 from sandfleet.local.atomic_file import write_atomically
+from sandfleet.local.balancer import LocalBalancer
 from sandfleet.local.configuration import API_PORT_PREFERRED, FleetConfiguration, FleetSecrets, WorkerChoice
 from sandfleet.local.embedded_postgres import EmbeddedPostgres
 from sandfleet.local.embedded_valkey import EmbeddedValkey
 from sandfleet.local.layout import Layout
 from sandfleet.local.service_process import ServiceCommand
-from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
+from sandfleet.local.settings_files import (
+    SettingValue,
+    Stores,
+    as_toml,
+    server_settings,
+    worker_settings,
+)
 from sandfleet.local.state import FleetState, ServiceKind
 
 _ASK_TIMEOUT_S = 2.0
 _SERVER_PATIENCE_S = 40.0
 _WORKER_PATIENCE_S = 30.0
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE")
+_KEPT_VARIABLES = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "SSL_CERT_FILE",
+    "SANDFLEET_FAULT_POINTS_DIR",
+)
 SERVER = "server"
+BALANCER = "balancer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,24 +77,29 @@ class Service:
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
+def server_name(number: int) -> str:
+    """Return the name of a server; the first has none of the others' numbers, with or without others."""
+    return SERVER if number == 0 else f"{SERVER}-{number + 1}"
+
+
 def with_ports(configuration: FleetConfiguration, before: FleetState | None) -> FleetConfiguration:
     """Return the configuration with a usable port for everything that does not run already."""
+    # A port that a service of ours has is free for another: the one ends before the other begins.
+    ours = {state.port for state in before.services if state.is_alive} if before else set()
 
-    def port_of(name: str, wanted: int, *, host: str = ports.LOOPBACK) -> int:
-        state = before.service(name) if before else None
-        if state is not None and state.is_alive and state.port == wanted:
-            return wanted
-        return ports.choose_port(wanted, host=host)
+    def port_of(wanted: int, *, host: str = ports.LOOPBACK) -> int:
+        return wanted if wanted in ours else ports.choose_port(wanted, host=host)
 
-    host = configuration.api_host
     return msgspec.structs.replace(
         configuration,
-        api_port=port_of(SERVER, configuration.api_port or API_PORT_PREFERRED, host=host),
-        postgres_port=port_of("postgres", configuration.postgres_port),
-        valkey_port=port_of("valkey", configuration.valkey_port),
+        api_port=port_of(configuration.api_port or API_PORT_PREFERRED, host=configuration.api_host),
+        server_ports=tuple(port_of(port) for port in configuration.server_ports)
+        if configuration.is_balanced
+        else configuration.server_ports,
+        postgres_port=port_of(configuration.postgres_port),
+        valkey_port=port_of(configuration.valkey_port),
         workers=tuple(
-            msgspec.structs.replace(worker, port=port_of(worker.id, worker.port))
-            for worker in configuration.workers
+            msgspec.structs.replace(worker, port=port_of(worker.port)) for worker in configuration.workers
         ),
     )
 
@@ -112,34 +134,64 @@ def services_of(
             is_ready=lambda _pid: valkey.is_ready(configuration.valkey_port),
             settings=valkey.config_file.read_text(),
         ),
-        _server(
-            layout, configuration, as_toml(server_settings(configuration, secrets, stores, layout=layout))
-        ),
+        *_servers(layout, configuration, secrets, stores),
         *(
-            _worker(layout, worker, as_toml(worker_settings(configuration, worker, secrets, layout=layout)))
+            _worker(
+                layout,
+                worker,
+                as_toml(worker_settings(configuration, worker, secrets, layout=layout)),
+                after=BALANCER if configuration.is_balanced else SERVER,
+            )
             for worker in configuration.workers
         ),
     )
 
 
-def _server(layout: Layout, configuration: FleetConfiguration, settings: str) -> Service:
-    path = layout.settings(SERVER)
-    write_atomically(path, settings.encode(), mode=0o600)
+def _servers(
+    layout: Layout, configuration: FleetConfiguration, secrets: FleetSecrets, stores: Stores
+) -> list[Service]:
+    """Return the servers, and what stands before several."""
+    servers = []
+    for number in range(len(configuration.server_ports)):
+        settings = server_settings(configuration, secrets, stores, layout=layout, number=number)
+        servers.append(_server(layout, server_name(number), settings))
+    return [*servers, _balancer(layout, configuration, servers)] if configuration.is_balanced else servers
+
+
+def _balancer(layout: Layout, configuration: FleetConfiguration, servers: Sequence[Service]) -> Service:
+    balancer = LocalBalancer(layout.balancer, log_path=layout.log(BALANCER))
     host, port = configuration.api_host, configuration.api_port
-    asked = ports.LOOPBACK if host in ("0.0.0.0", "::") else host
+    text = balancer.prepare(host=host, port=port, servers=[(server.name, server.port) for server in servers])
     return Service(
-        name=SERVER,
-        kind=ServiceKind.SERVER,
+        name=BALANCER,
+        kind=ServiceKind.BALANCER,
         port=port,
-        command=_command(SERVER, SERVER, path, layout=layout, patience_s=_SERVER_PATIENCE_S),
-        own_path=path,
-        is_ready=lambda _pid: _answers(asked, port, "/readyz"),
-        after=("postgres", "valkey"),
-        settings=settings,
+        command=balancer.command(),
+        own_path=balancer.config_file,
+        is_ready=lambda _pid: _answers(_asked(host), port, "/readyz"),
+        # One of them is enough to begin: the first, which also brings the database's schema up to date.
+        after=(servers[0].name,),
+        settings=text,
     )
 
 
-def _worker(layout: Layout, choice: WorkerChoice, settings: str) -> Service:
+def _server(layout: Layout, name: str, settings: Mapping[str, SettingValue]) -> Service:
+    path, text = layout.settings(name), as_toml(settings)
+    write_atomically(path, text.encode(), mode=0o600)
+    host, port = str(settings["listen_host"]), int(settings["listen_port"])
+    return Service(
+        name=name,
+        kind=ServiceKind.SERVER,
+        port=port,
+        command=_command("server", name, path, layout=layout, patience_s=_SERVER_PATIENCE_S),
+        own_path=path,
+        is_ready=lambda _pid: _answers(_asked(host), port, "/readyz"),
+        after=("postgres", "valkey"),
+        settings=text,
+    )
+
+
+def _worker(layout: Layout, choice: WorkerChoice, settings: str, *, after: str) -> Service:
     path = layout.settings(choice.id)
     write_atomically(path, settings.encode(), mode=0o600)
     layout.worker_data(choice.id).mkdir(parents=True, exist_ok=True)
@@ -150,7 +202,7 @@ def _worker(layout: Layout, choice: WorkerChoice, settings: str) -> Service:
         command=_command("worker", choice.id, path, layout=layout, patience_s=_WORKER_PATIENCE_S),
         own_path=path,
         is_ready=lambda _pid: _answers(ports.LOOPBACK, choice.port, "/health"),
-        after=(SERVER,),
+        after=(after,),
         settings=settings,
         ready_within_s=300.0,  # the first start of a worker may build the template before it listens
     )
@@ -165,6 +217,11 @@ def _command(verb: str, name: str, settings: Path, *, layout: Layout, patience_s
         environment={key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ},
         patience_s=patience_s,
     )
+
+
+def _asked(host: str) -> str:
+    """Return the address at which a service of this machine that listens on `host` is asked."""
+    return ports.LOOPBACK if host in ("0.0.0.0", "::") else host
 
 
 def _answers(host: str, port: int, path: str) -> bool:

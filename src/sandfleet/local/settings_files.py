@@ -7,15 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sandfleet.local import machine
-from sandfleet.local.configuration import FIRST_RANGE, FleetConfiguration, FleetSecrets, WorkerChoice
+from sandfleet.local.configuration import (
+    FIRST_RANGE,
+    WORKERS_MAX,
+    FleetConfiguration,
+    FleetSecrets,
+    WorkerChoice,
+)
 from sandfleet.local.image import images_dir, templates_dir
 from sandfleet.local.layout import Layout
+from sandfleet.local.ports import LOOPBACK
 
 SettingValue = str | int | float | bool
 _FIRST_UID = 200_000
 _UIDS_PER_RANGE = 10_000
 _MEMORY_MIB_MAX = 65536
 _MEMORY_MIB_DEFAULT = 1024
+_DRAIN_NOTICE_S = 2
 _BLOCK_MIB = 128
 """Guest memory comes in blocks: the largest size must be a multiple."""
 
@@ -34,20 +42,28 @@ def as_toml(settings: Mapping[str, SettingValue]) -> str:
 
 
 def server_settings(
-    configuration: FleetConfiguration, secrets: FleetSecrets, stores: Stores, *, layout: Layout
+    configuration: FleetConfiguration,
+    secrets: FleetSecrets,
+    stores: Stores,
+    *,
+    layout: Layout,
+    number: int = 0,
 ) -> dict[str, SettingValue]:
-    """Return the settings of the fleet's server."""
+    """Return the settings of one of the fleet's servers, counted from 0."""
+    is_balanced = configuration.is_balanced
     largest_mib = _largest_mib(configuration.memory_budget_mib // len(configuration.workers))
     return {
-        "listen_host": configuration.api_host,
-        "listen_port": configuration.api_port,
+        "listen_host": LOOPBACK if is_balanced else configuration.api_host,
+        "listen_port": configuration.server_ports[number] if is_balanced else configuration.api_port,
         "postgres_url": stores.postgres_url,
         "redis_url": stores.redis_url,
         "master_secret": secrets.master_secret,
         "bootstrap_key": secrets.bootstrap_key,
         "join_token": secrets.join_token,
         "sandbox_domain": f"localhost:{configuration.api_port}",
-        "replica_id": "server-1",
+        "replica_id": f"server-{number + 1}",
+        # Only a load balancer has to be told before the listener closes.
+        "drain_notice_s": _DRAIN_NOTICE_S if is_balanced else 0,
         "blob_store_url": layout.snapshots.as_uri(),
         "memory_default_mb": min(_MEMORY_MIB_DEFAULT, largest_mib),
         "memory_max_mb": largest_mib,
@@ -58,13 +74,12 @@ def worker_settings(
     configuration: FleetConfiguration, choice: WorkerChoice, secrets: FleetSecrets, *, layout: Layout
 ) -> dict[str, SettingValue]:
     """Return the settings of one worker; several share the machine's memory equally."""
-    number = configuration.workers.index(choice)
     share_mib = configuration.memory_budget_mib // len(configuration.workers)
     return {
         "worker_id": choice.id,
         "machine_id": choice.id,
         "listen_port": choice.port,
-        "control_url": f"http://127.0.0.1:{configuration.api_port}",
+        "control_url": f"http://{LOOPBACK}:{configuration.api_port}",
         "join_token": secrets.join_token,
         "data_dir": str(layout.worker_data(choice.id)),
         "blob_store_url": layout.snapshots.as_uri(),
@@ -72,10 +87,10 @@ def worker_settings(
         "memory_default_mib": min(_MEMORY_MIB_DEFAULT, _largest_mib(share_mib)),
         "memory_max_mib": _largest_mib(share_mib),
         "warm_pool_size": machine.warm_pool_size(share_mib),
-        "network_range": _network_range(configuration, number),
+        "network_range": _network_range(configuration, choice.slot),
         "uid_first": _FIRST_UID
         + configuration.range_number * _UIDS_PER_RANGE
-        + number * (_UIDS_PER_RANGE // len(configuration.workers)),
+        + choice.slot * (_UIDS_PER_RANGE // WORKERS_MAX),
         "images_dir": str(images_dir()),
         "templates_dir": str(templates_dir()),
     }
@@ -85,8 +100,8 @@ def _largest_mib(budget_mib: int) -> int:
     return min(_MEMORY_MIB_MAX, budget_mib) // _BLOCK_MIB * _BLOCK_MIB
 
 
-def _network_range(configuration: FleetConfiguration, number: int) -> str:
-    # One /16 per fleet, halved until each worker has a part of its own.
-    bits = (len(configuration.workers) - 1).bit_length()
-    start = number << (16 - bits) if bits else 0
+def _network_range(configuration: FleetConfiguration, slot: int) -> str:
+    # One /16 per fleet, of which each worker has a fixed part.
+    bits = (WORKERS_MAX - 1).bit_length()
+    start = slot << (16 - bits)
     return f"10.{FIRST_RANGE + configuration.range_number}.{start >> 8}.0/{16 + bits}"

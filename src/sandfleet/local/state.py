@@ -18,6 +18,7 @@ class ServiceKind(StrEnum):
     POSTGRES = "postgres"
     VALKEY = "valkey"
     SERVER = "server"
+    BALANCER = "balancer"
     WORKER = "worker"
 
 
@@ -59,6 +60,8 @@ class FleetState(msgspec.Struct, frozen=True, rename="camel"):
     url: str
     supervisor: ProcessIdentity
     services: tuple[ServiceState, ...] = ()
+    choices: str = ""
+    """Digest of the choices that its supervisor began with."""
 
     @property
     def is_supervised(self) -> bool:

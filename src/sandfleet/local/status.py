@@ -6,6 +6,7 @@ from typing import Any
 
 from sandfleet.local.configuration import load_secrets
 from sandfleet.local.layout import Layout
+from sandfleet.local.ports import LOOPBACK
 from sandfleet.local.state import FleetState, ServiceKind, ServiceState, read_state
 from sandfleet_sdk import NO_RETRIES, Client, SandfleetError, Worker
 
@@ -28,7 +29,8 @@ def fleet_status(layout: Layout) -> dict[str, Any]:
         "supervisor": {"running": state.is_supervised, "pid": state.supervisor.pid},
         "postgres": _first(state, ServiceKind.POSTGRES),
         "valkey": _first(state, ServiceKind.VALKEY),
-        "servers": [{"url": state.url, **_service(service)} for service in state.of_kind(ServiceKind.SERVER)],
+        "servers": [_server(state, service) for service in state.of_kind(ServiceKind.SERVER)],
+        "balancer": _first(state, ServiceKind.BALANCER),
         "workers": [
             _worker(service, workers.get(service.name)) for service in state.of_kind(ServiceKind.WORKER)
         ],
@@ -51,6 +53,13 @@ def _ask(state: FleetState, api_key: str) -> tuple[str, dict[str, Worker]]:
 
 def _first(state: FleetState, kind: ServiceKind) -> dict[str, Any] | None:
     return next((_service(service) for service in state.of_kind(kind)), None)
+
+
+def _server(state: FleetState, service: ServiceState) -> dict[str, Any]:
+    # Behind the load balancer each has an address of its own; a single one has the fleet's.
+    is_alone = len(state.of_kind(ServiceKind.SERVER)) == 1
+    url = state.url if is_alone else f"http://{LOOPBACK}:{service.port}"
+    return {"url": url, **_service(service)}
 
 
 def _service(service: ServiceState) -> dict[str, Any]:
@@ -92,5 +101,6 @@ def _nothing(layout: Layout) -> dict[str, Any]:
         "postgres": None,
         "valkey": None,
         "servers": [],
+        "balancer": None,
         "workers": [],
     }

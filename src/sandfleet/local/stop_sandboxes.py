@@ -17,12 +17,14 @@ from sandfleet.local.atomic_file import write_atomically
 from sandfleet.local.configuration import load_secrets
 from sandfleet.local.layout import Layout
 from sandfleet.local.machines import count_machines
-from sandfleet.local.processes import send_signal
+from sandfleet.local.processes import ProcessIdentity, send_signal
 from sandfleet.local.service_process import ServiceFailed
+from sandfleet.local.services import SERVER
 from sandfleet.local.state import FleetState, ServiceKind, read_state
-from sandfleet_sdk import Client, Organisation
+from sandfleet_sdk import NO_RETRIES, Client, Organisation, SandfleetError
 
 _END_WITHIN_S = 120.0
+_READY_WITHIN_S = 20.0
 _POLL_S = 0.1
 _PAGE = 1000
 _PAGES_MAX = 1000
@@ -36,12 +38,35 @@ def stop_sandboxes(layout: Layout) -> int:
         if count_machines(layout).total:
             raise ServiceFailed("sandboxes can only be ended by a running fleet: `sandfleet up` first")
         return 0
-    with Client(state.url, load_secrets(layout).bootstrap_key) as client:
-        ended = sum(_end_all_of(client, state.url, each) for each in client.fleet.organisations())
-    _wait(lambda: count_machines(layout).owned == 0, "the sandboxes to end")
+    ended = 0
+    problem = _why_not_ready(layout, state)
+    if problem is None:
+        with Client(state.url, load_secrets(layout).bootstrap_key) as client:
+            ended = sum(_end_all_of(client, state.url, each) for each in client.fleet.organisations())
+        wait_for(lambda: count_machines(layout).owned == 0, "the sandboxes to end")
+    elif count_machines(layout).owned:
+        raise ServiceFailed(
+            f"sandboxes can only be ended by a server that is ready, and it says: {problem}. "
+            f"Its log is {layout.log(SERVER)}; `sandfleet down` ends the fleet and leaves them running"
+        )
     _empty_pools(layout, state)
-    _wait(lambda: count_machines(layout).total == 0, "the machines that stand ready to end")
+    wait_for(lambda: count_machines(layout).total == 0, "the machines that stand ready to end")
     return ended
+
+
+def _why_not_ready(layout: Layout, state: FleetState) -> str | None:
+    """Give the server a moment to become ready; return what it says if it does not."""
+    deadline = time.monotonic() + _READY_WITHIN_S
+    with Client(state.url, load_secrets(layout).bootstrap_key, retries=NO_RETRIES) as client:
+        while True:
+            try:
+                client.fleet.readiness()
+            except SandfleetError as error:
+                if time.monotonic() > deadline:
+                    return str(error)
+            else:
+                return None
+            time.sleep(_POLL_S)
 
 
 def withdraw_host_rules(layout: Layout) -> None:
@@ -49,12 +74,17 @@ def withdraw_host_rules(layout: Layout) -> None:
     if count_machines(layout).total:
         return
     for path in layout.settings_dir.glob("wk-*.toml"):
-        settings = tomllib.loads(path.read_text())
-        folders = HypervisorConfig(data_dir=Path(settings["data_dir"]), templates_dir=Path("/"))
-        network = NamespaceNetwork(
-            tag=folders.tag, address_range=IPv4Network(settings["network_range"]), resolvers=()
-        )
-        asyncio.run(network.withdraw())
+        withdraw_rules_of(path)
+
+
+def withdraw_rules_of(settings_file: Path) -> None:
+    """Take the firewall table of the worker with these settings off the host."""
+    settings = tomllib.loads(settings_file.read_text())
+    folders = HypervisorConfig(data_dir=Path(settings["data_dir"]), templates_dir=Path("/"))
+    network = NamespaceNetwork(
+        tag=folders.tag, address_range=IPv4Network(settings["network_range"]), resolvers=()
+    )
+    asyncio.run(network.withdraw())
 
 
 def _end_all_of(admin: Client, url: str, organisation: Organisation) -> int:
@@ -78,14 +108,20 @@ def _end_all_of(admin: Client, url: str, organisation: Organisation) -> int:
 def _empty_pools(layout: Layout, state: FleetState) -> None:
     # A worker that starts with an empty pool removes the machines that it finds without an owner.
     for worker in state.of_kind(ServiceKind.WORKER):
-        path = layout.settings(worker.name)
-        text = re.sub(r"(?m)^warm_pool_size = .*$", "warm_pool_size = 0", path.read_text())
-        write_atomically(path, text.encode(), mode=0o600)
-        if worker.process is not None:
-            send_signal(worker.process, signal.SIGTERM)
+        empty_pool(layout, worker.name, worker.process)
 
 
-def _wait(is_so: Callable[[], bool], what: str) -> None:
+def empty_pool(layout: Layout, worker: str, process: ProcessIdentity | None) -> None:
+    """Have one worker restart without machines that stand ready."""
+    path = layout.settings(worker)
+    text = re.sub(r"(?m)^warm_pool_size = .*$", "warm_pool_size = 0", path.read_text())
+    write_atomically(path, text.encode(), mode=0o600)
+    if process is not None:
+        send_signal(process, signal.SIGTERM)
+
+
+def wait_for(is_so: Callable[[], bool], what: str) -> None:
+    """Return when it is so; `ServiceFailed` when that takes too long."""
     deadline = time.monotonic() + _END_WITHIN_S
     while not is_so():
         if time.monotonic() > deadline:

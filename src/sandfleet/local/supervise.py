@@ -19,6 +19,8 @@ from sandfleet.local.services import services_of, with_ports
 from sandfleet.local.state import read_state
 from sandfleet.local.supervisor import Supervisor
 
+LEAVE_SIGNAL = signal.SIGUSR1
+"""Ends the supervisor and leaves its services running, for the next one."""
 EXIT_FAILED = 1
 EXIT_ALREADY_SUPERVISED = 3
 _log = structlog.get_logger(__name__)
@@ -35,6 +37,7 @@ async def supervise(layout: Layout) -> None:
         layout,
         services,
         url=f"http://{host}:{configuration.api_port}",
+        choices=configuration.digest,
         clock=SystemClock(),
         before=before,
     )
@@ -42,6 +45,7 @@ async def supervise(layout: Layout) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.request_stop)
     loop.add_signal_handler(signal.SIGHUP, supervisor.request_retry)
+    loop.add_signal_handler(LEAVE_SIGNAL, supervisor.request_leave)
     await supervisor.run()
 
 

@@ -43,8 +43,8 @@ class RestartPolicy:
     first_pause_s: float = 0.2
     pause_s_max: float = 30.0
     attempts_max: int = 10
-    stable_after_s: float = 60.0
-    """A service that has run so long has its earlier crashes forgiven."""
+    stable_after_s: float = 10.0
+    """A service that has run so long has its earlier crashes forgiven: its next one costs no long pause."""
 
     def pause_s(self, failures: int) -> float:
         """Return the pause after so many failures in a row."""
@@ -73,13 +73,16 @@ class Supervisor:
         url: str,
         clock: Clock,
         before: FleetState | None,
+        choices: str = "",
     ) -> None:
         self._layout = layout
         self._url = url
+        self._choices = choices
         self._clock = clock
         self._before = before
         self.policy = RestartPolicy()
         self._stopping = asyncio.Event()
+        self._leaves_services = False
         self._entries = {
             service.name: _Entry(
                 service,
@@ -101,6 +104,11 @@ class Supervisor:
         """Ask for an orderly end."""
         self._stopping.set()
 
+    def request_leave(self) -> None:
+        """Ask for an end that leaves the services running, for a supervisor with other choices."""
+        self._leaves_services = True
+        self._stopping.set()
+
     async def run(self) -> None:
         """Run until asked to stop; then end all services, the last started first."""
         await self._end_leftovers()
@@ -111,6 +119,8 @@ class Supervisor:
             await self._stopping.wait()
             for task in (*keepers, rotation):
                 task.cancel()
+        if self._leaves_services:
+            return
         for entry in reversed(self._entries.values()):
             await self._end(entry)
             self._record(entry, condition=ServiceCondition.STOPPED, process=None)
@@ -272,4 +282,4 @@ class Supervisor:
 
     def _write(self) -> None:
         states = tuple(entry.state for entry in self._entries.values())
-        write_state(self._layout, FleetState(self._url, self._identity, states))
+        write_state(self._layout, FleetState(self._url, self._identity, states, self._choices))

@@ -9,16 +9,25 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 
 import msgspec
 
 from sandfleet.local import processes
-from sandfleet.local.configuration import load_configuration, load_secrets, save_configuration
+from sandfleet.local.configuration import (
+    FleetConfiguration,
+    load_configuration,
+    load_secrets,
+    save_configuration,
+    with_servers,
+    with_workers_added,
+)
 from sandfleet.local.layout import Layout
 from sandfleet.local.lock import is_locked
 from sandfleet.local.machines import count_machines
 from sandfleet.local.service_process import log_tail
 from sandfleet.local.state import FleetState, ServiceCondition, ServiceKind, ServiceState, read_state
+from sandfleet.local.supervise import LEAVE_SIGNAL
 from sandfleet_sdk import NO_RETRIES, Client, SandfleetError
 
 _POLL_S = 0.1
@@ -38,23 +47,75 @@ class UpOrder:
     api_host: str | None = None
     api_port: int | None = None
     memory_mib: int | None = None
+    servers: int | None = None
+    workers: int | None = None
+
+
+class Started(StrEnum):
+    """What `start` had to do."""
+
+    FRESH = "fresh"
+    CHANGED = "changed"
+    NOTHING = "nothing"
 
 
 def configure(layout: Layout, order: UpOrder) -> None:
-    """Record the choices of an order and make what is missing of directories and secrets."""
+    """Record the choices of an order and make what is missing of directories and secrets.
+
+    Workers are only ever added here; `shrink` takes them out.
+    """
     layout.make()
     load_secrets(layout)
-    configuration = load_configuration(layout)
+    before = load_configuration(layout)
+    after = _changed(before, order)
+    if after != before:
+        save_configuration(layout, after)
+
+
+def _changed(configuration: FleetConfiguration, order: UpOrder) -> FleetConfiguration:
     changes = {name: value for name in _fields() if (value := getattr(order, name)) is not None}
-    if changes:
-        save_configuration(layout, msgspec.structs.replace(configuration, **changes))
+    configuration = msgspec.structs.replace(configuration, **changes)
+    if order.servers is not None:
+        configuration = with_servers(configuration, order.servers)
+    if order.workers is not None:
+        configuration = with_workers_added(configuration, order.workers)
+    return configuration
 
 
-def start(layout: Layout) -> bool:
-    """Start the supervisor in the background; one that runs already gets its failures forgiven (False)."""
+def start(layout: Layout) -> Started:
+    """Start the supervisor in the background.
+
+    One that runs already gives way to one with the choices as they are now, which takes over every
+    service that they do not concern; if there is none, it only gets its failures forgiven.
+    """
+    outcome = Started.FRESH
     if is_locked(layout):
-        _retry_what_failed(layout)
-        return False
+        if _has_choices_of_now(layout):
+            _retry_what_failed(layout)
+            return Started.NOTHING
+        _end_supervisor_alone(layout)
+        outcome = Started.CHANGED
+    _start_supervisor(layout)
+    return outcome
+
+
+def _has_choices_of_now(layout: Layout) -> bool:
+    state = read_state(layout)
+    return state is not None and state.choices == load_configuration(layout).digest
+
+
+def _end_supervisor_alone(layout: Layout) -> None:
+    deadline = time.monotonic() + _STARTS_WITHIN_S
+    while is_locked(layout):
+        state = read_state(layout)
+        if state is not None:
+            processes.send_signal(state.supervisor, LEAVE_SIGNAL)
+        if time.monotonic() > deadline:
+            raise FleetFailed(f"the supervisor does not end; see {layout.log('supervisor')}")
+        time.sleep(_POLL_S)
+
+
+def _start_supervisor(layout: Layout) -> None:
     with layout.log("supervisor").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "sandfleet.local.supervise", "--data-dir", str(layout.data_dir)],
@@ -71,7 +132,6 @@ def start(layout: Layout) -> bool:
             log_path = layout.log("supervisor")
             raise FleetFailed(f"the supervisor did not start. Its log {log_path} ends:\n{log_tail(log_path)}")
         time.sleep(_POLL_S)
-    return True
 
 
 def await_ready(layout: Layout, *, timeout_s: float, report: Report) -> FleetState:
@@ -142,6 +202,8 @@ def _missing_of_api(client: Client, state: FleetState) -> str:
         return f"the server answers: {error}"
     for service in state.of_kind(ServiceKind.WORKER):
         worker = known.get(service.name)
+        if worker is not None and worker.state == "gone":
+            raise FleetFailed(f"worker {service.name} was forgotten: take it out with `up --workers N`")
         if worker is None or worker.state != "ready":
             return f"worker {service.name} registers"
         if not worker.raw.get("golden_version"):

@@ -67,14 +67,16 @@ class MoveSample:
 
 @dataclass(frozen=True, slots=True)
 class MovePolicy:
-    """What is allowed. Deadlines follow progress: none bounds the whole."""
+    """What is allowed. Deadlines follow progress: none bounds the whole. 0 MiB/s is no limit."""
 
     downtime_ms_max: int = 300
     silent_s_max: float = 30.0
     rounds_max: int = 24
     may_throttle: bool = True
     throttle_percent_max: int = 80
-    may_post_copy: bool = True
+    may_post_copy: bool = False
+    """A guest whose memory follows it is lost when either host is: nobody can call it back."""
+    mib_per_s_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class OperationKind(StrEnum):
     UPLOAD = "upload"
     RESIZE = "resize"
     REBOOT = "reboot"
+    RECOVER = "recover"
 
 
 BACKGROUND_KINDS = frozenset({OperationKind.UPLOAD, OperationKind.DESTROY})

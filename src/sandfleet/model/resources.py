@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MEMORY_BLOCK_MIB = 128
+"""What a guest's kernel takes memory in and gives it back in: every size is a multiple."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:

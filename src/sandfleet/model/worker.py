@@ -12,9 +12,15 @@ from sandfleet.model.resources import NOTHING, Resources
 
 
 class WorkerState(StrEnum):
-    """Observed state of a worker."""
+    """Observed state of a worker. None of them says anything about its sandboxes but the last.
+
+    `silent`: not heard of for some heartbeats, or about to stop; it gets nothing new.
+    `unreachable`: silent for so long that somebody should look. `gone`: it is known that
+    the host is no more, or was emptied; no heartbeat brings it back.
+    """
 
     READY = "ready"
+    SILENT = "silent"
     UNREACHABLE = "unreachable"
     GONE = "gone"
 

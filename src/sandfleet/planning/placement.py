@@ -130,6 +130,8 @@ def _region(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) 
 
 
 def _template(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
+    if request.saved is not None:
+        return None  # what is loaded brings all that it stands on; a worker that has just begun may take it
     return None if request.template in worker.templates else f"has no template {request.template}"
 
 

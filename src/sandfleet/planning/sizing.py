@@ -38,10 +38,11 @@ def forked_resources(
         cpu_count=cpu_count,
         disk_mib=source.disk_mib if disk_mib is None else disk_mib,
     )
-    # Its processors stand in the saved state: a machine that is loaded has as many as were saved.
+    # Its processors are online in the saved guest: there can be more, not fewer.
+    is_larger = cpu_count is not None or memory_mib is not None
     return Resources(
         memory_mib=max(source.memory_mib, asked.memory_mib),
-        cpu_count=source.cpu_count,
+        cpu_count=max(source.cpu_count, asked.cpu_count) if is_larger else source.cpu_count,
         disk_mib=max(source.disk_mib, asked.disk_mib),
     )
 

@@ -133,6 +133,7 @@ class GuestStats:
     net_output: int
     disk_total: int
     disk_used: int
+    """Of the root and the data disk the fuller one."""
     uptime_s: float
 
 
@@ -258,6 +259,10 @@ class Guest(Protocol):
 
     async def write_file(self, path: str, chunks: AsyncIterable[bytes]) -> int:
         """Replace the file by what `chunks` yields, in one step at the end; return its size."""
+        ...
+
+    async def memory_total(self, *, at_least: int, wait_s: float) -> int:
+        """Return how many bytes the guest can use: at once when it is `at_least`, else within `wait_s`."""
         ...
 
     async def stats(self) -> GuestStats:

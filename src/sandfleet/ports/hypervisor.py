@@ -59,6 +59,8 @@ class MachineFacts:
     """The move by which it comes here, until it runs here."""
     departing: str = ""
     """The move by which it leaves; it stands still, and whether it runs again is not decided here."""
+    restart_id: str = ""
+    """The last restart that came to its end."""
 
 
 class Machine(Protocol):
@@ -78,6 +80,10 @@ class Machine(Protocol):
         """Write durably to whom the machine belongs; from then on adoption reports it."""
         ...
 
+    async def note_restart(self, restart_id: str) -> None:
+        """Write down that this restart came to its end, so that its repetition is none."""
+        ...
+
     async def is_alive(self) -> bool:
         """Whether the QEMU process of the manifest still runs (pid and start time)."""
         ...
@@ -87,7 +93,11 @@ class Machine(Protocol):
         ...
 
     async def resize_memory(self, memory_mib: int) -> int:
-        """Ask for a size (base + plugged) and return what the guest reached."""
+        """Ask for a size (base + plugged) and return what the guest reached and its kernel can use."""
+        ...
+
+    async def set_cpu_count(self, cpu_count: int) -> None:
+        """Have exactly this many vCPUs online in the guest."""
         ...
 
     async def limit_cpu(self, cpu_percent: int | None) -> None:
@@ -121,6 +131,11 @@ class Machine(Protocol):
 
 class Hypervisor(Protocol):
     """The host's VMs."""
+
+    @property
+    def degraded(self) -> Sequence[str]:
+        """What this host cannot offer, as sentences for people."""
+        ...
 
     async def accelerator(self) -> Accelerator:
         """Probe once by booting a guest; cached on disk by kernel, CPU and QEMU version."""

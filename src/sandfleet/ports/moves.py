@@ -34,6 +34,11 @@ class Arrival:
 class Pilot(Protocol):
     """Who decides while a machine is being sent."""
 
+    @property
+    def bytes_per_s_max(self) -> int:
+        """How much may be sent in a second; 0 is no limit."""
+        ...
+
     def way(self, ground: MoveGround) -> Way:
         """Return how the memory travels."""
         ...

@@ -25,6 +25,10 @@ class SnapshotRecords(Protocol):
         """Write how it stands, for an operation that goes on; NotFound when it is garbage."""
         ...
 
+    async def complete_of(self, sandbox_id: SandboxId) -> Sequence[Snapshot]:
+        """Return the complete ones that were taken of the sandbox, newest first."""
+        ...
+
     async def mark_garbage(self, *, term: int, limit: int = 100) -> Sequence[Snapshot]:
         """Mark snapshots that nothing needs, and return all that are marked and not removed yet. StaleTerm.
 

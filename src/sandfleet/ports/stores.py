@@ -38,13 +38,14 @@ class SandboxFilter:
 class SandboxStore(Protocol):
     """Sandboxes, their operations and their log. Each write is one transaction with its log row."""
 
-    async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> None:
+    async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> bool:
         """Insert a `creating` row with its operation, after the admission check of the quotas.
 
         Raises QuotaExceeded. The check and the insert are one transaction under the
         organisation's row lock, so parallel requests cannot pass the same check. A row
-        of that id and organisation that is there already makes it do nothing. NotFound when
-        the checkpoint that it is forked from was deleted.
+        of that id and organisation that is there already makes it do nothing and return
+        False: the operation is then not the caller's to run. NotFound when the checkpoint
+        that it is forked from was deleted.
         """
         ...
 
@@ -239,45 +240,6 @@ class OperationStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What a heartbeat's sender must know."""
-
-    worker: Worker
-    term: int
-    quarantined: Sequence[SandboxId]
-
-
-class WorkerStore(Protocol):
-    """Workers."""
-
-    async def register(self, worker: Worker) -> Registration:
-        """Insert or refresh what the worker says of itself; cordon and drain stay as they are.
-
-        A heartbeat older than the newest of the same process changes nothing. A worker
-        that is `gone` stays so.
-        """
-        ...
-
-    async def get(self, worker_id: WorkerId) -> Worker:
-        """Return it or raise NotFound."""
-        ...
-
-    async def list(self) -> Sequence[Worker]:
-        """Return all workers, by id."""
-        ...
-
-    async def mark_unreachable(self, *, silent_for: timedelta, term: int) -> Sequence[Worker]:
-        """Move ready workers that have been silent so long to `unreachable`; return them. StaleTerm."""
-        ...
-
-    async def set_quarantined(
-        self, worker_id: WorkerId, sandbox_ids: Sequence[SandboxId], *, term: int
-    ) -> None:
-        """Replace the list of VMs on the worker that no row owns. StaleTerm."""
-        ...
-
-
 class OrganisationStore(Protocol):
     """Organisations and keys."""
 
@@ -341,37 +303,42 @@ class IdempotencyRecord:
     """Whether this call is the one that must now do the work."""
 
 
+IdempotencyScope = tuple[OrganisationId, str, str, str]  # with method, path and key
+
+
 class IdempotencyStore(Protocol):
     """Idempotency keys, kept for 24 h."""
 
     async def claim(
         self,
-        scope: tuple[OrganisationId, str, str, str],
+        scope: IdempotencyScope,
         *,
         body_digest: bytes,
         holder: str,
         lease_s: float,
         resource: Mapping[str, Any],
     ) -> IdempotencyRecord:
-        """Claim (organisation, method, path, key), or return what stands there.
+        """Claim the key, or return what stands there.
 
-        A claim whose lease ran out without an answer is handed to the caller together
-        with the first attempt's `resource`, so that the work is resumed, not repeated.
+        A claim that ran out without an answer is handed to the caller together with the
+        first attempt's `resource`, so that the work is resumed, not repeated.
         """
         ...
 
-    async def finish(
-        self, scope: tuple[OrganisationId, str, str, str], *, holder: str, answer: StoredAnswer
-    ) -> None:
+    async def finish(self, scope: IdempotencyScope, *, holder: str, answer: StoredAnswer) -> None:
         """Keep the answer (encrypted)."""
         ...
 
-    async def abandon(self, scope: tuple[OrganisationId, str, str, str], *, holder: str) -> None:
+    async def prolong(self, scope: IdempotencyScope, *, holder: str, lease_s: float) -> None:
+        """Keep our claim for so long from now; 0 lets it go together with what it has fixed."""
+        ...
+
+    async def abandon(self, scope: IdempotencyScope, *, holder: str) -> None:
         """Forget the claim, so that a retry runs again."""
         ...
 
     async def remove_old(self) -> int:
-        """Delete keys older than their 24 h; return how many."""
+        """Delete keys older than that; return how many."""
         ...
 
 

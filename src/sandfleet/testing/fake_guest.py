@@ -190,6 +190,11 @@ class FakeGuest:
         await self._at("write_file")
         return await self.files.write(path, chunks)
 
+    async def memory_total(self, *, at_least: int, wait_s: float) -> int:
+        """Return its memory, whether that is enough or not."""
+        await self._at("memory_total")
+        return self.memory_mib << 20
+
     async def stats(self) -> GuestStats:
         """Return plausible numbers."""
         await self._at("stats")

@@ -63,6 +63,10 @@ class FakeMachine:
         await self._host.faults.at("assign")
         self._facts = replace(self._facts, owner=owner, epoch=epoch)
 
+    async def note_restart(self, restart_id: str) -> None:
+        """Remember it."""
+        self._facts = replace(self._facts, restart_id=restart_id)
+
     async def is_alive(self) -> bool:
         """Whether it runs."""
         return not self._dead.done()
@@ -79,6 +83,10 @@ class FakeMachine:
         self._facts = replace(self._facts, order=replace(self._facts.order, memory_mib=reached))
         self._guest.memory_mib = reached
         return reached
+
+    async def set_cpu_count(self, cpu_count: int) -> None:
+        """Have them at once."""
+        self._facts = replace(self._facts, order=replace(self._facts.order, cpu_count=cpu_count))
 
     async def limit_cpu(self, cpu_percent: int | None) -> None:
         """Remember it."""
@@ -126,6 +134,7 @@ class FakeHypervisor:
 
     def __init__(self, *, clock: Clock | None = None, program: Program = small_shell) -> None:
         self.machines: dict[str, FakeMachine] = {}
+        self.degraded: Sequence[str] = ()
         self.faults = Faults()
         self.leftovers: list[str] = []
         self.templates = [

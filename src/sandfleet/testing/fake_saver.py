@@ -55,6 +55,7 @@ class FakeSaver:
         order = MachineOrder(manifest.template, manifest.memory_mib, manifest.cpu_count, manifest.disk_mib)
         machine = await self._host.clone(order)
         await machine.assign(owner, epoch=epoch)
+        await machine.limit_cpu(manifest.cpu_percent)
         return machine
 
     def stored_files(self, manifest: SnapshotManifest) -> StoredFiles:
@@ -108,7 +109,12 @@ class FakeSaver:
         )
         files = {name: digest_of(directory / name) for name in ("memory", "root-0", "data-0")}
         manifest = msgspec.structs.replace(
-            a_manifest(snapshot_id, vm), files=files, root=["root-0"], data=["data-0"], backings={}
+            a_manifest(snapshot_id, vm),
+            files=files,
+            root=["root-0"],
+            data=["data-0"],
+            backings={},
+            cpu_percent=facts.cpu_percent,
         )
         (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
         return self._found(directory)

@@ -77,6 +77,7 @@ class FakeSnapshotSaver:
         machine = await self._hypervisor.clone(order)
         machine.guest.files.files.update({path: base64.b64decode(content) for path, content in guest.items()})
         await machine.assign(owner, epoch=epoch)
+        await machine.limit_cpu(manifest.cpu_percent)
         return machine
 
     def stored_files(self, manifest: SnapshotManifest) -> StoredFiles:
@@ -132,6 +133,7 @@ class FakeSnapshotSaver:
             cpu_count=facts.order.cpu_count,
             disk_mib=facts.order.disk_mib,
             network_enabled=facts.order.network_enabled,
+            cpu_percent=facts.cpu_percent,
             shape=_SHAPE,
             files={MEMORY_FILE: digest_of(directory / MEMORY_FILE)},
             root=[_BASE],

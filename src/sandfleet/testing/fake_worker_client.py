@@ -52,7 +52,8 @@ class FakeHost:
     save_failure: SandfleetError | None = None
     """Raised by the next save or capture: the VM runs on."""
     start_failure: SandfleetError | None = None
-    """Raised by the next start: an older VM of the sandbox is kept."""
+    """Raised by the next `start_failures` starts: an older VM of the sandbox is kept."""
+    start_failures: int = 1
     resize_failure: SandfleetError | None = None
     restart_failure: SandfleetError | None = None
     resizes: list[ResizeVm] = field(default_factory=list)
@@ -85,16 +86,20 @@ class FakeWorkerClient:
             raise NoCapacity("the host has no memory left")
         known = host.vms.get(sandbox_id)
         if known is None or known.epoch < order.epoch:
-            failure, host.start_failure = host.start_failure, None
-            if failure is not None:
-                raise failure
+            if host.start_failure is not None and host.start_failures > 0:
+                host.start_failures -= 1
+                raise host.start_failure
             source = order.snapshot
             if source is not None and not {source.snapshot_id} & (host.saved.keys() | self.durable.keys()):
                 raise SnapshotUnusable(f"snapshot {source.snapshot_id} is nowhere")
             host.starts += 1
             host.orders.append(order)
             host.vms[sandbox_id] = VmStatus(
-                sandbox_id=sandbox_id, epoch=order.epoch, state="running", template_version="digest-1"
+                sandbox_id=sandbox_id,
+                epoch=order.epoch,
+                state="running",
+                memory_mib=order.memory_mib,
+                template_version="digest-1",
             )
         return host.vms[sandbox_id]
 

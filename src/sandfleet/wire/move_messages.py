@@ -41,7 +41,7 @@ class MoveLimits(msgspec.Struct, frozen=True, kw_only=True):
     silent_s_max: float = 30.0
     rounds_max: int = 24
     may_throttle: bool = True
-    may_post_copy: bool = True
+    may_post_copy: bool = False
     mib_per_s_max: int = 0
 
 

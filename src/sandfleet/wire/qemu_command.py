@@ -8,8 +8,8 @@ Facts that decide the form:
 - QEMU gets every file as an inherited descriptor (`/dev/fdset/N`, `/proc/self/fd/N`)
   and opens no path of the host: it needs no right to any directory.
 - With the HPET on, an idle guest costs several times the CPU.
-- A guest with a full host disk sees an I/O error (`werror=report`) instead of being
-  stopped for ever.
+- A write that finds the host's disk full stops the guest (`werror=enospc`), and the engine
+  resumes it when there is room; told of it, the guest's file system would give itself up.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _disk(drive: str, fds: Sequence[int]) -> list[str]:
         nodes.append({"node-name": node, "read-only": is_base, "discard": "unmap", **image})
         below = node
     blockdevs = [word for node in nodes for word in ("-blockdev", json.dumps(node))]
-    device = f"virtio-blk-pci,id={drive}-disk,drive={drive},werror=report,rerror=report"
+    device = f"virtio-blk-pci,id={drive}-disk,drive={drive},werror=enospc,rerror=report"
     return [*blockdevs, "-device", device]
 
 

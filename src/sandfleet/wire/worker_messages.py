@@ -230,6 +230,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     cpu_percent: float
     disk_used_mib: int
     warm: int = 0
+    exec_sessions: int = 0
+    """Commands, sessions and terminals that run in all VMs, as they were last counted."""
     stopping: bool = False
     vms: list[VmStatus] | None = None
 

@@ -67,6 +67,7 @@ async def _adopt_owned(host: Host, machine: Machine) -> None:
     if not await machine.is_alive():
         resident.keep_dead(machine, await machine.wait_dead())
         return
+    resident.restarted = facts.restart_id
     if resident.state in (VmState.MOVING, VmState.ARRIVING):
         host.background.start(watch(host, resident, machine), name=f"watch {owner}")
         return

@@ -44,7 +44,7 @@ def create_app(host: Host, tokens: FleetTokens) -> ASGIApp:
         ready = host.is_adopted and not host.is_stopping
         word = "ok" if ready else ("stopping" if host.is_stopping else "starting")
         body: dict[str, object] = {"status": word, "version": __version__, "role": "worker"}
-        body |= {"phase": host.phase, "trouble": host.trouble}
+        body |= {"phase": host.phase, "trouble": host.trouble, "degraded": list(host.hypervisor.degraded)}
         return json_answer(body, status=200 if ready else 503)
 
     async def scrape(_: Request) -> Response:

@@ -5,6 +5,7 @@ Plain ASGI without framework middleware: an exec passes here on its way.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -17,8 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
 
-from sandfleet.model.errors import BadRequest, NotFound, SandfleetError
+from sandfleet.model.errors import BadRequest, NotFound, NotReady, SandfleetError
 from sandfleet.wire.errors import error_body, error_headers, status_of
 from sandfleet.wire.worker_messages import EPOCH_HEADER, REQUEST_ID_HEADER
 from sandfleet.worker import metrics
@@ -48,8 +50,10 @@ class Edge:
         if scope["type"] == "websocket":
             await self._serve_socket(scope, receive, send)
             return
-        if scope["type"] != "http":
-            return
+        if scope["type"] == "http":
+            await self._serve_http(scope, receive, send)
+
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began_s = self._host.clock.monotonic()
         headers = {name: value for name, value in scope["headers"]}
         request_id = _request_id(headers.get(_ID_HEADER, b""))
@@ -69,6 +73,12 @@ class Edge:
             await self._inner(scope, receive, send_marked)
         except ClientDisconnect:
             status = status or CLIENT_LEFT
+        except asyncio.CancelledError:
+            # The service ends and waits for nobody any more. Whoever is told so asks again, and is
+            # answered by the next one; of an error he would think that it came from the work.
+            if status:
+                raise
+            await _error_answer(NotReady("the worker is ending"), request_id)(scope, receive, send_marked)
         except Exception as error:  # noqa: BLE001 -- the last stop: every failure becomes an answer
             problem = _as_problem(error, scope)
             if status:  # too late to say it: an answer cut short tells the client
@@ -91,6 +101,8 @@ class Edge:
             self._tokens.verify(headers.get(b"authorization", b"").decode("latin-1") or None)
             scope["app"] = self
             await self._inner(scope, receive, state.send)
+        except ClientDisconnected:
+            pass  # whoever asked has left before it was told
         except Exception as error:  # noqa: BLE001 -- the last stop: every failure becomes an answer
             with suppress(OSError):  # the client may have left
                 await state.end_with(_as_problem(error, scope))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.adapters.network.namespaces import NamespaceNetwork
 from sandfleet.adapters.network.plan import machine_count
@@ -19,15 +20,16 @@ from sandfleet.adapters.qemu.template import DEFAULT_KERNEL_ARGUMENTS, MITIGATED
 from sandfleet.images.errors import ImageDamaged
 from sandfleet.images.installed import InstalledImage, list_images
 from sandfleet.model.errors import HypervisorFailed
+from sandfleet.model.resources import MEMORY_BLOCK_MIB
 from sandfleet.ports.guest import Guest
-from sandfleet.worker.settings import MEMORY_BLOCK_MIB, WorkerSettings
+from sandfleet.worker.settings import WorkerSettings
 
 log = structlog.get_logger("sandfleet.worker")
 MACHINES_MAX = 1024
 """Machines of one worker at a time, as far as its network range has addresses for them."""
 
 
-def engine(settings: WorkerSettings) -> QemuHypervisor:
+def engine(settings: WorkerSettings, *, faults: FaultPoints | None = None) -> QemuHypervisor:
     """Return the engine; nothing is started or probed yet."""
     config = _config(settings)
     hypervisor = QemuHypervisor(
@@ -36,6 +38,7 @@ def engine(settings: WorkerSettings) -> QemuHypervisor:
         late_guests=VirtioGuest,
         network=NamespaceNetwork(tag=config.tag, address_range=IPv4Network(settings.network_range)),
         images=lambda: current_images(settings.images_dir, mitigations=settings.guest_mitigations),
+        faults=faults,
     )
     for sentence in hypervisor.degraded:
         log.warning("host_degraded", reason=sentence)

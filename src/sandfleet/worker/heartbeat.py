@@ -31,6 +31,8 @@ _AT_LEAST_BETWEEN_S = 0.05
 _MEASURED_PER_BEAT = 8
 _NOT_ENDED = frozenset({VmState.STARTING, VmState.STOPPING, VmState.ARRIVING, VmState.MOVING})
 """Those that begin or end by themselves, and those whose fate an operation decides."""
+_COUNTED_WITHIN_S = 0.5
+"""A guest that does not answer must not hold up the beat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class HeartbeatSender:
             cpu_percent=psutil.cpu_percent(interval=None),
             disk_used_mib=int(psutil.disk_usage(facts.data_dir).used // 2**20),
             warm=len(host.pool),
+            exec_sessions=sum(resident.running_execs for resident in host.residents),
             stopping=host.is_stopping,
             vms=[resident.status() for resident in host.residents] if host.is_adopted else None,
         )
@@ -140,7 +143,8 @@ class HeartbeatSender:
     async def _measure(self) -> None:
         """Measure the memory of some VMs, in turns: reading a VM's page table costs milliseconds."""
         running = [resident for resident in self._host.residents if resident.state is VmState.RUNNING]
-        for resident in _in_turns(running, self._measure_from, _MEASURED_PER_BEAT):
+        turn = _in_turns(running, self._measure_from, _MEASURED_PER_BEAT)
+        for resident in turn:
             if resident.machine is None:
                 continue
             try:
@@ -148,6 +152,11 @@ class HeartbeatSender:
             except (SandfleetError, OSError) as error:
                 log.info("not_measured", sandbox=resident.sandbox_id, reason=str(error))
         self._measure_from += _MEASURED_PER_BEAT
+        async with asyncio.TaskGroup() as group:
+            for resident in turn:
+                # To ask wakes a guest that may be asleep: only where the answer can have changed.
+                if resident.running_execs or resident.counted_uses != resident.uses:
+                    group.create_task(_count_execs(resident))
 
     def _end_quarantined(self, named: Sequence[str]) -> None:
         """Stop VMs that no row owns, once two answers in a row have named them."""
@@ -159,6 +168,18 @@ class HeartbeatSender:
             log.warning("quarantined_vm_removed", sandbox=sandbox_id, epoch=resident.epoch)
             self._host.background.start(end(self._host, resident), name=f"quarantine {sandbox_id}")
         self._named_before = names
+
+
+async def _count_execs(resident: Resident) -> None:
+    """Ask the guest what runs; one that does not answer in time keeps its last count."""
+    uses = None if resident.in_flight else resident.uses  # what is in flight may start one after the answer
+    try:
+        async with asyncio.timeout(_COUNTED_WITHIN_S):
+            execs = await resident.glance().guest.list_execs()
+    except (SandfleetError, OSError, TimeoutError):
+        return
+    resident.running_execs = sum(one.running for one in execs)
+    resident.counted_uses = uses
 
 
 def _in_turns(residents: Sequence[Resident], first: int, count: int) -> list[Resident]:

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandfleet.model.errors import BadRequest, NotAvailable, NotReady
+from sandfleet.adapters.fault_points import FaultPoints
+from sandfleet.model.errors import BadRequest, NoCapacity, NotAvailable, NotReady
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Hypervisor, TemplateInfo
@@ -59,6 +60,7 @@ class Host:
     region: str = ""
     ask_for_size: Callable[[str, int, bytes], Awaitable[tuple[int, dict[str, Any]]]] | None = None
     """Asks the control plane for another size of a sandbox, by id and epoch, in the API's own words."""
+    faults: FaultPoints = field(default_factory=FaultPoints)
     entropy: Callable[[int], bytes] = os.urandom
     clone_slots: asyncio.Semaphore = field(init=False)
     """Bounds how many cold starts clone at once: more would only slow each other down."""
@@ -79,6 +81,12 @@ class Host:
         """Raise NotReady until this process knows what the host holds."""
         if not self.is_adopted:
             raise NotReady("the worker is still looking for the VMs of its host")
+
+    def require_memory(self, memory_mib: int) -> None:
+        """Raise NoCapacity unless so much more may be promised."""
+        promised_mib, budget_mib = self.residents.committed_mib, self.limits.memory_budget_mib
+        if promised_mib + memory_mib > budget_mib:
+            raise NoCapacity(f"short of {memory_mib} MiB: {promised_mib} of {budget_mib} MiB are promised")
 
     def require_snapshots(self) -> SnapshotSaver:
         """Return what saves and loads, or say that this host cannot."""

@@ -6,9 +6,11 @@ import logging
 import sys
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
+
+from sandfleet.adapters.log_stream import LossyStream
 
 _SECRET_WORDS = ("token", "secret", "authorization", "password", "api_key", "envs", "seed")
 REDACTED = "[redacted]"
@@ -18,9 +20,10 @@ def configure(log_file: Path | None) -> None:
     """Send logs to the file, or to standard output."""
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        stream: TextIO = log_file.open("a", encoding="utf-8", buffering=1)
+        target: TextIO = log_file.open("a", encoding="utf-8", buffering=1)
     else:
-        stream = sys.stdout
+        target = sys.stdout
+    stream = cast(TextIO, LossyStream(target))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -14,6 +14,7 @@ from sandfleet import __version__
 from sandfleet.adapters.blobs.objects import Objects
 from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.fault_points import FaultPoints, armed
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.hypervisor import Hypervisor, MachineOrder
 from sandfleet.ports.moves import Mover
@@ -51,8 +52,16 @@ async def _run(settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    hypervisor = engine(settings)
-    await serve(settings, hypervisor, snapshots=hypervisor.snapshots, mover=hypervisor.mover, stop=stop)
+    faults = armed(settings.fault_points_dir)
+    hypervisor = engine(settings, faults=faults)
+    await serve(
+        settings,
+        hypervisor,
+        snapshots=hypervisor.snapshots,
+        mover=hypervisor.mover,
+        stop=stop,
+        faults=faults,
+    )
 
 
 async def serve(
@@ -62,10 +71,12 @@ async def serve(
     stop: asyncio.Event,
     snapshots: SnapshotSaver | None = None,
     mover: Mover | None = None,
+    faults: FaultPoints | None = None,
 ) -> None:
     """Serve around `hypervisor` until `stop`; then finish what is in flight and say goodbye."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     clock = SystemClock()
+    faults = faults or FaultPoints()
     tokens = FleetTokens(
         worker_id=settings.worker_id, clock=clock, file=settings.data_dir / "public_keys.json"
     )
@@ -75,18 +86,9 @@ async def serve(
         objects = Objects.open(settings.store_url())
         stack.callback(objects.close)
         background = await stack.enter_async_context(Background())
-        host = Host(
-            worker_id=settings.worker_id,
-            hypervisor=hypervisor,
-            clock=clock,
-            background=background,
-            limits=settings.limits(),
-            pool=WarmPool(order=_pool_order(settings), size=settings.warm_pool_size),
-            snapshots=snapshots,
-            store=ObjectSnapshotStore(objects, clock=clock),
-            mover=mover,
-            landing_address=settings.landing_address(),
-        )
+        host = _host(settings, hypervisor, clock=clock, background=background)
+        host.snapshots, host.mover, host.faults = snapshots, mover, faults
+        host.store = ObjectSnapshotStore(objects, clock=clock, faults=faults)
         server = http_server(create_app(host, tokens), stop_grace_s=settings.stop_grace_s)
         serving = background.start(server.serve(sockets=[listener]), name="http")
         facts = worker_facts(settings, port=listener.getsockname()[1])
@@ -105,6 +107,20 @@ async def serve(
         await serving.settled()
     if beginning.error is not None:
         raise beginning.error
+
+
+def _host(
+    settings: WorkerSettings, hypervisor: Hypervisor, *, clock: SystemClock, background: Background
+) -> Host:
+    return Host(
+        worker_id=settings.worker_id,
+        hypervisor=hypervisor,
+        clock=clock,
+        background=background,
+        limits=settings.limits(),
+        pool=WarmPool(order=_pool_order(settings), size=settings.warm_pool_size),
+        landing_address=settings.landing_address(),
+    )
 
 
 def _size_requests(settings: WorkerSettings, session: aiohttp.ClientSession) -> SizeRequests:

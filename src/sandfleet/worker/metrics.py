@@ -57,6 +57,11 @@ class HostCollector(Collector):
             ("memory_committed_mib", "Memory that is promised.", host.residents.committed_mib),
             ("memory_used_mib", "Memory that the host lost to VMs of sandboxes.", used),
             ("in_flight", "Work in flight.", sum(resident.in_flight for resident in host.residents)),
+            (
+                "exec_sessions",
+                "Commands, sessions and terminals that run, as last counted.",
+                sum(resident.running_execs for resident in host.residents),
+            ),
         ):
             yield GaugeMetricFamily(f"sandfleet_worker_{name}", text, value=value)
 

@@ -48,6 +48,11 @@ class Departure:
     _may_post_copy: bool = False
     _decisive: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def bytes_per_s_max(self) -> int:
+        """How much may be sent in a second; 0 is no limit."""
+        return self.policy.mib_per_s_max << 20
+
     def way(self, ground: MoveGround) -> Way:
         """Return how the memory travels."""
         self.chosen = precopy.way(ground, self.policy)
@@ -135,6 +140,7 @@ def policy_of(limits: MoveLimits) -> MovePolicy:
         rounds_max=limits.rounds_max,
         may_throttle=limits.may_throttle,
         may_post_copy=limits.may_post_copy,
+        mib_per_s_max=limits.mib_per_s_max,
     )
 
 

@@ -77,6 +77,12 @@ class Resident:
         self.restarted = ""
         """Names the last restart, so that its repetition is none."""
         self.sessions = SessionClients()
+        self.running_execs = 0
+        """Commands, sessions and terminals that ran in it when they were last counted."""
+        self.uses = 0
+        """How often something was begun here that may have started one."""
+        self.counted_uses: int | None = None
+        """How many of these the count knows; None when it is unknown what runs."""
         self.executions = Executions(Budget(SANDBOX_BYTES_MAX, parent=outputs))
         self._machine: Machine | None = None
         self._clock = clock
@@ -189,6 +195,7 @@ class Resident:
     async def activity(self) -> AsyncIterator[Machine]:
         """Hold the gate open for one piece of work; raises what `ended` says when the VM ends under it."""
         self.in_flight += 1
+        self.uses += 1
         try:
             async with self.attachment() as machine:
                 yield machine
@@ -296,8 +303,9 @@ class Residents:
 
     @property
     def committed_mib(self) -> int:
-        """Memory promised to all residents, those that start included."""
-        return sum(resident.order.memory_mib for resident in self._by_id.values())
+        """Memory promised to all residents, those that start and those that start beside one included."""
+        successors = (resident.successor for resident in self._by_id.values())
+        return sum(one.order.memory_mib for one in (*self._by_id.values(), *successors) if one is not None)
 
     @property
     def starting(self) -> int:

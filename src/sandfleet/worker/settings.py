@@ -14,9 +14,9 @@ import psutil
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from sandfleet.model.resources import MEMORY_BLOCK_MIB
+
 _HOST_RESERVE_MIB = 1024
-MEMORY_BLOCK_MIB = 128
-"""Guest memory comes in whole blocks of this size."""
 _ADDRESSES_MIN = 32
 
 
@@ -112,6 +112,8 @@ class WorkerSettings(BaseSettings):
     """How often it reports until the control plane says otherwise."""
     stop_grace_s: float = Field(default=10.0, ge=0, le=300)
     """How long a stopping worker finishes calls in flight. VMs run on in any case."""
+    fault_points_dir: Path | None = None
+    """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
     log_file: Path | None = None
     """Where the log goes instead of standard output."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
+from urllib.parse import quote, unquote
 
 import aiohttp
 from aiohttp import web
@@ -27,6 +28,10 @@ class Faults:
     spoils: Callable[[str, str], bool] = lambda _method, _path: False
     """Whether the answer's bytes are changed on the way."""
     delay: Callable[[str, str], float] = lambda _method, _path: 0.0
+    replaces: Mapping[str, str] = field(default_factory=dict)
+    """Headers that the store gets in place of the client's own."""
+    has_plain_paths: bool = False
+    """Whether the store gets paths without needless escapes: the S3 server takes `b%2D1` for a name."""
     requests: int = 0
 
 
@@ -48,7 +53,12 @@ async def faulty_proxy(backend: str, faults: Faults) -> AsyncIterator[str]:
             headers = CIMultiDict(
                 (name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP
             )
-            target = URL(f"{backend}{request.raw_path}", encoded=True)
+            headers.update(faults.replaces)
+            raw_path = request.raw_path
+            if faults.has_plain_paths:
+                escaped, mark, query = raw_path.partition("?")
+                raw_path = quote(unquote(escaped)) + mark + query
+            target = URL(f"{backend}{raw_path}", encoded=True)
             async with session.request(
                 method, target, headers=headers, data=BytesIO(body) if body else None
             ) as answer:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.integration.blobs.conftest import new_bucket, point_at_s3
 from tests.integration.blobs.faulty_proxy import Faults, faulty_proxy
 
 from sandfleet.adapters.blobs import objects as objects_module
 from sandfleet.adapters.blobs.objects import Objects
-from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
+from sandfleet.adapters.blobs.snapshot_store import PIECES_AT_ONCE, ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.sparse_files import digest_of
 from sandfleet.model.errors import BlobsUnavailable, NotFound, SnapshotUnusable
+from sandfleet.ports.blobs import StoredFiles
 from sandfleet.testing.conformance.blobs import a_snapshot, files_in, silent
-from sandfleet.wire.snapshot_manifest import SnapshotManifest
+from sandfleet.wire.snapshot_manifest import CHUNK_BYTES, SnapshotManifest
 
 
 @asynccontextmanager
@@ -166,4 +170,40 @@ async def test_an_upload_that_dies_at_any_step_is_gone_on_with(
     await store.forget("s-1")
     await store.sweep(keep=set(), older_than_s=-60)
     assert [item async for item in objects.list("")] == []
+    objects.close()
+
+
+async def test_failures_leave_the_store_as_able_as_before(
+    manifest: SnapshotManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces cancelled before they began give their place back, or the next ones would wait for ever."""
+    big = tmp_path / "source" / "big"
+    with big.open("wb") as file:
+        for place in range(3 * PIECES_AT_ONCE):
+            file.seek(place * CHUNK_BYTES)
+            file.write(bytes([place + 1]))
+    manifest = msgspec.structs.replace(manifest, files={"big": digest_of(big), **manifest.files})
+    objects = Objects.open((tmp_path / "store").as_uri())
+    store = ObjectSnapshotStore(objects, clock=SystemClock())
+    await store.put(manifest, files_in(tmp_path / "source", manifest), progress=silent)
+    real = objects.get
+
+    async def refused(name: str) -> bytes:
+        if name.startswith("chunks/"):
+            raise BlobsUnavailable("the store is away", retry_after_s=1)
+        return await real(name)
+
+    async with asyncio.timeout(60):
+        monkeypatch.setattr(objects, "get", refused)
+        for number in range(40):
+            target = tmp_path / f"failed-{number}"
+            target.mkdir()
+            with pytest.raises(BlobsUnavailable):
+                await store.fetch(
+                    manifest,
+                    StoredFiles(files_in(target, manifest).files, backings={}),
+                    progress=silent,
+                )
+        monkeypatch.setattr(objects, "get", real)
+        await _comes_back(store, manifest, tmp_path)
     objects.close()

@@ -55,7 +55,7 @@ async def _cookies(request: web.Request) -> web.Response:
 async def _events(request: web.Request) -> web.StreamResponse:
     answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await answer.prepare(request)
-    for number in range(3):
+    for number in range(int(request.query.get("count", "3"))):
         await answer.write(f"data: {number}\n\n".encode())
         await asyncio.sleep(0.05)
     return answer

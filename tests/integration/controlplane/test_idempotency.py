@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from sandfleet.model.errors import HypervisorFailed
+import pytest
+
+from sandfleet.controlplane.dependencies import CreateOrder
+from sandfleet.controlplane.http import idempotency
+from sandfleet.controlplane.operations.arrival import START_FAILURES_MAX
+from sandfleet.model.errors import HypervisorFailed, StoreUnavailable
+from sandfleet.model.sandbox import Sandbox
+from sandfleet.testing.builders import ORGANISATION, an_organisation
 
 from .conftest import Fleet, OpenFleet
 
@@ -78,11 +85,63 @@ async def test_a_command_whose_first_request_vanished_is_joined(fleet: Fleet) ->
     assert len(await executions(fleet)) == 1
 
 
+async def test_a_claim_is_kept_for_as_long_as_its_work_goes_on(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease shorter than the command: the second request waits instead of beginning it again."""
+    monkeypatch.setattr(idempotency, "JOINED_LEASE_S", 0.3)
+    sandbox = await fleet.create()
+    path = f"/api/sandboxes/{sandbox}/exec/run"
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(fleet.client.post(path, json={"cmd": "sleep 1.5"}, headers=key()))
+        await fleet.hypervisor.faults.reached("start_exec")
+        second = group.create_task(fleet.client.post(path, json={"cmd": "sleep 1.5"}, headers=key()))
+    assert "Idempotency-Replayed" not in first.result().headers
+    assert second.result().headers["Idempotency-Replayed"] == "true"
+
+
+async def test_a_claim_that_was_let_go_keeps_its_ids_and_is_free_at_once(fleet: Fleet) -> None:
+    store = fleet.edge.plane.stores.idempotency
+    scope = (ORGANISATION, "POST", "/x", "k")
+    await fleet.edge.plane.stores.organisations.create(an_organisation())
+    first = {"operation_id": "op-first"}
+    given = {"body_digest": b"d", "lease_s": 60.0}
+    assert (await store.claim(scope, holder="a", resource=first, **given)).is_mine
+    await store.prolong(scope, holder="stranger", lease_s=0.0)
+    assert not (await store.claim(scope, holder="b", resource={}, **given)).is_mine
+    await store.prolong(scope, holder="a", lease_s=0.0)
+    taken = await store.claim(scope, holder="b", resource={"operation_id": "op-other"}, **given)
+    assert (taken.is_mine, taken.resource) == (True, first)
+    await store.prolong(scope, holder="a", lease_s=0.0)  # no longer ours
+    assert not (await store.claim(scope, holder="c", resource={}, **given)).is_mine
+
+
+async def test_after_an_uncertain_error_a_retry_goes_on_under_the_same_ids(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row was written and the answer to that was lost: the retry finds it instead of making another."""
+    create = fleet.edge.lifecycle.create
+
+    async def lost(order: CreateOrder) -> Sandbox:
+        await create(order)
+        raise StoreUnavailable("the connection broke")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fleet.edge.lifecycle, "create", lost)
+        answer = await fleet.client.post("/api/sandboxes", json={}, headers=key())
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    made = await fleet.client.post("/api/sandboxes", json={}, headers=key())
+    assert made.status_code == 201
+    assert [one["sandboxID"] for one in (await fleet.client.get("/api/sandboxes")).json()] == [
+        made.json()["sandboxID"]
+    ]
+
+
 async def test_refusals_are_replayed_and_defects_are_not(fleet: Fleet) -> None:
     refused = await fleet.client.post("/api/sandboxes", json={"memoryMB": 1}, headers=key("bad"))
     again = await fleet.client.post("/api/sandboxes", json={"memoryMB": 1}, headers=key("bad"))
     assert (again.status_code, again.content) == (400, refused.content)
-    fleet.hypervisor.faults.fail("clone", HypervisorFailed("no such device"))
+    fleet.hypervisor.faults.fail("clone", HypervisorFailed("no such device"), times=START_FAILURES_MAX)
     failed = await fleet.client.post("/api/sandboxes", json={}, headers=key("defect"))
     assert failed.status_code == 500
     retried = await fleet.client.post("/api/sandboxes", json={}, headers=key("defect"))

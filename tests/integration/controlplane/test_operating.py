@@ -6,6 +6,7 @@ import asyncio
 from socket import create_server
 
 import httpx
+from websockets.asyncio.client import connect
 
 from sandfleet import __version__
 
@@ -70,6 +71,29 @@ async def test_metrics(fleet: Fleet) -> None:
         assert secret not in text
     async with fleet.anonymous() as client:
         assert (await client.get("/metrics")).status_code == 401
+
+
+async def test_metrics_of_sockets_and_of_what_runs(fleet: Fleet) -> None:
+    await _scraped(fleet, 'sandfleet_exec_sessions{worker="wk-1"} 0.0')
+    await _scraped(fleet, 'sandfleet_ws_clients{kind="preview"} 0.0')
+    sandbox = await fleet.create()
+    path = f"/api/sandboxes/{sandbox}"
+    session = (await fleet.client.post(f"{path}/exec", json={"cmd": "cat"})).json()["sessionID"]
+    terminal = (await fleet.client.post(f"{path}/pty", json={"shell": "cat"})).json()["sessionID"]
+    await _scraped(fleet, 'sandfleet_exec_sessions{worker="wk-1"} 2.0')
+    url = fleet.url.replace("http", "ws", 1)
+    headers = {"X-API-Key": BOOTSTRAP_KEY}
+    async with (
+        connect(f"{url}{path}/exec/{session}", additional_headers=headers),
+        connect(f"{url}{path}/pty/{terminal}", additional_headers=headers),
+    ):
+        await _scraped(fleet, 'sandfleet_ws_clients{kind="exec"} 1.0')
+        await _scraped(fleet, 'sandfleet_ws_clients{kind="pty"} 1.0')
+    await fleet.client.post(f"{path}/exec/{session}/kill")
+    await fleet.client.delete(f"{path}/pty/{terminal}")
+    await _scraped(fleet, 'sandfleet_ws_clients{kind="exec"} 0.0')
+    await _scraped(fleet, 'sandfleet_ws_clients{kind="pty"} 0.0')
+    await _scraped(fleet, 'sandfleet_exec_sessions{worker="wk-1"} 0.0')
 
 
 async def test_metrics_of_operations_and_of_the_queue(open_fleet: OpenFleet) -> None:

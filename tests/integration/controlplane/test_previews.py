@@ -93,6 +93,21 @@ async def test_events_arrive_while_the_answer_is_still_open(fleet: Fleet, app_po
     assert b"".join(pieces) == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
 
 
+async def test_endless_events_do_not_hold_up_a_replica_that_goes(fleet: Fleet, app_port: int) -> None:
+    """Their reader opens the stream again by itself, and finds another replica."""
+    sandbox = await shown(fleet, app_port)
+    async with (
+        httpx.AsyncClient(base_url=fleet.url, headers=host_of(sandbox)) as anybody,
+        anybody.stream("GET", "/sse?count=2000") as answer,
+        asyncio.timeout(30),
+    ):
+        pieces = answer.aiter_raw()
+        assert await anext(pieces)
+        fleet.edge.drain.leave()
+        rest = [piece async for piece in pieces]
+    assert len(rest) < 1000
+
+
 async def test_a_closed_port_is_told_clearly(fleet: Fleet, app_port: int) -> None:
     sandbox = await shown(fleet, app_port)
     async with httpx.AsyncClient(base_url=fleet.url) as anybody:
@@ -214,6 +229,7 @@ async def test_a_websocket_passes_both_ways(fleet: Fleet, app_port: int) -> None
         for number in range(20):
             await socket.send(f"line {number}")
             assert await socket.recv() == f"LINE {number}"
+        assert 'sandfleet_ws_clients{kind="preview"} 1.0' in (await fleet.client.get("/metrics")).text
         await socket.send(b"\x00\x01" * 100_000)
         assert await socket.recv() == b"\x01\x00" * 100_000
         await socket.send("bye")

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed
+from sandfleet.controlplane.api import hibernation
+from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, StoreUnavailable
 
 from .conftest import Fleet, OpenFleet
 
@@ -303,6 +304,28 @@ async def test_the_same_key_is_one_hibernation(fleet: Fleet) -> None:
     assert await status(fleet, sandbox) == "running"
 
 
+async def test_a_wake_whose_answer_was_lost_is_answered_as_woken(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt woke it: that it runs by now is what was asked for, not a reason to refuse."""
+    sandbox = await fleet.create()
+    await post(fleet, f"{sandbox}/hibernate")
+    key = {"Idempotency-Key": "k-1"}
+
+    async def lost(*_given: object) -> None:
+        raise StoreUnavailable("the connection broke")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(hibernation, "outcome", lost)
+        assert (await post(fleet, f"{sandbox}/wake", headers=key)).status_code == 503
+    for _ in range(500):
+        if await status(fleet, sandbox) == "running":
+            break
+        await asyncio.sleep(0.02)
+    again = await post(fleet, f"{sandbox}/wake", headers=key)
+    assert (again.status_code, again.json()["status"]) == (200, "running")
+
+
 # --- checkpoints, restore, fork
 
 
@@ -404,6 +427,29 @@ async def test_a_fork_may_be_larger_but_not_smaller(fleet: Fleet) -> None:
         400,
         "memory_out_of_range",
     )
+
+
+async def test_a_fork_has_the_cpu_limit_of_its_source_unless_it_is_faster(fleet: Fleet) -> None:
+    sandbox = await fleet.create(memoryMB=1024)
+    limited = await fleet.client.put(
+        f"/api/sandboxes/{sandbox}/limits", json={"memoryMB": 1024, "cpuPercent": 50}
+    )
+    assert limited.status_code == 200, limited.text
+    made = await checkpoint(fleet, sandbox)
+    same = (await post(fleet, f"from-checkpoint/{made['id']}")).json()
+    fast = (await post(fleet, f"from-checkpoint/{made['id']}", {"cpuCount": 2})).json()
+    (live,) = (await post(fleet, f"{sandbox}/fork")).json()["sandboxes"]
+    has = {
+        machine.facts.owner: (machine.facts.order.cpu_count, machine.facts.cpu_percent)
+        for machine in await fleet.hypervisor.adopt()
+    }
+    assert (same["cpuCount"], fast["cpuCount"]) == (1, 2)
+    assert has[same["sandboxID"]] == has[live["sandboxID"]] == has[sandbox] == (1, 50)
+    assert has[fast["sandboxID"]] == (2, None)
+    await hibernate(fleet, sandbox)
+    assert (await post(fleet, f"{sandbox}/wake")).status_code == 200
+    (woken,) = [one for one in await fleet.hypervisor.adopt() if one.facts.owner == sandbox]
+    assert woken.facts.cpu_percent == 50
 
 
 async def test_a_live_fork_gives_each_its_own(fleet: Fleet) -> None:

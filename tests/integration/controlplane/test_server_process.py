@@ -103,6 +103,7 @@ async def test_a_stop_lets_requests_end_and_exits_with_zero(server: Server) -> N
         await asyncio.sleep(0.3)
         ready = await server.client.get("/readyz")
         assert (ready.status_code, ready.json()["reason"]) == (503, "draining")
+        assert ready.headers["connection"] == "close"  # what is kept open would be sent into
     answer = create.result()
     assert answer.status_code in (201, 503), answer.text
     assert answer.json().get("status", answer.json().get("code")) in ("creating", "no_capacity")

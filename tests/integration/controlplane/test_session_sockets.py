@@ -202,7 +202,7 @@ async def test_a_socket_of_a_sandbox_that_is_not_ready_is_held(
             assert held.close_code == frames.UNKNOWN
 
 
-async def test_a_held_socket_is_told_when_the_sandbox_ends_or_takes_too_long(
+async def test_a_held_socket_is_told_when_its_sandbox_takes_too_long(
     open_fleet: OpenFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sandfleet.controlplane.proxy.session_socket.DECIDED_WITHIN_S", 0.1)
@@ -211,6 +211,15 @@ async def test_a_held_socket_is_told_when_the_sandbox_ends_or_takes_too_long(
         async with socket(fleet, sandbox, "exec/ex-unknown-1") as held:
             await rest(held)
             assert held.close_code == frames.TRY_LATER
+        fleet.hypervisor.faults.release("clone")
+
+
+async def test_a_held_socket_is_told_when_its_sandbox_ends(
+    open_fleet: OpenFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandfleet.controlplane.proxy.session_socket.DECIDED_WITHIN_S", 0.1)
+    async with open_fleet() as fleet:
+        sandbox = await fleet.begin_create()
         async with socket(fleet, sandbox, "exec/ex-unknown-1") as held:
             await fleet.client.delete(f"/api/sandboxes/{sandbox}")
             await rest(held)

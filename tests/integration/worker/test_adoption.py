@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
-from tests.integration.worker.harness import DEFAULT, a_worker, a_worker_with, fake_host, until
+from tests.integration.worker.harness import DEFAULT, RunningWorker, a_worker, a_worker_with, fake_host, until
 
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.hypervisor import MachineFacts
@@ -43,6 +44,26 @@ async def test_a_start_that_a_dead_worker_left_half_done_is_finished_by_its_repe
             assert machine.guest.identities[-1].envs == {"A": "1"}
             assert (await worker.start(ID))[0] == 200
             assert len(machine.guest.identities) == 1
+
+
+async def test_a_restart_that_came_to_its_end_is_not_done_again_by_the_next_worker() -> None:
+    async with FakeHypervisor() as hypervisor:
+        async with a_worker(hypervisor) as first:
+            await first.start(ID)
+            (machine,) = hypervisor.machines.values()
+            assert await restarted(first, "r-1") == 200
+            guest = machine.guest
+        async with a_worker(hypervisor) as second:
+            assert await restarted(second, "r-1") == 200
+            assert machine.guest is guest
+            assert await restarted(second, "r-2") == 200
+            assert machine.guest is not guest
+
+
+async def restarted(worker: RunningWorker, restart_id: str) -> int:
+    order = msgspec.json.encode({"epoch": 1, "restart_id": restart_id})
+    async with worker.http.post(f"/vms/{ID}/reboot", data=order) as answer:
+        return answer.status
 
 
 async def test_a_dead_vm_is_reported_until_it_is_stopped() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import msgspec
+import pytest
 from tests.integration.worker.fake_control_plane import JOIN_TOKEN, FakeControlPlane, a_control_plane
 from tests.integration.worker.harness import (
     WORKER_ID,
@@ -16,8 +17,10 @@ from tests.integration.worker.harness import (
     a_worker,
     a_worker_with,
     fake_host,
+    until,
 )
 
+from sandfleet.ports.guest import ExecStatus
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.wire.worker_messages import HeartbeatAnswer
 from sandfleet.worker.heartbeat import HeartbeatSender, WorkerFacts
@@ -57,6 +60,28 @@ async def test_a_beat_says_what_the_host_holds_and_learns_from_the_answer() -> N
         assert first.templates == {"base": "version-1"}
         assert (worker.tokens.term, worker.host.is_cordoned) == (7, True)
         assert (await worker.start("sb-two", term=6))[1]["code"] == "stale_term"
+
+
+async def test_a_guest_is_asked_what_runs_only_after_it_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_worker_with() as worker, a_control_plane() as plane, a_sender(worker, plane) as sender:
+        (machine,) = fake_host(worker).machines.values()
+        list_execs, asked = machine.guest.list_execs, 0
+
+        async def counted() -> Sequence[ExecStatus]:
+            nonlocal asked
+            asked += 1
+            return await list_execs()
+
+        monkeypatch.setattr(machine.guest, "list_execs", counted)
+        assert await sender.beat()
+        assert asked == 0
+        assert (await worker.run(ID, {"cmd": "true"}))[0] == 200
+        resident = worker.host.residents.find(ID)
+        assert resident is not None
+        await until(lambda: not resident.in_flight)
+        for _ in range(2):
+            assert await sender.beat()
+            assert asked == 1
 
 
 async def test_before_adoption_the_list_is_unknown_not_empty() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,10 @@ import pytest
 from tests.integration.worker.fake_control_plane import JOIN_TOKEN, FakeControlPlane, a_control_plane
 from tests.integration.worker.harness import ORDER, WORKER_ID, ControlPlaneKey
 
+from sandfleet.local.fleet_health import complaints
+from sandfleet.local.layout import Layout
+from sandfleet.local.processes import identify
+from sandfleet.local.state import FleetState, ServiceCondition, ServiceKind, ServiceState, write_state
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.wire.worker_messages import HeartbeatAnswer
@@ -98,6 +103,28 @@ async def test_templates_that_cannot_be_made_are_tried_again_and_health_says_so(
                 while not plane.beats[-1].templates:
                     await plane.heard(len(plane.beats) + 1)
             assert await _phase(http, health) == ("serving", None)
+
+
+async def test_the_doctor_hears_what_the_host_of_a_running_fleet_lacks(tmp_path: Path) -> None:
+    async with FakeHypervisor() as hypervisor, a_control_plane() as plane:
+        hypervisor.degraded = ["cgroup controller memory is not available"]
+        async with a_served_worker(hypervisor, plane, tmp_path):
+            port = int((await plane.heard(1)).http_url.rpartition(":")[2])
+            layout = Layout(tmp_path / "fleet")
+            layout.make()
+            assert complaints(layout) is None
+            own = identify(os.getpid())
+            assert own is not None
+            running = ServiceState("wk-one", ServiceKind.WORKER, ServiceCondition.RUNNING, port, process=own)
+            crashing = ServiceState(
+                "server-1", ServiceKind.SERVER, ServiceCondition.RESTARTING, 9, last_error="it ended with 1"
+            )
+            write_state(layout, FleetState("http://127.0.0.1:9", own, (crashing, running)))
+            said = await asyncio.to_thread(complaints, layout)
+    assert said is not None
+    assert said[0] == "server-1 is restarting: it ended with 1"
+    assert said[1].startswith("the server is not ready")
+    assert said[-1] == "wk-one is degraded: cgroup controller memory is not available"
 
 
 async def _phase(http: aiohttp.ClientSession, url: str) -> tuple[str, str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,44 @@ async def test_a_restore_keeps_the_old_vm_until_the_new_one_answers(tmp_path: Pa
         (new,) = fake_host(worker).machines
         assert new != old
         assert (await worker.run(ID, {"cmd": "true"}, epoch=3))[0] == 200
+
+
+async def test_a_restore_needs_room_for_both_vms(tmp_path: Path) -> None:
+    async with a_keeping_worker(tmp_path) as worker:
+        await worker.start(ID)
+        await capture(worker)
+        mib = worker.host.residents.committed_mib
+        worker.host.limits = replace(worker.host.limits, memory_budget_mib=2 * mib - 1)
+        source = SnapshotSource(snapshot_id="s-1")
+        status, body = await worker.start(ID, epoch=2, snapshot=source)
+        assert (status, body["code"]) == (503, "no_capacity")
+        assert (await worker.run(ID, {"cmd": "true"}))[0] == 200  # the old one goes on
+        worker.host.limits = replace(worker.host.limits, memory_budget_mib=2 * mib)
+        fake_host(worker).faults.hold("load")
+        async with asyncio.TaskGroup() as group:
+            restoring = group.create_task(worker.start(ID, epoch=2, snapshot=source))
+            await fake_host(worker).faults.reached("load")
+            assert worker.host.residents.committed_mib == 2 * mib
+            fake_host(worker).faults.release("load")
+        assert restoring.result()[0] == 200
+        assert worker.host.residents.committed_mib == mib
+
+
+async def test_a_load_gives_the_sizes_that_are_asked_for(tmp_path: Path) -> None:
+    async with a_keeping_worker(tmp_path) as worker:
+        await worker.start(ID)
+        (machine,) = fake_host(worker).machines.values()
+        await machine.limit_cpu(50)
+        await capture(worker)
+        source = SnapshotSource(snapshot_id="s-1", is_fork=True)
+        await worker.start("sb-fork", cpu_count=3, snapshot=source)
+        await worker.start("sb-slow", cpu_percent=50, snapshot=source)
+        limits = {
+            machine.facts.owner: (machine.facts.order.cpu_count, machine.facts.cpu_percent)
+            for machine in fake_host(worker).machines.values()
+        }
+        # Not what the snapshot says, but what is recorded of each sandbox.
+        assert limits == {ID: (1, 50), "sb-fork": (3, None), "sb-slow": (1, 50)}
 
 
 async def test_nothing_starts_without_the_snapshot_that_was_asked_for(tmp_path: Path) -> None:

@@ -34,6 +34,22 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
     assert settings.size_limits.memory_block_mib == 128
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("memory_default_mb = 1000", "memory_default_mb is 1000, no multiple .*: 896 and 1024 are"),
+        ("memory_max_mb = 65000", "memory_max_mb is 65000"),
+        ("memory_base_mb = 500", "memory_base_mb is 500"),
+        ("memory_block_mb = 100", "blocks of 128"),
+        ("memory_default_mb = 256", "does not hold"),
+    ],
+)
+def test_memory_that_no_guest_can_be_given_stops_the_start(file: Path, line: str, told: str) -> None:
+    file.write_text(f"{file.read_text()}\n{line}\n")
+    with pytest.raises(ValidationError, match=told):
+        load_settings(file)
+
+
 def test_an_unknown_name_stops_the_start(file: Path) -> None:
     file.write_text(file.read_text() + "\nlisten_prot = 80\n")
     with pytest.raises(ValidationError, match="listen_prot"):

@@ -15,7 +15,7 @@ from sandfleet.adapters.qemu.manifest import ProcessIdentity
 from sandfleet.adapters.qemu.memory import reachable
 from sandfleet.adapters.qemu.probe_guest import READY_LINE, probe_initrd, probe_program
 from sandfleet.adapters.qemu.process import identify, is_running
-from sandfleet.adapters.qemu.qemu_version import checked_version, machine_type
+from sandfleet.adapters.qemu.qemu_version import checked_version, machine_type, qemu_version
 from sandfleet.adapters.qemu.slots import Slots, new_machine_id
 from sandfleet.adapters.qemu.template import (
     DEFAULT_KERNEL_ARGUMENTS,
@@ -78,6 +78,21 @@ def test_an_old_qemu_is_refused_with_what_to_do() -> None:
         checked_version("QEMU emulator version 7.2.22 (Debian)")
     with pytest.raises(HypervisorFailed, match="cannot be read"):
         checked_version("bash: no such thing")
+
+
+async def test_a_program_is_asked_for_its_version_again_only_when_it_has_changed(tmp_path: Path) -> None:
+    program, asked = tmp_path / "qemu", tmp_path / "asked"
+    for number, version in enumerate(["10.0.2", "10.1.0"], start=1):
+        program.write_text(f"#!/bin/sh\necho . >> {asked}\necho QEMU emulator version {version}\n")
+        program.chmod(0o755)
+        os.utime(program, (number, number))
+        assert [await qemu_version(str(program)) for _ in range(3)] == [version] * 3
+        assert len(asked.read_text().splitlines()) == number
+
+
+async def test_a_program_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(HypervisorFailed, match="not installed"):
+        await qemu_version(str(tmp_path / "qemu"))
 
 
 def test_the_machine_type_is_pinned_to_the_version() -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.qemu import memory
-from sandfleet.ports.guest import GuestStats
 from sandfleet.testing.fake_guest import FakeGuest
 from sandfleet.wire.qemu_command import MachineShape
 
@@ -22,16 +20,19 @@ async def _online(monkeypatch: pytest.MonkeyPatch, size_mib: int, *used_mib: int
     monkeypatch.setattr(memory, "ROUND_S", 0)
     async with asyncio.TaskGroup() as tasks:
         guest = FakeGuest(tasks=tasks, clock=SystemClock())
-        stats = await guest.stats()
         looks = 0
 
-        async def look() -> GuestStats:
+        async def look(*, at_least: int, wait_s: float) -> int:
             nonlocal looks
             looks += 1
             used = used_mib[min(looks, len(used_mib)) - 1]
-            return replace(stats, memory_total=(used - KERNEL_MIB) << 20)
+            total = (used - KERNEL_MIB) << 20
+            assert (total >= at_least) == (used == size_mib), (
+                "the guest waits for as long as a block is missing"
+            )
+            return total
 
-        monkeypatch.setattr(guest, "stats", look)
+        monkeypatch.setattr(guest, "memory_total", look)
         return await memory.online(guest, SHAPE, size_mib), looks
 
 

@@ -23,6 +23,7 @@ from sandfleet_sdk.errors import (
     Unavailable,
     Unreachable,
 )
+from sandfleet_sdk.event_feed import GAP
 from sandfleet_sdk.files import file_source, pieces_of
 from sandfleet_sdk.models import (
     ApiKey,
@@ -39,6 +40,7 @@ from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
 from sandfleet_sdk.sessions import Session
 
 __all__ = [
+    "GAP",
     "NO_RETRIES",
     "ApiError",
     "ApiKey",

@@ -27,7 +27,10 @@ IDLE_TIMEOUT_S = 40.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One HTTP request. `repeatable`: doing it twice is as good as doing it once."""
+    """One HTTP request. `repeatable`: doing it twice is as good as doing it once.
+
+    `padded`: an answer that was long in coming says 200 first, and an error in its body.
+    """
 
     method: str
     path: str
@@ -37,6 +40,7 @@ class Call:
     sink: Sink | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
+    padded: bool = False
     idle_timeout_s: float = IDLE_TIMEOUT_S
 
 

@@ -11,7 +11,7 @@ async with AsyncClient() as client:
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
@@ -20,6 +20,8 @@ from sandfleet_sdk import attached, commands, files, fleet, previews, sandboxes,
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Progress
 from sandfleet_sdk.calls import Flow
 from sandfleet_sdk.errors import SandfleetError
+from sandfleet_sdk.event_feed import follow_events, follow_events_awaiting
+from sandfleet_sdk.models import Event
 from sandfleet_sdk.retries import RetryPolicy
 from sandfleet_sdk.transport import AwaitingTransport, BlockingTransport, Endpoint
 
@@ -76,6 +78,10 @@ class Sandboxes(_Blocking):
     wake = _blocking(saved.wake)
     fork = _blocking(saved.fork)
 
+    def follow_events(self, sandbox_id: str, *, after: int = 0) -> Iterator[Event]:
+        """Yield the sandbox's log, oldest first, and then what comes; `after` is the id of an event."""
+        return follow_events(self._transport, sandbox_id, after=after)
+
 
 class AsyncSandboxes(_Awaiting):
     """Sandboxes: create, look at, end."""
@@ -97,6 +103,10 @@ class AsyncSandboxes(_Awaiting):
     hibernate = _awaiting(saved.hibernate)
     wake = _awaiting(saved.wake)
     fork = _awaiting(saved.fork)
+
+    def follow_events(self, sandbox_id: str, *, after: int = 0) -> AsyncIterator[Event]:
+        """Yield the sandbox's log, oldest first, and then what comes; `after` is the id of an event."""
+        return follow_events_awaiting(self._transport, sandbox_id, after=after)
 
 
 class Checkpoints(_Blocking):
@@ -240,6 +250,7 @@ class Fleet(_Blocking):
 
     readiness = _blocking(fleet.readiness)
     workers = _blocking(fleet.list_workers)
+    forget_worker = _blocking(fleet.forget_worker)
     organisations = _blocking(fleet.list_organisations)
     create_key = _blocking(fleet.create_key)
     list_keys = _blocking(fleet.list_keys)
@@ -251,6 +262,7 @@ class AsyncFleet(_Awaiting):
 
     readiness = _awaiting(fleet.readiness)
     workers = _awaiting(fleet.list_workers)
+    forget_worker = _awaiting(fleet.forget_worker)
     organisations = _awaiting(fleet.list_organisations)
     create_key = _awaiting(fleet.create_key)
     list_keys = _awaiting(fleet.list_keys)

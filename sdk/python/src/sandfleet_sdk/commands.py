@@ -61,6 +61,7 @@ def run(
         path=path_of("sandboxes", sandbox_id, "exec", "run"),
         payload=_body(command, args, envs, cwd, timeout_s),
         headers=idempotency(),
+        padded=True,
     )
     return _result(answer.object())
 

@@ -25,6 +25,12 @@ def list_workers() -> Flow[list[Worker]]:
     return [Worker.parse(entry) for entry in answer.array()]
 
 
+def forget_worker(worker_id: str, *, lost: bool = False) -> Flow[None]:
+    """Take an empty worker, or with `lost` one whose host is no more, off the fleet (scope `admin`)."""
+    path = ROOT + path_of("admin", "workers", worker_id, "forget").lstrip("/")
+    yield Call(method="POST", path=path, query={"lost": "true"} if lost else {})
+
+
 def list_organisations() -> Flow[list[Organisation]]:
     """Return all organisations (scope `admin`)."""
     answer = yield Call(method="GET", path=f"{ROOT}admin/orgs")

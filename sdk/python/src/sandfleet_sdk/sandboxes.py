@@ -14,9 +14,9 @@ _POLL_S = 0.5
 _TERMINAL = frozenset({"stopped", "failed", "error"})
 
 
-def idempotency() -> dict[str, str]:
-    """Return the header that makes a POST safe to repeat."""
-    return {"Idempotency-Key": uuid.uuid4().hex}
+def idempotency(key: str | None = None) -> dict[str, str]:
+    """Return the header that makes a POST safe to repeat: with a key of the caller's own, or a new one."""
+    return {"Idempotency-Key": key or uuid.uuid4().hex}
 
 
 def without_none(**fields: Any) -> dict[str, Any]:
@@ -35,9 +35,14 @@ def create(  # noqa: PLR0913 -- one argument per field of the API's create
     metadata: Mapping[str, str] | None = None,
     alias: str | None = None,
     network: bool | None = None,
+    idempotency_key: str | None = None,
     wait_s: float = 120.0,
 ) -> Flow[Sandbox]:
-    """Create a sandbox and return it running; `wait_s` bounds the wait for one that is slow to start."""
+    """Create a sandbox and return it running; `wait_s` bounds the wait for one that is slow to start.
+
+    Whoever repeats a create within a day under the same `idempotency_key`, from whatever process,
+    gets the same sandbox. Without one, only the repeats of this call are protected.
+    """
     body = without_none(
         templateID=template,
         timeout=timeout_s,
@@ -49,7 +54,7 @@ def create(  # noqa: PLR0913 -- one argument per field of the API's create
         alias=alias,
         networkEnabled=network,
     )
-    answer = yield Call(method="POST", path="/sandboxes", payload=body, headers=idempotency())
+    answer = yield Call(method="POST", path="/sandboxes", payload=body, headers=idempotency(idempotency_key))
     sandbox = Sandbox.parse(answer.object())
     for _ in range(int(wait_s / _POLL_S)):
         if sandbox.status != "creating":

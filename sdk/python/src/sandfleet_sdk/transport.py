@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
 import httpx2
@@ -12,7 +12,7 @@ import httpx2
 from sandfleet_sdk.calls import Answer, Call, Failure, Flow, Outcome, Pause
 from sandfleet_sdk.errors import Unreachable
 from sandfleet_sdk.fleet import ROOT
-from sandfleet_sdk.retries import RetryPolicy, drive
+from sandfleet_sdk.retries import RetryPolicy, drive, error_of
 
 T = TypeVar("T")
 _CONNECT_TIMEOUT_S = 5.0
@@ -67,6 +67,12 @@ def _answer(response: httpx2.Response, body: bytes) -> Answer:
     return Answer(status=response.status_code, headers=headers, body=body)
 
 
+def _refuse(response: httpx2.Response, body: bytes) -> None:
+    error = error_of(_answer(response, body))
+    if error is not None:
+        raise error
+
+
 def _is_for_sink(call: Call, response: httpx2.Response) -> bool:
     return call.sink is not None and response.status_code < 400
 
@@ -94,6 +100,16 @@ class BlockingTransport:
         except StopIteration as end:
             result: T = end.value
             return result
+
+    def pieces(self, call: Call) -> Generator[bytes, None, None]:
+        """Yield an answer as it comes, once; raise what refuses it or breaks it off."""
+        try:
+            with self._http.stream(**self._endpoint.arguments(call)) as response:
+                if response.status_code >= 400:
+                    _refuse(response, response.read())
+                yield from response.iter_bytes()
+        except httpx2.TransportError as error:
+            raise self._endpoint.failure(error, begun=True).error from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -140,6 +156,17 @@ class AwaitingTransport:
         except StopIteration as end:
             result: T = end.value
             return result
+
+    async def pieces(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Yield an answer as it comes, once; raise what refuses it or breaks it off."""
+        try:
+            async with self._http.stream(**self._endpoint.arguments(call)) as response:
+                if response.status_code >= 400:
+                    _refuse(response, await response.aread())
+                async for piece in response.aiter_bytes():
+                    yield piece
+        except httpx2.TransportError as error:
+            raise self._endpoint.failure(error, begun=True).error from error
 
     async def close(self) -> None:
         """Close the connections."""

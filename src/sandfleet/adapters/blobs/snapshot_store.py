@@ -14,10 +14,12 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -74,10 +76,10 @@ class _Count:
 class ObjectSnapshotStore:
     """Snapshots under one URL."""
 
-    def __init__(self, objects: Objects, *, clock: Clock) -> None:
+    def __init__(self, objects: Objects, *, clock: Clock, faults: FaultPoints | None = None) -> None:
         self._objects = objects
         self._clock = clock
-        self.faults = FaultPoints()
+        self.faults = faults or FaultPoints()
         self._room = asyncio.Semaphore(PIECES_AT_ONCE)
         self._seen: set[str] = set()
 
@@ -101,6 +103,7 @@ class ObjectSnapshotStore:
             await self._put_file(files.files[name], file, count)
         await self.faults.at("put.stored")
         await self._confirm(everything)
+        await self.faults.at("put.confirmed")
         await self._objects.put(snapshot_name(manifest.snapshot_id), content)
         if await self._objects.get(snapshot_name(manifest.snapshot_id)) != content:
             raise BlobsUnavailable(
@@ -125,11 +128,13 @@ class ObjectSnapshotStore:
 
     async def fetch(self, manifest: SnapshotManifest, files: StoredFiles, *, progress: Progress) -> None:
         """Write the snapshot's files and the wanted backings to the given paths, verified."""
+        await self.faults.at("fetch.begun")
         bases = {name: await self._base(manifest.backings[name]) for name in files.backings}
         everything = [*manifest.files.values(), *bases.values()]
         count = _Count(sum(len(file.chunks) for file in everything) * CHUNK_BYTES, progress)
         for name, base in bases.items():
             await self._fetch_file(base, files.backings[name], count, sha256=manifest.backings[name])
+        await self.faults.at("fetch.bases")
         for name, file in manifest.files.items():
             await self._fetch_file(file, files.files[name], count)
 
@@ -168,20 +173,30 @@ class ObjectSnapshotStore:
                 raise SnapshotUnusable(f"{path.name} has another size than was saved")
             async with _together() as group:
                 for place, digest in file.chunks.items():
-                    await self._room.acquire()
-                    group.create_task(self._put_piece(fd, place, file, digest, count))
+                    await self._begin(group, partial(self._put_piece, fd, place, file, digest, count))
 
     async def _put_piece(self, fd: int, place: int, file: FileDigest, digest: str, count: _Count) -> None:
+        new = 0
+        if not await self._is_stored(digest):
+            content = await asyncio.to_thread(packed, fd, place, size=file.size, digest=digest)
+            await put_verified(self._objects, digest, content)
+            self._seen.add(digest)
+            new = len(content)
+        count.add(CHUNK_BYTES, new=new)
+
+    async def _begin(self, group: asyncio.TaskGroup, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin the work of one piece when there is room.
+
+        The room is given back by the task's end: a task that is cancelled before its first step
+        never comes to a `finally` of its own.
+        """
+        await self._room.acquire()
         try:
-            new = 0
-            if not await self._is_stored(digest):
-                content = await asyncio.to_thread(packed, fd, place, size=file.size, digest=digest)
-                await put_verified(self._objects, digest, content)
-                self._seen.add(digest)
-                new = len(content)
-            count.add(CHUNK_BYTES, new=new)
-        finally:
+            task = group.create_task(work())
+        except BaseException:
             self._room.release()
+            raise
+        task.add_done_callback(lambda _: self._room.release())
 
     async def _is_stored(self, digest: str) -> bool:
         """Whether the piece is in the store, whole: what this process has not seen so is read."""
@@ -250,13 +265,10 @@ class ObjectSnapshotStore:
                 count.add(CHUNK_BYTES)
             except NotFound as error:
                 raise SnapshotUnusable(f"the object store lacks piece {digest[:16]}…") from error
-            finally:
-                self._room.release()
 
         async with _together() as group:
             for place, digest in file.chunks.items():
-                await self._room.acquire()
-                group.create_task(fetch(place, digest))
+                await self._begin(group, partial(fetch, place, digest))
 
 
 @asynccontextmanager

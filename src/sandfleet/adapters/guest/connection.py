@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from sandfleet.adapters.awake import awake_timeout
 from sandfleet.adapters.guest.failures import error_of
 from sandfleet.model.errors import NotReady, SandfleetError
 from sandfleet.wire.channel import NONCE_BYTES, STREAMS_MAX, HostChannel, ProtocolBroken
@@ -120,7 +121,7 @@ class HostStream:
 
     async def _wait(self, silence_s: float) -> None:
         self._changed.clear()
-        async with asyncio.timeout(silence_s):
+        async with awake_timeout(silence_s):
             await self._changed.wait()
 
 
@@ -141,7 +142,7 @@ class Connection(asyncio.Protocol):
         """Connect and greet; `ConnectionBroken` when nobody answers in time."""
         connection = cls()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with awake_timeout(timeout_s):
                 await asyncio.get_running_loop().create_unix_connection(lambda: connection, str(path))
                 await connection._greeted()
         except (OSError, TimeoutError) as error:
@@ -212,7 +213,7 @@ class Connection(asyncio.Protocol):
                 raise ConnectionBroken("the connection is gone")
             self._channel.ping(token)
             self._flush()
-            async with asyncio.timeout(timeout_s):
+            async with awake_timeout(timeout_s):
                 await answered.wait()
         except TimeoutError as error:
             self.abort()

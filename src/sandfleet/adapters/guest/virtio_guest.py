@@ -177,6 +177,11 @@ class VirtioGuest:
         """Measure."""
         return checked(guest_stats, await self._calls.call({"op": Op.STATS}))
 
+    async def memory_total(self, *, at_least: int, wait_s: float) -> int:
+        """Return how much memory the guest can use. An agent that knows no waiting answers at once."""
+        request = {"op": Op.STATS, "memory_only": True, "at_least": at_least, "wait_s": wait_s}
+        return checked(lambda fields: fields.integer("memory_total"), await self._calls.call(request))
+
     async def quiesce(self) -> None:
         """Sync and flush everything, then end the connection on both sides."""
         await self._calls.call({"op": Op.QUIESCE})

@@ -69,6 +69,7 @@ _MINE = _SAME & (keys.c.holder == bindparam("b_holder")) & keys.c.answer_sealed.
 _FINISH = (
     update(keys).where(_MINE).values(answer_sealed=bindparam("b_answer", type_=keys.c.answer_sealed.type))
 )
+_PROLONG = update(keys).where(_MINE).values(lease_deadline_at=_LEASE_END)
 _ABANDON = delete(keys).where(_MINE)
 _REMOVE_OLD = delete(keys).where(keys.c.created_at < func.now() - _KEPT)
 
@@ -128,6 +129,13 @@ class PostgresIdempotencyStore:
         parameters = {**_identity(scope), "b_holder": holder, "b_answer": sealed}
         await self._database.statement(
             lambda connection: connection.execute(_FINISH, parameters), repeatable=True
+        )
+
+    async def prolong(self, scope: Scope, *, holder: str, lease_s: float) -> None:
+        """Let the claim count from now."""
+        parameters = {**_identity(scope), "b_holder": holder, "lease_s": lease_s}
+        await self._database.statement(
+            lambda connection: connection.execute(_PROLONG, parameters), repeatable=True
         )
 
     async def abandon(self, scope: Scope, *, holder: str) -> None:

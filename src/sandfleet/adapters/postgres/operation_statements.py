@@ -36,7 +36,7 @@ def finish_statement(
     *, sandbox: bool, transition: bool, follow_up: bool, releases: bool, snapshot: bool = False
 ) -> Select[Any]:
     """Return the statement that ends an operation with all that its end means."""
-    held = guard(sandbox=sandbox, operation=True)
+    held = guard(sandbox=sandbox, operation=True, logged_only=transition and not sandbox)
     writes = [update_operation(held)]
     if sandbox:
         writes.append(update_sandbox(held))

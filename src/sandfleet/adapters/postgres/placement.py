@@ -30,7 +30,7 @@ from sandfleet.ports.stores import Placed, PlacementDecision
 PLACEMENT_LOCK = 7_305_601_002
 _WAITING_MAX = 1000
 
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=PLACEMENT_LOCK)
+PLACEMENT_LOCKED = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=PLACEMENT_LOCK)
 _SUMS = (
     select(
         reservations.c.worker_id,
@@ -118,7 +118,7 @@ class PostgresPlacementStore:
         """Read the view, decide, and write the decision down."""
 
         async def work(connection: AsyncConnection) -> Placed | NoPlacement:
-            await connection.execute(_LOCK)
+            await connection.execute(PLACEMENT_LOCKED)
             fleet, waiting = await _read_view(connection)
             decision = decide(FleetView(fleet), waiting)
             if isinstance(decision, NoPlacement):

@@ -148,8 +148,8 @@ class PostgresSandboxStore:
         self._sealer = sealer
         self._admissions = asyncio.Semaphore(_ADMISSIONS_AT_ONCE)
 
-    async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> None:
-        """Insert row, operation and log under the organisation's lock."""
+    async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> bool:
+        """Insert row, operation and log under the organisation's lock; False if the row is there."""
         parameters = self._create_parameters(sandbox, operation, transition)
 
         async def work(connection: AsyncConnection) -> None:
@@ -164,6 +164,8 @@ class PostgresSandboxStore:
         except (IntegrityError, QuotaExceeded, NotFound):
             if not await self._exists(sandbox):
                 raise
+            return False
+        return True
 
     async def start_fork(
         self,

@@ -59,6 +59,15 @@ _UNNEEDED = (
 _MARK = update(snapshots).where(snapshots.c.id.in_(select(_UNNEEDED.c.id))).values(state=_GARBAGE)
 _LIST_GARBAGE = select(snapshots).where(snapshots.c.state == _GARBAGE).limit(bindparam("limit"))
 _REMOVE = delete(snapshots).where(snapshots.c.id == bindparam("id"), snapshots.c.state == _GARBAGE)
+_COMPLETE_OF = (
+    select(snapshots)
+    .where(
+        snapshots.c.sandbox_id == bindparam("sandbox"),
+        snapshots.c.state.in_([SnapshotState.LOCAL.value, _DURABLE]),
+    )
+    .order_by(snapshots.c.created_at.desc(), snapshots.c.id.desc())
+    .limit(100)
+)
 _KEPT = select(snapshots.c.id).where(snapshots.c.state != _GARBAGE)
 _GET = select(checkpoints).where(
     checkpoints.c.organisation_id == bindparam("organisation_id"), checkpoints.c.id == bindparam("id")
@@ -106,6 +115,13 @@ class PostgresSnapshotRecords:
         )
         if result.rowcount == 0:
             raise NotFound(f"snapshot {snapshot.id} not found")
+
+    async def complete_of(self, sandbox_id: SandboxId) -> Sequence[Snapshot]:
+        """Return what a VM of the sandbox can be started from."""
+        found = await self._database.statement(
+            lambda connection: connection.execute(_COMPLETE_OF, {"sandbox": sandbox_id}), repeatable=True
+        )
+        return [saved_rows.snapshot_from(row) for row in found]
 
     async def mark_garbage(self, *, term: int, limit: int = 100) -> Sequence[Snapshot]:
         """Mark what nothing needs, and return all that is marked."""

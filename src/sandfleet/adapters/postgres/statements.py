@@ -105,8 +105,14 @@ def select_operation() -> Select[Any]:
     return select(operations, is_overdue())
 
 
-def guard(*, term: bool = False, sandbox: bool = False, operation: bool = False) -> CTE:
-    """Return the last of the chain of checks; it has one row when all of them pass."""
+def guard(
+    *, term: bool = False, sandbox: bool = False, operation: bool = False, logged_only: bool = False
+) -> CTE:
+    """Return the last of the chain of checks; it has one row when all of them pass.
+
+    With `logged_only` a sandbox gets a log row and stays as it is: its lock keeps the numbers of its log
+    in the order in which they become visible.
+    """
     held: CTE | None = None
     if term:
         held = (
@@ -126,6 +132,13 @@ def guard(*, term: bool = False, sandbox: bool = False, operation: bool = False)
             )
             .with_for_update(key_share=True)
             .cte("held_sandbox")
+        )
+    if logged_only:
+        held = (
+            select(sandboxes.c.id)
+            .where(sandboxes.c.id == bind(transitions, "t_", "sandbox_id"))
+            .with_for_update(key_share=True)
+            .cte("held_log")
         )
     if operation:
         held = (

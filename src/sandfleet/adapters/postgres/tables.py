@@ -210,6 +210,22 @@ previews = Table(
     Index("previews_port", "sandbox_id", "port", unique=True),
 )
 
+pending_commands = Table(
+    "pending_commands",
+    metadata,
+    Column("exec_id", Text, primary_key=True),
+    Column("organisation_id", Text, ForeignKey("organisations.id"), nullable=False),
+    Column("sandbox_id", Text, ForeignKey("sandboxes.id", ondelete="CASCADE"), nullable=False),
+    Column("body_sealed", LargeBinary, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("deadline_at", _TIME, nullable=False),
+    Column("lease_deadline_at", _TIME, nullable=False),
+    Column("failure_code", Text),
+    Column("failure_message", Text),
+    Index("pending_commands_lease", "lease_deadline_at"),
+)
+
 operations = Table(
     "operations",
     metadata,

@@ -10,12 +10,14 @@ from sandfleet.adapters.postgres.idempotency import PostgresIdempotencyStore
 from sandfleet.adapters.postgres.labels import PostgresPreviewStore, PostgresTagStore
 from sandfleet.adapters.postgres.operations import PostgresOperationStore
 from sandfleet.adapters.postgres.organisations import PostgresOrganisationStore
+from sandfleet.adapters.postgres.pending_commands import PostgresPendingCommandStore
 from sandfleet.adapters.postgres.placement import PostgresPlacementStore
 from sandfleet.adapters.postgres.sandboxes import PostgresSandboxStore
 from sandfleet.adapters.postgres.saved_states import PostgresCheckpointRecords, PostgresSnapshotRecords
 from sandfleet.adapters.postgres.sealing import Sealer
 from sandfleet.adapters.postgres.sizes import PostgresSizeStore
 from sandfleet.adapters.postgres.terms import PostgresTermStore
+from sandfleet.adapters.postgres.transition_log import PostgresTransitionLog
 from sandfleet.adapters.postgres.workers import PostgresWorkerStore
 
 
@@ -37,6 +39,8 @@ class PostgresStores:
     previews: PostgresPreviewStore
     tags: PostgresTagStore
     sizes: PostgresSizeStore
+    log: PostgresTransitionLog
+    commands: PostgresPendingCommandStore
 
 
 def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> PostgresStores:
@@ -58,4 +62,6 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         previews=PostgresPreviewStore(database),
         tags=PostgresTagStore(database),
         sizes=PostgresSizeStore(database),
+        log=PostgresTransitionLog(database),
+        commands=PostgresPendingCommandStore(database, sealer),
     )

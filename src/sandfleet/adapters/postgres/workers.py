@@ -12,13 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import rows, statements
 from sandfleet.adapters.postgres.database import Database
-from sandfleet.adapters.postgres.placement import WORKERS
-from sandfleet.adapters.postgres.tables import terms, transitions, workers
+from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED, WORKERS
+from sandfleet.adapters.postgres.tables import reservations, sandboxes, snapshots, terms, transitions, workers
 from sandfleet.adapters.postgres.terms import require_term
-from sandfleet.model.errors import NotFound
+from sandfleet.model.errors import Conflict, NotFound
 from sandfleet.model.ids import SandboxId, WorkerId
+from sandfleet.model.sandbox import TERMINAL_STATES
+from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.worker import Worker, WorkerState
-from sandfleet.ports.stores import Registration
+from sandfleet.ports.worker_store import Registration
 
 _SAID = (
     "machine_id",
@@ -37,11 +39,13 @@ _SAID = (
     "instance_id",
     "sequence",
 )
-_READY, _UNREACHABLE, _GONE = (
-    WorkerState.READY.value,
-    WorkerState.UNREACHABLE.value,
-    WorkerState.GONE.value,
-)
+_GONE = WorkerState.GONE.value
+_FROM = {
+    WorkerState.SILENT: (WorkerState.READY.value,),
+    WorkerState.UNREACHABLE: (WorkerState.READY.value, WorkerState.SILENT.value),
+}
+_TERMINAL = [state.value for state in TERMINAL_STATES]
+_NOWHERE_ELSE = [SnapshotState.SAVING.value, SnapshotState.LOCAL.value]
 _TERM = select(terms.c.number).where(terms.c.name == statements.LEADER).scalar_subquery()
 _BEFORE = select(workers.c.id, workers.c.state).where(workers.c.id == bindparam("id")).cte("before")
 
@@ -92,12 +96,12 @@ def _log_change(changed: Any, *, event: str, actor: str, reason: Any) -> Any:
     )
 
 
-def _unreachable_statement() -> Any:
+def _absent_statement(state: WorkerState) -> Any:
     held = statements.guard(term=True)
     silent = (
         select(workers.c.id, workers.c.state.label("state_before"))
         .where(
-            workers.c.state == _READY,
+            workers.c.state.in_(_FROM[state]),
             workers.c.last_seen_at < func.now() - bindparam("silent", type_=Interval()),
             exists(select(held)),
         )
@@ -107,13 +111,13 @@ def _unreachable_statement() -> Any:
     changed = (
         update(workers)
         .where(workers.c.id == silent.c.id)
-        .values(state=_UNREACHABLE, version=workers.c.version + 1)
+        .values(state=state.value, version=workers.c.version + 1)
         .returning(*workers.c, silent.c.state_before)
         .cte("changed")
     )
     log = _log_change(
         changed,
-        event="silent",
+        event=state.value,
         actor="liveness",
         reason=literal("no heartbeat; nothing follows about its sandboxes", Text()),
     )
@@ -121,9 +125,32 @@ def _unreachable_statement() -> Any:
 
 
 _REGISTER = _register_statement()
-_MARK_UNREACHABLE = _unreachable_statement()
+_MARK_ABSENT = {state: _absent_statement(state) for state in _FROM}
 _READ = select(workers, _TERM.label("term")).where(workers.c.id == bindparam("id"))
 _LOG = transitions.insert()
+_FORGET = (
+    update(workers)
+    .where(workers.c.id == bindparam("worker"))
+    .values(state=_GONE, version=workers.c.version + 1)
+)
+_DEPENDANTS = select(
+    workers.c.state,
+    select(func.count())
+    .select_from(sandboxes)
+    .where(sandboxes.c.worker_id == workers.c.id, sandboxes.c.state.not_in(_TERMINAL))
+    .scalar_subquery()
+    .label("sandboxes"),
+    select(func.count())
+    .select_from(reservations)
+    .where(reservations.c.worker_id == workers.c.id)
+    .scalar_subquery()
+    .label("reservations"),
+    select(func.count())
+    .select_from(snapshots)
+    .where(snapshots.c.worker_id == workers.c.id, snapshots.c.state.in_(_NOWHERE_ELSE))
+    .scalar_subquery()
+    .label("snapshots"),
+).where(workers.c.id == bindparam("worker"))
 _HELD_TERM = statements.guard(term=True)
 _QUARANTINE = (
     update(workers)
@@ -173,17 +200,31 @@ class PostgresWorkerStore:
         )
         return [rows.worker_from(row) for row in found]
 
-    async def mark_unreachable(self, *, silent_for: timedelta, term: int) -> Sequence[Worker]:
-        """Move the silent ones."""
+    async def mark_absent(self, state: WorkerState, *, silent_for: timedelta, term: int) -> Sequence[Worker]:
+        """Move those that have been silent so long."""
 
         async def work(connection: AsyncConnection) -> Sequence[Worker]:
             parameters = {"silent": silent_for, "term": term}
-            found = (await connection.execute(_MARK_UNREACHABLE, parameters)).all()
+            found = (await connection.execute(_MARK_ABSENT[state], parameters)).all()
             if not found:
                 await require_term(connection, term)
             return [rows.worker_from(row) for row in found]
 
         return await self._database.statement(work, repeatable=True)
+
+    async def forget(self, worker_id: WorkerId, *, is_lost: bool, actor: str) -> Worker:
+        """Move it to `gone` if nothing depends on it, or on somebody's word."""
+
+        async def work(connection: AsyncConnection) -> None:
+            # Under the lock of placements, so that nothing is placed on it between look and change.
+            await connection.execute(PLACEMENT_LOCKED)
+            before = await _before_the_end(connection, worker_id, is_lost=is_lost)
+            if before != _GONE:
+                await connection.execute(_FORGET, {"worker": worker_id})
+                await connection.execute(_forgotten(worker_id, before, is_lost=is_lost, actor=actor))
+
+        await self._database.transact(work, repeatable=True)
+        return await self.get(worker_id)
 
     async def set_quarantined(
         self, worker_id: WorkerId, sandbox_ids: Sequence[SandboxId], *, term: int
@@ -196,6 +237,36 @@ class PostgresWorkerStore:
                 await require_term(connection, term)
 
         await self._database.statement(work, repeatable=True)
+
+
+async def _before_the_end(connection: AsyncConnection, worker_id: WorkerId, *, is_lost: bool) -> str:
+    """Return the worker's state if it may be forgotten."""
+    row = (await connection.execute(_DEPENDANTS, {"worker": worker_id})).first()
+    if row is None:
+        raise NotFound(f"worker {worker_id} not found")
+    if row.state == _GONE:
+        return str(row.state)
+    if is_lost and row.state == WorkerState.READY.value:
+        raise Conflict(f"worker {worker_id} speaks: it is not lost", code="worker_alive")
+    held = {"sandboxes": row.sandboxes, "reservations": row.reservations, "snapshots": row.snapshots}
+    if not is_lost and any(held.values()):
+        counts = ", ".join(f"{count} {name}" for name, count in held.items() if count)
+        raise Conflict(f"worker {worker_id} is not empty: {counts}", code="worker_not_empty", details=held)
+    return str(row.state)
+
+
+def _forgotten(worker_id: WorkerId, state: str, *, is_lost: bool, actor: str) -> Any:
+    return _LOG.values(
+        event="forgotten",
+        actor=actor,
+        reason="its host is said to be lost" if is_lost else "it is empty",
+        at=func.now(),
+        from_state=state,
+        to_state=_GONE,
+        worker_id=worker_id,
+        epoch=0,
+        detail={},
+    )
 
 
 def _seen_again(worker: Worker, written: Any, row: Any) -> dict[str, Any]:

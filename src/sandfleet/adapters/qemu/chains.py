@@ -24,6 +24,7 @@ from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import DiskChain, Manifest
 from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused, next_event
+from sandfleet.adapters.together import both
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE, layer_node
 
@@ -74,19 +75,21 @@ def virtual_size(layer: Path) -> int:
 
 async def add_overlays(host: Host, machine: QemuMachine) -> dict[str, Fresh]:
     """Make an empty overlay for each disk and have QEMU open it; nothing of the guest changes yet."""
-    made = {drive: await _make_overlay(host, machine.manifest, drive) for drive in (ROOT_DRIVE, DATA_DRIVE)}
+    directory = host.directory(machine.manifest.machine_id)
+    root, data = (directory / new_layer_name(drive) for drive in (ROOT_DRIVE, DATA_DRIVE))
+    await both(
+        _make_overlay(host, machine.manifest, ROOT_DRIVE, path=root),
+        _make_overlay(host, machine.manifest, DATA_DRIVE, path=data),
+    )
+    made = {ROOT_DRIVE: root, DATA_DRIVE: data}
     return {drive: await _open_overlay(machine.monitor, path) for drive, path in made.items()}
 
 
-async def _make_overlay(host: Host, manifest: Manifest, drive: str) -> Path:
-    directory = host.directory(manifest.machine_id)
-    chain = chain_of(manifest, drive)
-    path = directory / new_layer_name(drive)
-    newest = directory / chain.layers[0]
+async def _make_overlay(host: Host, manifest: Manifest, drive: str, *, path: Path) -> None:
+    newest = path.with_name(chain_of(manifest, drive).layers[0])
     size = virtual_size(newest)
     await disks.create_overlay(host.config.image_tool, path, backing=newest, size_bytes=size)
     path.chmod(0o600)
-    return path
 
 
 async def _open_overlay(qmp: Qmp, path: Path) -> Fresh:

@@ -8,11 +8,11 @@ rest of its identity is given by the caller.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 
 import msgspec
 
+from sandfleet.adapters.awake import awake_timeout
 from sandfleet.adapters.qemu import disks, memory
 from sandfleet.adapters.qemu.chains import first_chain
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, DATA_OVERLAY, QMP_SOCKET, ROOT_OVERLAY
@@ -40,15 +40,18 @@ from sandfleet.ports.network import NetworkSeat
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE, MachineShape
 
 IGNORE_SHARED = "x-ignore-shared"
+UNANNOUNCED = {"announce-rounds": 0}
+"""Only the guest's own gateway would hear it, and knows it; a translated guest pays milliseconds for each."""
 RESUME_TIMEOUT_S = 20.0
 
 
 async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMachine:
     """Return a running clone with its agent answering; a failure leaves nothing behind."""
-    async with AsyncExitStack() as undo, asyncio.timeout(host.config.clone_timeout_s):
+    async with AsyncExitStack() as undo, awake_timeout(host.config.clone_timeout_s):
         manifest = seat(host, undo, order, template_version=template.version, shape=template.shape)
         machine_id = manifest.machine_id
         directory = host.directory(machine_id)
+        await host.faults.at("clone.seated")
         overlays = (directory / ROOT_OVERLAY, directory / DATA_OVERLAY)
         disks.copy_overlay(template.file(ROOT_EMPTY_FILE), overlays[0])
         disks.copy_overlay(template.file(DATA_EMPTY_FILE), overlays[1])
@@ -65,6 +68,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         )
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
+        await host.faults.at("clone.spawned")
         manifest = msgspec.structs.replace(
             manifest,
             process=spawned.process,
@@ -79,10 +83,13 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         )
         machine_seat = NetworkSeat(machine_id, manifest.slot)
         connecting = host.network.connect(machine_seat, enabled=order.network_enabled)
-        machine = await both(_open_sessions(host, undo, manifest, spawned), connecting)
+        wanted = memory.reachable(order.memory_mib, template.shape)
+        opening = _open_sessions(host, undo, manifest, spawned, memory_mib=wanted)
+        machine = await both(opening, connecting)
         await _fit(machine, order)
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
         write_manifest(directory, machine.manifest, durable=False)
+        await host.faults.at("clone.ready")
         undo.pop_all()
         host.busy.discard(machine_id)
         return machine
@@ -116,7 +123,7 @@ def seat(
 
 
 async def _open_sessions(
-    host: Host, undo: AsyncExitStack, manifest: Manifest, spawned: Spawned
+    host: Host, undo: AsyncExitStack, manifest: Manifest, spawned: Spawned, *, memory_mib: int
 ) -> QemuMachine:
     handle = ProcessHandle(spawned.process)
     undo.callback(handle.close)
@@ -125,6 +132,12 @@ async def _open_sessions(
         qmp = await Qmp.connect(directory / QMP_SOCKET)
         undo.push_async_callback(qmp.close)
         await load(qmp, spawned.state_path)
+        if memory_mib > manifest.memory_mib:
+            # Asked for now, so that the guest takes it in while it wakes up; `_fit` waits for it.
+            host.cgroups.set_limits(
+                manifest.machine_id, limits(memory_mib=memory_mib, cpu_count=manifest.cpu_count)
+            )
+            await memory.ask(qmp, manifest.shape, memory_mib)
     except HypervisorFailed as error:
         raise HypervisorFailed(f"{error.message} {log_tail(directory)}".strip()) from error
     guest = await host.guests(directory / AGENT_SOCKET)
@@ -136,6 +149,7 @@ async def load(qmp: Qmp, state_path: str) -> None:
     """Load the device state and return when the guest runs."""
     with qmp.listen("RESUME") as resumed:
         await set_capabilities(qmp, [IGNORE_SHARED])
+        await qmp.execute("migrate-set-parameters", UNANNOUNCED)
         await qmp.execute("migrate-incoming", {"uri": f"file:{state_path}"})
         await next_event(resumed, timeout_s=RESUME_TIMEOUT_S, awaited="that the guest runs")
 
@@ -147,6 +161,8 @@ async def _fit(machine: QemuMachine, order: MachineOrder) -> None:
     if order.cpu_count != machine.manifest.cpu_count:
         await machine.set_cpu_count(order.cpu_count)
     wanted = memory.reachable(order.memory_mib, machine.manifest.shape)
+    if wanted == machine.manifest.memory_mib:
+        return  # What the template has, no guest lacks.
     reached = await machine.resize_memory(wanted)
     if reached < wanted:
         raise HypervisorFailed(f"the guest took {reached} of {wanted} MiB")

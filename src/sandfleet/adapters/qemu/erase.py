@@ -24,13 +24,17 @@ _COMMAND_LINE_MAX = 1 << 17
 async def erase(host: Host, machine_id: str, *, process: ProcessIdentity | None, slot: int | None) -> None:
     """End the machine's process and remove everything of it. Idempotent."""
     directory = host.directory(machine_id)
+    await host.faults.at("erase.begun")
     for known in {process, recorded_process(directory, machine_id)} - {None}:
         if known is not None:
             await end_process(known)
+    await host.faults.at("erase.ended")
     host.cgroups.kill_all(machine_id)
     await host.network.detach(machine_id)
+    await host.faults.at("erase.detached")
     await host.cgroups.remove(machine_id)
     await asyncio.to_thread(_remove_directory, directory)
+    await host.faults.at("erase.removed")
     if slot is not None:
         host.slots.release(slot)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.qemu import adopt as adopting
 from sandfleet.adapters.qemu import prune as pruning
 from sandfleet.adapters.qemu import restart as restarting
@@ -57,6 +58,7 @@ class QemuHypervisor:
         late_guests: Callable[[Path], Guest],
         network: Network,
         images: ImageSource,
+        faults: FaultPoints | None = None,
     ) -> None:
         taken = [manifest.slot for manifest in _manifests(config)]
         self._host = Host(
@@ -66,6 +68,7 @@ class QemuHypervisor:
             late_guests=late_guests,
             cgroups=Cgroups.detect(),
             slots=Slots(config.machines_max, taken=taken),
+            faults=faults or FaultPoints(),
         )
         self.snapshots = QemuSnapshots(self._host, self.accelerator)
         self.mover = QemuMover(self._host, self.accelerator, self.snapshots.backings)
@@ -112,6 +115,7 @@ class QemuHypervisor:
                 self._hold(template)
             await asyncio.to_thread(self._prune)
             await self.snapshots.know_backings(templates.values())
+            await self.snapshots.collect_bases()
         return [_info(template) for template in templates.values()]
 
     async def clone(self, order: MachineOrder) -> Machine:
@@ -180,6 +184,7 @@ class QemuHypervisor:
     async def adopt(self) -> Sequence[Machine]:
         """Return the machines that run on this host from before, sessions re-established."""
         await asyncio.to_thread(snapshot_files.remove_partial, self._host.config.data_dir)
+        await self._host.network.prepare()  # what is adopted is protected, and what is loaded is connected
         found = [manifest for manifest in _manifests(self._host.config) if manifest.state in OWNED]
         ended = _ended_machines(self._host.config)
         for manifest in found:

@@ -55,23 +55,13 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
             host, undo, _machine_order(snapshot), template_version=snapshot.template_version, shape=shape
         )
         directory = host.directory(manifest.machine_id)
-        root = await _disk(host, order, directory, drive=ROOT_DRIVE, backings=backings)
-        data = await _disk(host, order, directory, drive=DATA_DRIVE, backings=backings)
+        root = await _disk(order, directory, drive=ROOT_DRIVE, backings=backings)
+        data = await _disk(order, directory, drive=DATA_DRIVE, backings=backings)
+        await both(_make_overlay(host, root), _make_overlay(host, data))
         await host.faults.at("load.linked")
-        recipe = SpawnRecipe(
-            shape=shape,
-            memory=None,
-            state=order.directory / MEMORY_FILE,
-            root=[*root.layers, *root.backings],
-            data=[*data.layers, *data.backings],
-            limits=limits(
-                memory_mib=snapshot.memory_mib,
-                cpu_count=snapshot.cpu_count,
-                cpu_percent=snapshot.cpu_percent,
-            ),
-        )
-        spawned = await spawn(host, manifest, recipe)
+        spawned = await spawn(host, manifest, _recipe(order, root, data))
         undo.push_async_callback(end_process, spawned.process)
+        await host.faults.at("load.spawned")
         manifest = msgspec.structs.replace(
             manifest,
             process=spawned.process,
@@ -93,6 +83,7 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
         await host.faults.at("load.answered")
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
         await asyncio.to_thread(write_manifest, directory, machine.manifest, durable=True)
+        await host.faults.at("load.ready")
         undo.pop_all()
         host.busy.discard(manifest.machine_id)
         return machine
@@ -100,26 +91,46 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
 
 @dataclass(frozen=True, slots=True)
 class _Disk:
-    """The files of one disk, newest first."""
+    """The files of one disk, newest first; the first is still to be made."""
 
     layers: list[Path]
     backings: list[Path]
 
 
-async def _disk(host: Host, order: LoadOrder, directory: Path, *, drive: str, backings: Backings) -> _Disk:
-    """Link the snapshot's layers into the machine's directory and put an empty one on them."""
+def _recipe(order: LoadOrder, root: _Disk, data: _Disk) -> SpawnRecipe:
+    snapshot = order.snapshot
+    return SpawnRecipe(
+        shape=machine_shape(snapshot.shape),
+        memory=None,
+        state=order.directory / MEMORY_FILE,
+        root=[*root.layers, *root.backings],
+        data=[*data.layers, *data.backings],
+        limits=limits(
+            memory_mib=snapshot.memory_mib,
+            cpu_count=snapshot.cpu_count,
+            cpu_percent=snapshot.cpu_percent,
+        ),
+    )
+
+
+async def _disk(order: LoadOrder, directory: Path, *, drive: str, backings: Backings) -> _Disk:
+    """Link the snapshot's layers into the machine's directory, where an empty one is to stand on them."""
     snapshot = order.snapshot
     chain = snapshot.root if drive == ROOT_DRIVE else snapshot.data
     own = [name for name in chain if name in snapshot.files]
     shared = [snapshot.backings[name] for name in chain if name not in snapshot.files]
     await asyncio.to_thread(snapshot_files.link_layers, order.directory, own, directory)
     below = [await asyncio.to_thread(backings.require, digest) for digest in shared]
-    overlay, newest = directory / new_layer_name(drive), directory / own[0]
+    layers = [new_layer_name(drive), *own]
+    return _Disk(layers=[directory / name for name in layers], backings=below)
+
+
+async def _make_overlay(host: Host, disk: _Disk) -> None:
+    overlay, newest = disk.layers[:2]
     await disks.create_overlay(
         host.config.image_tool, overlay, backing=newest, size_bytes=virtual_size(newest)
     )
     overlay.chmod(0o600)
-    return _Disk(layers=[overlay, *(directory / name for name in own)], backings=below)
 
 
 async def _open_sessions(

@@ -10,6 +10,7 @@ import msgspec
 
 from sandfleet.adapters.qemu import erase as erasing
 from sandfleet.adapters.qemu import memory, processors
+from sandfleet.adapters.qemu.full_disk import RoomForWrites
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.manifest import Manifest, write_manifest
@@ -40,6 +41,7 @@ class QemuMachine:
     sessions: Sessions | None
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever changes the machine's sizes or saves it."""
+    room: RoomForWrites = field(default_factory=RoomForWrites)
 
     @property
     def facts(self) -> MachineFacts:
@@ -65,10 +67,16 @@ class QemuMachine:
         return self.manifest.process is not None and is_running(self.manifest.process)
 
     async def wait_dead(self) -> str:
-        """Return the reason when QEMU has ended."""
+        """Return the reason when QEMU has ended; until then a guest that a full disk stops goes on."""
         sessions = self.sessions
         if sessions is not None:  # kept: whoever destroys the machine meanwhile lets go of them
-            await sessions.handle.ended()
+            async with asyncio.TaskGroup() as tasks:
+                going = sessions.qmp and tasks.create_task(
+                    self.room.keep_going(sessions.qmp, machine_id=self.manifest.machine_id)
+                )
+                await sessions.handle.ended()
+                if going:
+                    going.cancel()
             cause = None if sessions.qmp is None else sessions.qmp.shutdown_cause()
             if cause is not None:
                 return f"the guest ended: {cause}"
@@ -98,6 +106,11 @@ class QemuMachine:
             await processors.set_online(self.guest, count=cpu_count)
             self.record(msgspec.structs.replace(self.manifest, cpu_count=cpu_count))
             self._limit()
+
+    async def note_restart(self, restart_id: str) -> None:
+        """Write it down."""
+        async with self.changing:
+            self.record(msgspec.structs.replace(self.manifest, restart_id=restart_id))
 
     async def limit_cpu(self, cpu_percent: int | None) -> None:
         """Bound what the host gives the machine."""

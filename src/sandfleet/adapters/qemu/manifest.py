@@ -67,6 +67,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None = None
     epoch: int = 0
     process: ProcessIdentity | None = None
+    restart_id: str = ""
+    """The last restart that came to its end."""
     image_digest: str = ""
     qemu_version: str = ""
     host_cpu: str = ""
@@ -98,6 +100,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             cpu_percent=self.cpu_percent,
             arriving=self.move_id if self.state == ARRIVING else "",
             departing=self.move_id if self.state == READY else "",
+            restart_id=self.restart_id,
         )
 
 

@@ -19,7 +19,9 @@ ROUND_S = 0.02
 """QEMU reports at most one change of size per second, so that the size is also looked at in between."""
 IDLE_ROUNDS_MAX = 150
 """Rounds without progress after which what the guest reached is taken as all it can do."""
-ONLINE_ROUNDS_MAX = 150
+ONLINE_ROUND_S = 1.0
+"""The guest itself waits for so long: asking again and again would hold up what is waited for."""
+ONLINE_ROUNDS_MAX = 5
 """Rounds after which a block that the guest does not use is not counted."""
 _DEVICE_PATH = f"/machine/peripheral/{MEMORY_DEVICE}"
 _SIZE_CHANGED = "MEMORY_DEVICE_SIZE_CHANGE"
@@ -39,12 +41,17 @@ async def current(qmp: Qmp, shape: MachineShape) -> int:
     return shape.memory_base_mib + int(size) // (1 << 20)
 
 
-async def resize(qmp: Qmp, shape: MachineShape, target_mib: int) -> int:
-    """Ask for `target_mib` and return the size when it is reached or the guest has stopped moving."""
+async def ask(qmp: Qmp, shape: MachineShape, target_mib: int) -> None:
+    """Tell the guest's driver how much there should be; it sets to work at once."""
     requested = (target_mib - shape.memory_base_mib) << 20
     arguments = {"path": _DEVICE_PATH, "property": "requested-size", "value": requested}
+    await qmp.execute("qom-set", arguments)
+
+
+async def resize(qmp: Qmp, shape: MachineShape, target_mib: int) -> int:
+    """Ask for `target_mib` and return the size when it is reached or the guest has stopped moving."""
     with qmp.listen(_SIZE_CHANGED) as changes:
-        await qmp.execute("qom-set", arguments)
+        await ask(qmp, shape, target_mib)
         reached = await current(qmp, shape)
         idle_rounds = 0
         while reached != target_mib and idle_rounds < IDLE_ROUNDS_MAX:
@@ -57,8 +64,9 @@ async def resize(qmp: Qmp, shape: MachineShape, target_mib: int) -> int:
 async def online(guest: Guest, shape: MachineShape, size_mib: int) -> int:
     """Return how much of `size_mib` the guest can use, when that is all or it has had its time."""
     missing = 0
+    at_least = (size_mib - shape.memory_block_mib + 1) << 20
     for _ in range(ONLINE_ROUNDS_MAX):
-        total_mib = (await guest.stats()).memory_total >> 20
+        total_mib = await guest.memory_total(at_least=at_least, wait_s=ONLINE_ROUND_S) >> 20
         missing = max(0, size_mib - total_mib) // shape.memory_block_mib
         if not missing:
             break

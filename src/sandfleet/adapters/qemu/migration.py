@@ -22,10 +22,13 @@ CAPABILITIES: Mapping[str, Sequence[str]] = {
 CHANNELS = 2
 BYTES_PER_S_MAX = 1 << 36
 """QEMU's own limit is meant for networks: a guest would stand still until its next second begins."""
+UNANNOUNCED: Mapping[str, int] = {"announce-rounds": 0}
+"""Only the guest's own gateway would hear it, and asks when it must; each costs a translated guest time."""
 LOOK_EVERY_S = 1.0
 SILENT_ROUNDS_MAX = 30
 BEGIN_ROUNDS_MAX = 5000
 _BEGIN_POLL_S = 0.002
+_NONE: Mapping[str, int] = {}
 _ENDS = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -67,7 +70,7 @@ async def begin_background(qmp: Qmp, moves: EventListener, path: str) -> Impossi
 async def load_from(qmp: Qmp, path: str, *, memory_format: str) -> None:
     """Read memory and devices of a waiting QEMU from a file; the guest stays stopped."""
     with qmp.listen("MIGRATION") as moves:
-        await _prepare(qmp, CAPABILITIES[memory_format])
+        await _prepare(qmp, CAPABILITIES[memory_format], UNANNOUNCED)
         await qmp.execute("migrate-incoming", {"uri": f"file:{path}"})
         await ended(qmp, moves)
 
@@ -102,10 +105,10 @@ async def prepare_move(qmp: Qmp, capabilities: Sequence[str], parameters: Mappin
     await qmp.execute("migrate-set-parameters", dict(parameters))
 
 
-async def _prepare(qmp: Qmp, capabilities: Sequence[str]) -> None:
+async def _prepare(qmp: Qmp, capabilities: Sequence[str], parameters: Mapping[str, int] = _NONE) -> None:
     await set_capabilities(qmp, capabilities)
-    parameters = {"multifd-channels": CHANNELS, "max-bandwidth": BYTES_PER_S_MAX, "tls-creds": ""}
-    await qmp.execute("migrate-set-parameters", parameters)
+    common = {"multifd-channels": CHANNELS, "max-bandwidth": BYTES_PER_S_MAX, "tls-creds": ""}
+    await qmp.execute("migrate-set-parameters", {**common, **parameters})
 
 
 async def _begin(qmp: Qmp, command: str, path: str) -> None:

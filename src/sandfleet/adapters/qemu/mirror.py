@@ -34,8 +34,8 @@ def job_name(drive: str) -> str:
     return f"move-{drive}"
 
 
-async def begin(qmp: Qmp, manifest: Manifest, landing: Landing) -> None:
-    """Begin to copy both disks."""
+async def begin(qmp: Qmp, manifest: Manifest, landing: Landing, *, bytes_per_s_max: int) -> None:
+    """Begin to copy both disks; the limit holds for both together, and not for what the guest writes."""
     for drive in DRIVES:
         await qmp.execute(
             "blockdev-add",
@@ -55,6 +55,7 @@ async def begin(qmp: Qmp, manifest: Manifest, landing: Landing) -> None:
                 "target": job_name(drive),
                 "sync": "top",
                 "copy-mode": "write-blocking",
+                "speed": bytes_per_s_max // len(DRIVES),
                 "on-source-error": "report",
                 "on-target-error": "report",
             },

@@ -13,10 +13,12 @@ from typing import Any
 
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
+from sandfleet.adapters.awake import awake_timeout
 from sandfleet.model.errors import HypervisorFailed
 
 COMMAND_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 25.0
+"""A QEMU that has ended is noticed at once; one of 200 that come up together on two cores takes its time."""
 TRANSIENT = ("not finalized yet",)
 """What QEMU says while the end of a migration is being put away: the same command works shortly after."""
 
@@ -45,7 +47,7 @@ class Qmp:
         # Kept beside the library's own: descriptors are sent on it, which event loops do not offer.
         own = channel.dup()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with awake_timeout(timeout_s):
                 await asyncio.get_running_loop().sock_connect(channel, str(path))
                 await client.connect(channel)
         except BaseException as error:
@@ -108,7 +110,7 @@ class Qmp:
         An urgent one is taken by QEMU even while another holds it up, as far as it knows it for such.
         """
         try:
-            async with asyncio.timeout(timeout_s):
+            async with awake_timeout(timeout_s):
                 return await self._client.execute(
                     command, dict(arguments) if arguments else None, oob=is_urgent
                 )
@@ -155,7 +157,7 @@ class QmpRefused(HypervisorFailed):
 async def next_event(listener: EventListener, *, timeout_s: float, awaited: str) -> Message:
     """Return the next event of `listener`."""
     try:
-        async with asyncio.timeout(timeout_s):
+        async with awake_timeout(timeout_s):
             return await listener.get()
     except TimeoutError:
         raise HypervisorFailed(f"QEMU did not report {awaited} within {timeout_s:g} s") from None

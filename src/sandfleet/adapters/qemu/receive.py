@@ -82,7 +82,7 @@ async def receive(host: Host, arrival: Arrival, backings: Backings) -> tuple[Qem
         seat_of = NetworkSeat(manifest.machine_id, manifest.slot)
         connecting = host.network.connect(seat_of, enabled=moved.network_enabled)
         machine = await both(_open(host, undo, manifest, arrival), connecting)
-        await host.faults.at("receive.listening")
+        await host.faults.at("land.listening")
         await asyncio.to_thread(write_manifest, directory, machine.manifest, durable=True)
         undo.pop_all()
         host.busy.discard(manifest.machine_id)

@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from sandfleet.adapters.awake import awake_timeout
 from sandfleet.adapters.qemu.chains import chain_of, first_chain
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET, ImageFiles
 from sandfleet.adapters.qemu.erase import end_process
@@ -136,7 +137,7 @@ async def _open_sessions(host: Host, undo: AsyncExitStack, manifest: Manifest) -
     qmp = await Qmp.connect(directory / QMP_SOCKET)
     undo.push_async_callback(qmp.close)
     try:
-        async with asyncio.timeout(BOOT_TIMEOUT_S):
+        async with awake_timeout(BOOT_TIMEOUT_S):
             return Sessions(handle, qmp, await _first_answer(host, directory / AGENT_SOCKET, handle))
     except (TimeoutError, GuestUnresponsive) as error:
         raise HypervisorFailed(f"the guest did not boot to an answer: {log_tail(directory)}") from error

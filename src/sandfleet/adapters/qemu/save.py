@@ -48,6 +48,7 @@ class SaveOrder:
 async def save(host: Host, machine: QemuMachine, order: SaveOrder) -> SavedSnapshot:
     """Save the machine to a snapshot and end its QEMU; a failure leaves it running as before."""
     async with machine.changing:
+        await host.faults.at("save.begun")
         await chains.shorten(host, machine)
         with snapshot_files.staging(host.config.data_dir) as directory:
             async with _memory_file(machine.monitor, directory) as memory, standing_still(machine) as pause:
@@ -66,12 +67,14 @@ async def save(host: Host, machine: QemuMachine, order: SaveOrder) -> SavedSnaps
         await machine.release()
         if process is not None:
             await end_process(process)
+        await host.faults.at("save.ended")
     return _saved(host, manifest, pause)
 
 
 async def capture(host: Host, machine: QemuMachine, order: SaveOrder) -> SavedSnapshot:
     """Save the machine to a snapshot while its guest runs on."""
     async with machine.changing:
+        await host.faults.at("capture.begun")
         await chains.shorten(host, machine)
         with snapshot_files.staging(host.config.data_dir) as directory:
             async with _memory_file(machine.monitor, directory) as memory:

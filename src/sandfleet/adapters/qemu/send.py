@@ -107,11 +107,11 @@ async def _depart(host: Host, machine: QemuMachine, landing: Landing, *, pilot: 
         key=landing.key,
         endpoint=move_keys.SENDING,
     )
-    await mirror.begin(qmp, manifest, landing)
+    await mirror.begin(qmp, manifest, landing, bytes_per_s_max=pilot.bytes_per_s_max)
     await host.faults.at("send.mirroring")
     await _in_step(qmp, watch, pilot)
     await host.faults.at("send.in_step")
-    await prepare_move(qmp, _capabilities(landing), _parameters())
+    await prepare_move(qmp, _capabilities(landing), _parameters(pilot))
     with qmp.listen("MIGRATION") as moves:
         if way is not Way.PRECOPY:
             await _stand_still(machine, pilot)
@@ -243,10 +243,10 @@ def _capabilities(landing: Landing) -> list[str]:
     return [*wanted, "postcopy-ram", "postcopy-preempt"] if landing.may_post_copy else wanted
 
 
-def _parameters() -> dict[str, Any]:
+def _parameters(pilot: Pilot) -> dict[str, Any]:
     return {
         "tls-creds": move_keys.CREDENTIALS,
-        "max-bandwidth": BYTES_PER_S_MAX,
+        "max-bandwidth": min(BYTES_PER_S_MAX, pilot.bytes_per_s_max or BYTES_PER_S_MAX),
         "max-postcopy-bandwidth": 0,
         "downtime-limit": DOWNTIME_MS_UNDECIDED,
         "cpu-throttle-initial": 1,

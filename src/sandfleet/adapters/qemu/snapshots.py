@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from sandfleet.adapters.clock import SystemClock
-from sandfleet.adapters.qemu import snapshot_files
+from sandfleet.adapters.qemu import bases, snapshot_files
 from sandfleet.adapters.qemu.backings import Backings
 from sandfleet.adapters.qemu.describe import require_compatible
 from sandfleet.adapters.qemu.host import Host
@@ -93,11 +93,14 @@ class QemuSnapshots:
         async with self._receiving.setdefault(manifest.snapshot_id, asyncio.Lock()):
             if not final.is_dir():
                 with snapshot_files.staging(data_dir) as directory:
+                    await self._host.faults.at("receive.begun")
                     wanted = await asyncio.to_thread(self._wanted, manifest, directory)
                     await fetch(wanted)
+                    await self._host.faults.at("receive.fetched")
                     await asyncio.to_thread(
                         snapshot_files.publish, directory, manifest, final, ended_machine=None
                     )
+                    await self._host.faults.at("receive.published")
         self._receiving.pop(manifest.snapshot_id, None)
         return await asyncio.to_thread(_found, final)
 
@@ -134,7 +137,19 @@ class QemuSnapshots:
         if not directory.is_dir():
             return False
         await asyncio.to_thread(_remove, directory)
+        await self.collect_bases()
         return True
+
+    async def collect_bases(self) -> None:
+        """Remove fetched backings that nothing stands on any more."""
+        removed = await asyncio.to_thread(
+            bases.collect,
+            self._host.config.data_dir,
+            self.backings.directory,
+            now_s=self._clock.now().timestamp(),
+        )
+        if removed:
+            log.info("bases_removed", names=removed)
 
     async def _saved(
         self,

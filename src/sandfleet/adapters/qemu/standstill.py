@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from sandfleet.adapters.awake import awake_timeout
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused
 from sandfleet.model.errors import HypervisorFailed
@@ -36,18 +37,23 @@ class Standstill:
 @asynccontextmanager
 async def standing_still(machine: QemuMachine) -> AsyncIterator[Standstill]:
     """Have the guest write out what it holds, stop it, and run it again on the way out."""
-    async with asyncio.timeout(QUIESCE_TIMEOUT_S):
+    async with awake_timeout(QUIESCE_TIMEOUT_S):
         await machine.guest.quiesce()
     qmp = machine.monitor
     pause = Standstill(asyncio.get_running_loop().time())
     try:
+        machine.room.is_held = True
         await qmp.execute("stop")
+        status = (await qmp.execute("query-status"))["status"]
+        if status != "paused":  # a write found the host's disk full and had stopped it first
+            raise HypervisorFailed(f"the guest cannot be saved now: it is {status}")
         yield pause
     except BaseException:
         if not pause.is_final:
             await give_up(qmp)
         raise
     finally:
+        machine.room.is_held = False
         if not pause.is_final:
             await thaw(qmp)
             pause.measure()

@@ -50,7 +50,7 @@ async def take_over(host: Host, machine: QemuMachine) -> None:
     with suppress(QmpRefused):
         await qmp.execute("nbd-server-stop")
     await thaw(qmp)
-    await host.faults.at("take_over.running")
+    await host.faults.at("land.running")
     if machine.sessions is not None and machine.sessions.guest is None:
         machine.sessions.guest = await guest_session(host, machine.manifest.machine_id)
     if machine.manifest.state == ARRIVING:

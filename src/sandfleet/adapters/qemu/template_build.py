@@ -42,13 +42,15 @@ from sandfleet.model.errors import ExecFailed, GuestUnresponsive, HypervisorFail
 from sandfleet.ports.guest import ExecOrder, Guest
 from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX
-from sandfleet.wire.qemu_command import CONSOLE_CHARDEV
+from sandfleet.wire.qemu_command import CONSOLE_CHARDEV, MachineShape
 
 _T = TypeVar("_T")
 
 SAVE_TIMEOUT_S = 60.0
 WARM_UP_TIMEOUT_S = 30.0
 MEMORY_HEADROOM_MIB = 128
+PIDS_MAX = 1024
+"""Until a clone is given its own."""
 BUILDING_PREFIX = ".building-"
 WARM_UPS: Sequence[Sequence[str]] = (
     ("sh", "-c", "true"),
@@ -112,6 +114,7 @@ async def _boot_and_save(host: Host, undo: AsyncExitStack, manifest: Manifest, s
     try:
         for argv in WARM_UPS:
             await _run(guest, argv)
+        await _use_once(guest, manifest.shape)
         await guest.quiesce()
     finally:
         await guest.close()
@@ -227,6 +230,13 @@ async def _run(guest: Guest, argv: Sequence[str]) -> int | None:
         return None
     status = await guest.wait_exec(order.exec_id, timeout_s=WARM_UP_TIMEOUT_S)
     return status.exit_code
+
+
+async def _use_once(guest: Guest, shape: MachineShape) -> None:
+    """Let the agent do once what it does in clones: it is here that files are read and code is patched."""
+    await guest.stats()
+    await guest.memory_total(at_least=0, wait_s=0)
+    await guest.set_limits(memory_mib=shape.memory_base_mib, cpu_percent=100, pids_max=PIDS_MAX)
 
 
 async def _console(qmp: Qmp) -> str:

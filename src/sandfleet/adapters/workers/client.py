@@ -8,6 +8,7 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
+from sandfleet.adapters.fault_points import CallPoint, FaultPoints
 from sandfleet.adapters.workers.connections import FleetTokens, timeouts
 from sandfleet.model.errors import WorkerUnreachable
 from sandfleet.model.ids import SandboxId, WorkerId
@@ -43,8 +44,11 @@ T = TypeVar("T")
 class AiohttpWorkerClient:
     """Encodes orders, decodes statuses, and turns error bodies back into errors."""
 
-    def __init__(self, session: aiohttp.ClientSession, tokens: FleetTokens) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, tokens: FleetTokens, *, faults: FaultPoints | None = None
+    ) -> None:
         self._session = session
+        self._faults = faults or FaultPoints()
         self._tokens = tokens
 
     async def start_vm(
@@ -52,14 +56,22 @@ class AiohttpWorkerClient:
     ) -> VmStatus:
         """Have the VM running and its agent answering."""
         raw = await self._call(
-            worker_id, ("PUT", f"{url}/vms/{sandbox_id}"), body=order, timeout_s=START_TIMEOUT_S
+            worker_id,
+            ("PUT", f"{url}/vms/{sandbox_id}"),
+            body=order,
+            timeout_s=START_TIMEOUT_S,
+            point="answered.start_vm",
         )
         return _decoded(raw, VmStatus, worker_id)
 
     async def stop_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StopVm) -> VmStopped:
         """Have nothing of it left on the host."""
         raw = await self._call(
-            worker_id, ("DELETE", f"{url}/vms/{sandbox_id}"), body=order, timeout_s=STOP_TIMEOUT_S
+            worker_id,
+            ("DELETE", f"{url}/vms/{sandbox_id}"),
+            body=order,
+            timeout_s=STOP_TIMEOUT_S,
+            point="answered.stop_vm",
         )
         return _decoded(raw, VmStopped, worker_id)
 
@@ -76,18 +88,20 @@ class AiohttpWorkerClient:
     async def save_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: SaveVm) -> SavedVm:
         """Have the VM saved to a local snapshot, and ended."""
         target = ("POST", f"{url}/vms/{sandbox_id}/hibernate")
-        return _decoded(
-            await self._call(worker_id, target, body=order, timeout_s=SAVE_TIMEOUT_S), SavedVm, worker_id
+        raw = await self._call(
+            worker_id, target, body=order, timeout_s=SAVE_TIMEOUT_S, point="answered.save_vm"
         )
+        return _decoded(raw, SavedVm, worker_id)
 
     async def capture_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: CaptureVm
     ) -> SavedVm:
         """Have a local snapshot of the VM, which runs on."""
         target = ("POST", f"{url}/vms/{sandbox_id}/capture")
-        return _decoded(
-            await self._call(worker_id, target, body=order, timeout_s=SAVE_TIMEOUT_S), SavedVm, worker_id
+        raw = await self._call(
+            worker_id, target, body=order, timeout_s=SAVE_TIMEOUT_S, point="answered.capture_vm"
         )
+        return _decoded(raw, SavedVm, worker_id)
 
     async def resize_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: ResizeVm
@@ -110,7 +124,13 @@ class AiohttpWorkerClient:
     ) -> SnapshotState:
         """Begin to bring the snapshot to the object store; return how it stands now."""
         target = ("PUT", f"{url}/snapshots/{snapshot_id}")
-        raw = await self._call(worker_id, target, body=UploadSnapshot(term=term), timeout_s=READ_TIMEOUT_S)
+        raw = await self._call(
+            worker_id,
+            target,
+            body=UploadSnapshot(term=term),
+            timeout_s=READ_TIMEOUT_S,
+            point="answered.upload_snapshot",
+        )
         return _decoded(raw, SnapshotState, worker_id)
 
     async def drop_snapshot(
@@ -133,6 +153,7 @@ class AiohttpWorkerClient:
         *,
         body: msgspec.Struct | None = None,
         timeout_s: float,
+        point: CallPoint | None = None,
     ) -> bytes:
         method, url = target
         headers = {"Authorization": f"Bearer {self._tokens(worker_id)}"}
@@ -155,6 +176,8 @@ class AiohttpWorkerClient:
             raise WorkerUnreachable(f"worker {worker_id} did not answer: {type(error).__name__}") from error
         if status >= 400:
             raise error_from(status, _error_body(raw))
+        if point is not None:
+            await self._faults.at(point)
         return raw
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
 import time
 
-from sandfleet.agent import host_keys, network
+from sandfleet.agent import host_keys, machine_id, network
 from sandfleet.agent.console import say, say_exception
 from sandfleet.agent.context import Agent
 from sandfleet.agent.data_disk import mount_data_disk
@@ -60,14 +59,16 @@ def _seed(fields: Fields) -> bytes:
 
 
 def _make_new(agent: Agent, *, is_known: bool) -> None:
-    if not is_known:
-        network.overwrite("/etc/machine-id", f"{os.urandom(16).hex()}\n")
-        host_keys.remove_host_keys()
+    if not is_known or not machine_id.is_there():
+        machine_id.make()
+        agent.has_kept_id = False
     owner = ids_of(agent.users, agent.places.user, switches_user=True)
     if owner is not None:
         mount_data_disk(owner=owner)
     keygen = host_keys.keygen_command()
     if keygen is not None:  # slow without acceleration: nobody waits for it
+        if not is_known:
+            host_keys.remove_host_keys()
         try:
             run_program(agent, keygen, lambda code, said: say(f"host keys: exit code {code} {said}"))
         except OSError:

@@ -11,12 +11,23 @@ from sandfleet.agent.network import LINK
 from sandfleet.agent.streams import Stream
 from sandfleet.wire.agent_messages import Fields
 
+MEMORY_WAIT_S_MAX = 5.0
+MEMORY_LOOK_S = 0.005
 
-def start(agent: Agent, stream: Stream, _fields: Fields) -> None:
-    """Answer with what is used and what there is."""
+
+def start(agent: Agent, stream: Stream, fields: Fields) -> None:
+    """Answer with what is used and what there is, or with `memory_only` how much memory there is."""
+    if fields.flag("memory_only", False):
+        _wait_for_memory(
+            agent,
+            stream,
+            at_least=fields.integer("at_least"),
+            until=agent.loop.now() + min(fields.number("wait_s"), MEMORY_WAIT_S_MAX),
+        )
+        return
     memory = _memory()
     net_input, net_output = _network()
-    disk = os.statvfs(agent.places.home)
+    disk_used, disk_total = fuller_disk(agent.places.home, agent.places.root)
     stream.finish(
         {
             "memory_total": memory["MemTotal"],
@@ -26,10 +37,28 @@ def start(agent: Agent, stream: Stream, _fields: Fields) -> None:
             "pids": _cgroup_number(agent, "pids.current") or 0,
             "net_input": net_input,
             "net_output": net_output,
-            "disk_total": disk.f_blocks * disk.f_frsize,
-            "disk_used": (disk.f_blocks - disk.f_bfree) * disk.f_frsize,
+            "disk_total": disk_total,
+            "disk_used": disk_used,
             "uptime_s": float(Path("/proc/uptime").read_text().split()[0]),
         }
+    )
+
+
+def fuller_disk(*paths: str) -> tuple[int, int]:
+    """Return used and all bytes of the disk that has the least left: a guest needs room on each."""
+    disks = [os.statvfs(path) for path in paths]
+    sizes = [((one.f_blocks - one.f_bfree) * one.f_frsize, one.f_blocks * one.f_frsize) for one in disks]
+    return max(sizes, key=lambda size: size[0] / max(1, size[1]))
+
+
+def _wait_for_memory(agent: Agent, stream: Stream, *, at_least: int, until: float) -> None:
+    """Answer when the guest has `at_least` bytes, or at `until`. To read a file would cost far more."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total >= at_least or agent.loop.now() >= until:
+        stream.finish({"memory_total": total})
+        return
+    agent.loop.call_later(
+        MEMORY_LOOK_S, lambda: _wait_for_memory(agent, stream, at_least=at_least, until=until)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from sandfleet.agent import machine_id
 from sandfleet.agent.context import Agent
 from sandfleet.agent.operations import (
     clock,
@@ -31,7 +32,7 @@ from sandfleet.agent.operations import (
     stats,
 )
 from sandfleet.agent.streams import Stream
-from sandfleet.wire.agent_messages import Code, Fields, Op, OperationFailed
+from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX, Code, Fields, Op, OperationFailed
 
 OPERATIONS: Mapping[str, Callable[[Agent, Stream, Fields], None]] = MappingProxyType(
     {
@@ -66,4 +67,14 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
     operation = OPERATIONS.get(fields.text("op"))
     if operation is None:
         raise OperationFailed(Code.BAD_REQUEST, f"no operation {fields.text('op')[:40]}")
+    if agent.is_init and agent.has_identity and not agent.has_kept_id and _is_use(fields):
+        machine_id.keep()
+        agent.has_kept_id = True
     operation(agent, stream, fields)
+
+
+def _is_use(fields: Fields) -> bool:
+    """Whether a tenant may see by this operation what the guest is known by."""
+    op = fields.text("op")
+    is_warm_up = op == Op.EXEC_START and fields.text("id").startswith(WARM_EXEC_PREFIX)
+    return op in (Op.EXEC_START, Op.FILE_READ) and not is_warm_up

@@ -15,12 +15,14 @@ from sandfleet.controlplane.http.answers import Answer, json_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.controlplane.proxy.forward import Forwarding, open_answer
-from sandfleet.controlplane.proxy.readiness import locate, wait_until_ready
-from sandfleet.model.errors import BadRequest, NotFound, SandfleetError
-from sandfleet.model.ids import ExecId, OrganisationId, SandboxId, exec_id
+from sandfleet.controlplane.proxy.pending import QUICK_SILENCE_S, accept
+from sandfleet.controlplane.proxy.readiness import locate
+from sandfleet.model.errors import BadRequest, NotFound
+from sandfleet.model.ids import ExecId, SandboxId, exec_id
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.ports.coordination import Route
 from sandfleet.ports.data_plane import DataPlaneRequest
+from sandfleet.ports.pending_commands import PendingCommand
 from sandfleet.wire.public_api import ExecHandle, ExecProgress, ExecResult, RunCommand, format_time
 from sandfleet.wire.worker_messages import EXEC_ID_HEADER
 
@@ -28,9 +30,8 @@ TIMEOUT_MAX_S = 86_400
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 """Two streams of 16 MiB, in which JSON may write each byte as six characters, and some more."""
 SILENCE_MARGIN_S = 60.0
-QUICK_SILENCE_S = 30.0
-
-CommandName = tuple[OrganisationId, SandboxId, ExecId]
+DEADLINE_WAITS = 2
+"""A command that waits is given up after so many times `sandbox_wait_s`, whichever replicas die."""
 
 
 def _ids() -> Mapping[str, str]:
@@ -48,14 +49,20 @@ async def run_command(call: Call) -> Answer:
 async def run_command_async(call: Call) -> Answer:
     """Start a command; on a sandbox that is not ready the handle comes at once."""
     located = await locate(call.edge, call.principal.organisation_id, call.values["id"])
-    request = _start(call, "exec/run-async", _checked(call), silence_max_s=QUICK_SILENCE_S)
+    fields = _checked(call)
+    request = _start(call, "exec/run-async", fields, silence_max_s=QUICK_SILENCE_S)
     if not isinstance(located, Sandbox):
         return await _forward(call, located, request)
-    name = _name(call, call.fixed["exec_id"])
-    call.edge.pending.add(name)
-    call.edge.background.start(_start_when_ready(call, located, request, name), name="run-async")
+    command = PendingCommand(
+        organisation_id=located.organisation_id,
+        sandbox_id=located.id,
+        exec_id=ExecId(call.fixed["exec_id"]),
+        body=msgspec.json.encode(fields),
+        remaining_s=call.edge.plane.settings.sandbox_wait_s * DEADLINE_WAITS,
+    )
+    await accept(call.edge, command, request_id=call.request_id)
     handle = {
-        "execId": name[2],
+        "execId": command.exec_id,
         "running": True,
         "startedAt": format_time(call.edge.plane.clock.now()),
         "waking": True,
@@ -66,28 +73,43 @@ async def run_command_async(call: Call) -> Answer:
 async def command_result(call: Call) -> Answer:
     """Return the result of a command, or its output so far."""
     located = await locate(call.edge, call.principal.organisation_id, call.values["id"])
-    name = _name(call, call.values["sid"])
-    failure = call.edge.pending.failure(name)
-    if failure is not None:
-        return json_answer(200, _never_started(failure))
-    if call.edge.pending.is_waiting(name):
-        return json_answer(200, {"running": True, "waking": True, "stdout": "", "stderr": ""})
-    if isinstance(located, Sandbox) and located.state is SandboxState.CREATING:
-        raise NotFound("command not found")
-    request = DataPlaneRequest(
-        method="GET", target=f"/sandboxes/{name[1]}/exec/{_path_safe(name[2])}/result", headers={}
+    if isinstance(located, Sandbox):
+        pending = await _pending_result(call)
+        if pending is not None:
+            return pending
+        if located.state is SandboxState.CREATING:
+            raise NotFound("command not found")
+    try:
+        return await _forward(call, located, _result_request(call))
+    except NotFound:
+        pending = await _pending_result(call)
+        if pending is not None:
+            return pending
+    # It may have been started between the two looks.
+    return await _forward(call, located, _result_request(call))
+
+
+def _result_request(call: Call) -> DataPlaneRequest:
+    target = f"/sandboxes/{call.values['id']}/exec/{_path_safe(call.values['sid'])}/result"
+    return DataPlaneRequest(method="GET", target=target, headers={})
+
+
+async def _pending_result(call: Call) -> Answer | None:
+    """Return the result of a command that its sandbox does not have yet, or never will."""
+    command = await call.edge.plane.stores.commands.find(
+        call.principal.organisation_id, SandboxId(call.values["id"]), _path_safe(call.values["sid"])
     )
-    return await _forward(call, located, request)
+    if command is None:
+        return None
+    if command.failure_code is None:
+        return json_answer(200, {"running": True, "waking": True, "stdout": "", "stderr": ""})
+    return json_answer(200, _never_started(command))
 
 
 def _path_safe(text: str) -> str:
     if not text.replace("-", "").replace("_", "").isalnum() or not text.isascii():
         raise NotFound("command not found")
     return text
-
-
-def _name(call: Call, command: str) -> CommandName:
-    return (call.principal.organisation_id, SandboxId(call.values["id"]), ExecId(command))
 
 
 def _checked(call: Call) -> dict[str, Any]:
@@ -129,27 +151,14 @@ async def _forward(call: Call, located: Route | Sandbox, request: DataPlaneReque
         return Answer(answer.status, body)
 
 
-async def _start_when_ready(
-    call: Call, sandbox: Sandbox, request: DataPlaneRequest, name: CommandName
-) -> None:
-    failure: SandfleetError | None = None
-    try:
-        route = await wait_until_ready(call.edge, sandbox, seconds=call.edge.plane.settings.sandbox_wait_s)
-        await _forward(call, route, request)
-    except SandfleetError as error:
-        failure = error
-    finally:
-        call.edge.pending.end(name, failure=failure)
-
-
-def _never_started(failure: SandfleetError) -> dict[str, Any]:
+def _never_started(command: PendingCommand) -> dict[str, Any]:
     return {
         "running": False,
         "exitCode": -1,
         "stdout": "",
         "stderr": "",
-        "error": failure.message,
-        "code": failure.code,
+        "error": command.failure_message,
+        "code": command.failure_code,
     }
 
 

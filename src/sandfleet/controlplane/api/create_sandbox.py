@@ -21,10 +21,11 @@ from sandfleet.controlplane.dependencies import CreateOrder, sandbox_topic
 from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.controlplane.http.operation_errors import operation_error
 from sandfleet.controlplane.http.preference import preferred_wait_s
 from sandfleet.controlplane.proxy.preview_gate import digest_of
 from sandfleet.controlplane.proxy.readiness import gone
-from sandfleet.model.errors import BadRequest, NoCapacity, NotAvailable, SandfleetError
+from sandfleet.model.errors import BadRequest, NotAvailable, SandfleetError, Unavailable
 from sandfleet.model.ids import OperationId, SandboxId, operation_id, sandbox_id
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.planning.sizing import check_caps, effective_resources
@@ -34,7 +35,6 @@ from sandfleet.wire.public_sandbox import GatedSandboxBody
 TEMPLATE_DEFAULT = "base"
 METADATA_BYTES_MAX = 64 * 1024
 ALIAS_LENGTH_MAX = 128
-NO_CAPACITY_RETRY_S = 5
 QUEUE_END_GRACE_S = 5.0
 """How long after the queue's time its 503 is waited for, when the store is slow to write the end."""
 _BASE_NAMES = frozenset({"", "default", "ubuntu", TEMPLATE_DEFAULT})
@@ -170,9 +170,9 @@ async def why_it_failed(call: Call, order: CreateOrder, sandbox: Sandbox) -> San
     """Return the error of a create that ended `failed`."""
     operation = await call.edge.plane.stores.operations.get(order.operation_id)
     message = operation.error_message or sandbox.error_message or "the sandbox could not be created"
-    if operation.error_code == NoCapacity.code:
-        retry_after_s = operation.progress.get("retry_after_s", NO_CAPACITY_RETRY_S)
-        return NoCapacity(message, retry_after_s=max(NO_CAPACITY_RETRY_S, int(retry_after_s)))
+    error = operation_error(operation)
+    if isinstance(error, Unavailable):  # no room, or no answer in time: asked again, it may be there
+        return error
     return SandfleetError(f"the sandbox could not be created: {message}")
 
 
@@ -198,6 +198,7 @@ ENDPOINTS = (
             "gone",
             "quota_exceeded",
             "no_capacity",
+            "not_ready",
             "not_available",
         ),
         changes=True,

@@ -24,6 +24,7 @@ from sandfleet.model.checkpoint import Checkpoint
 from sandfleet.model.errors import BadRequest, NotFound, SnapshotUnusable
 from sandfleet.model.ids import OperationId, SandboxId, operation_id, sandbox_id
 from sandfleet.model.operation import Operation
+from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.planning.sizing import check_caps, forked_resources
 from sandfleet.wire.public_api import SandboxBody
@@ -57,7 +58,12 @@ async def create_from_checkpoint(call: Call) -> Answer:
     ids = (SandboxId(call.fixed["sandbox_id"]), OperationId(call.fixed["operation_id"]))
     order = await _order(call, checkpoint, ids)  # a wrong value is told before any waiting
     checkpoint = await until_ready(call, checkpoint, seconds=READY_WAIT_S)
-    order = replace(order, snapshot_id=checkpoint.snapshot_id, from_checkpoint_id=checkpoint.id)
+    order = replace(
+        order,
+        snapshot_id=checkpoint.snapshot_id,
+        from_checkpoint_id=checkpoint.id,
+        cpu_percent=await _kept_limit(call, checkpoint, order.resources),
+    )
     hints = call.edge.plane.wake_ups.subscribe(sandbox_topic(order.sandbox_id))
     sandbox = await await_arrival(call, await call.edge.lifecycle.create(order), hints)
     if sandbox.state is SandboxState.FAILED:
@@ -94,6 +100,15 @@ async def fork_sandbox(call: Call) -> Answer:
         failed=missing if is_partial else None,
     )
     return model_answer(201, answer)
+
+
+async def _kept_limit(call: Call, checkpoint: Checkpoint, size: Resources) -> int | None:
+    """Return the CPU limit that the checkpoint's guest had, unless the fork gets more vCPUs."""
+    if checkpoint.snapshot_id is None or size.cpu_count > checkpoint.resources.cpu_count:
+        return None
+    manifest = (await call.edge.plane.stores.snapshots.get(checkpoint.snapshot_id)).manifest
+    limit: int | None = manifest.get("cpu_percent")
+    return limit
 
 
 def _count(call: Call) -> int:
@@ -143,6 +158,7 @@ async def _order(call: Call, source: Sandbox | Checkpoint, ids: tuple[SandboxId,
     )
     organisation = await plane.stores.organisations.get(call.principal.organisation_id)
     check_caps(resources, organisation.caps)
+    is_faster = resources.cpu_count > source.resources.cpu_count
     return CreateOrder(
         sandbox_id=ids[0],
         operation_id=ids[1],
@@ -158,6 +174,7 @@ async def _order(call: Call, source: Sandbox | Checkpoint, ids: tuple[SandboxId,
         envs={**source.envs, **checked_envs(body.envs)},
         metadata=metadata,
         alias=body.alias,
+        cpu_percent=source.cpu_percent if isinstance(source, Sandbox) and not is_faster else None,
     )
 
 

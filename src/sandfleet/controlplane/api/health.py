@@ -13,6 +13,7 @@ from sandfleet.controlplane.http.answers import Answer, json_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.model.errors import SandfleetError
+from sandfleet.model.worker import WorkerState
 
 PROBE_TIMEOUT_S = 2.0
 _BYTES_PER_MIB = 1024 * 1024
@@ -83,9 +84,13 @@ async def _read_fleet(edge: Edge) -> None:
     gauges.leader_term.set(await stores.terms.current_term())
     gauges.worker_committed.clear()
     gauges.worker_used.clear()
+    gauges.exec_sessions.clear()
     for worker in await stores.workers.list():
         gauges.worker_committed.labels(worker.id).set(worker.committed.memory_mib * _BYTES_PER_MIB)
         gauges.worker_used.labels(worker.id).set(worker.memory_used_mib * _BYTES_PER_MIB)
+        running = gauges.execs_reported.get(worker.id)
+        if running is not None and worker.state is WorkerState.READY:
+            gauges.exec_sessions.labels(worker.id).set(running)
 
 
 ENDPOINTS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from sandfleet.controlplane.api.field_values import checked_timeout
@@ -79,17 +80,24 @@ async def wake_sandbox(call: Call) -> Answer:
             sandbox, ids=call.fixed, actor=call.principal.actor, timeout_s=body.timeout
         )
 
-    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
-    operation = await resumed(call) or await open_wake(call.edge, sandbox)
+    # Its own first attempt may be done by now: that the sandbox runs is then what was asked for.
+    operation = await resumed(call) or await _joined(call, check, timeout_s=body.timeout)
     if operation is None:
         operation = await begin_in_turn(call, begin, check=check)
-    else:
-        check(sandbox)
-        if body.timeout is not None:
-            await store_timeout(call, body.timeout)
     await outcome(call, operation)
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
     return model_answer(200, sandbox_body(call, sandbox))
+
+
+async def _joined(call: Call, check: Callable[[Sandbox], None], *, timeout_s: int | None) -> Operation | None:
+    """Return the wake that another request began and that is under way, if there is one."""
+    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
+    operation = await open_wake(call.edge, sandbox)
+    if operation is not None:
+        check(sandbox)
+        if timeout_s is not None:
+            await store_timeout(call, timeout_s)
+    return operation
 
 
 ENDPOINTS = (

@@ -1,4 +1,4 @@
-"""`/api/sandboxes`: get, list, kill, timeout, and the sandbox's own log."""
+"""`/api/sandboxes`: get, list, kill, timeout."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from sandfleet.controlplane.proxy.readiness import find_sandbox, gone
 from sandfleet.model.errors import BadRequest, NotReady, StaleVersion
 from sandfleet.model.ids import SandboxId
 from sandfleet.model.sandbox import LISTED_STATES, SandboxState
-from sandfleet.model.transition import Transition
 from sandfleet.ports.stores import SandboxFilter
-from sandfleet.wire.public_api import SandboxBody, SetTimeout, TransitionBody
+from sandfleet.wire.public_api import SandboxBody, SetTimeout
 
 SAVE_ATTEMPTS_MAX = 20
 
@@ -111,33 +110,6 @@ async def store_timeout(call: Call, timeout: int | None) -> None:
     raise NotReady("the sandbox is changing too fast")
 
 
-async def list_events(call: Call) -> Answer:
-    """Return the sandbox's transition log, newest first."""
-    limit = page_limit(call.query)
-    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
-    rows = await call.edge.plane.stores.sandboxes.transitions(
-        sandbox.organisation_id, sandbox.id, limit=limit
-    )
-    return list_answer([_transition_body(row) for row in rows])
-
-
-def _transition_body(row: Transition) -> TransitionBody:
-    elapsed_ms = row.detail.get("elapsed_ms")
-    return TransitionBody(
-        id=row.id,
-        at=row.at,
-        from_state=row.from_state,
-        to_state=row.to_state,
-        event=row.event,
-        actor=row.actor,
-        reason=row.reason,
-        worker_id=row.worker_id,
-        epoch=row.epoch,
-        operation_id=row.operation_id,
-        elapsed_ms=elapsed_ms if isinstance(elapsed_ms, int) else None,
-    )
-
-
 ENDPOINTS = (
     *CREATE,
     Endpoint(
@@ -182,15 +154,5 @@ ENDPOINTS = (
         answers={204: None},
         errors=("not_found", "gone", "invalid_argument", "not_ready"),
         changes=True,
-    ),
-    Endpoint(
-        method="GET",
-        paths=(f"{SANDBOX}/events",),
-        handler=list_events,
-        summary="The sandbox's transition log, newest first",
-        access=Access.ORGANISATION,
-        answers={200: list[TransitionBody]},
-        errors=("not_found", "invalid_argument"),
-        parameters=LIST_PARAMETERS[:1],
     ),
 )

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sandfleet.controlplane.http.answers import Answer, list_answer
+from sandfleet.controlplane.http.answers import Answer, json_answer, list_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.body import read_body
-from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.controlplane.http.call import Call, Endpoint, Parameter
 from sandfleet.model.errors import BadRequest
+from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.worker import Worker
 from sandfleet.wire.public_api import WorkerBody
@@ -67,6 +68,17 @@ def _percent(part: int, whole: int) -> float:
     return round(100 * part / whole, 1) if whole else 0.0
 
 
+async def forget(call: Call) -> Answer:
+    """Take a worker off the fleet for ever: an empty one, or with `?lost=true` one whose host is no more."""
+    is_lost = call.query.get("lost", "false")
+    if is_lost not in ("true", "false"):
+        raise BadRequest("lost must be true or false")
+    worker = await call.edge.plane.stores.workers.forget(
+        WorkerId(call.values["worker"]), is_lost=is_lost == "true", actor=call.principal.actor
+    )
+    return json_answer(200, {"workerID": worker.id, "state": worker.state.value})
+
+
 async def heartbeat(call: Call) -> Answer:
     """Take a worker's heartbeat."""
     raw = await read_body(call.receive, bytes_max=HEARTBEAT_BYTES_MAX)
@@ -88,6 +100,23 @@ ENDPOINTS = (
         "List the workers",
         Access.ORGANISATION,
         {200: list[WorkerBody]},
+    ),
+    Endpoint(
+        method="POST",
+        paths=("/admin/workers/{worker}/forget",),
+        handler=forget,
+        summary="Take an empty worker, or one whose host is no more, off the fleet for ever",
+        access=Access.ADMIN,
+        answers={200: dict},
+        parameters=(
+            Parameter(
+                "lost",
+                "`true`: the host is no more; its sandboxes end in `error`",
+                schema={"type": "boolean"},
+            ),
+        ),
+        errors=("not_found", "worker_not_empty", "worker_alive"),
+        changes=True,
     ),
     Endpoint(
         "POST",

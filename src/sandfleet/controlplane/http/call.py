@@ -65,6 +65,11 @@ class Endpoint:
     is_padded: bool = False
     takes_bytes: bool = False
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether beginning the work again under the same ids joins what goes on."""
+        return self.fixes is not _fixes_nothing
+
 
 class Call:
     """One request: what was sent, who sent it, and the ports to serve it."""

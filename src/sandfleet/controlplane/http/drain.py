@@ -10,10 +10,11 @@ RETRY_AFTER_S = 1
 
 
 class Drain:
-    """`notice`: readiness is off. `hurry`: whatever only waits must answer now."""
+    """`notice`: readiness is off. `leave`: streams that begin again elsewhere end. `hurry`: waiting ends."""
 
     def __init__(self) -> None:
         self._notice = asyncio.Event()
+        self._leave = asyncio.Event()
         self._hurry = asyncio.Event()
 
     @property
@@ -30,10 +31,23 @@ class Drain:
         """Switch readiness off."""
         self._notice.set()
 
+    def leave(self) -> None:
+        """Nothing new comes: end what a client would hold open for ever and begins again by itself."""
+        self._notice.set()
+        self._leave.set()
+
+    async def leaving(self) -> None:
+        """Return when endless streams must end."""
+        await self._leave.wait()
+
     def hurry(self) -> None:
         """Ask everything that waits to answer."""
-        self._notice.set()
+        self.leave()
         self._hurry.set()
+
+    async def noticed(self) -> None:
+        """Return when this replica is about to go."""
+        await self._notice.wait()
 
     async def hurried(self) -> None:
         """Return when waiting must end."""

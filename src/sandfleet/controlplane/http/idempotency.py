@@ -2,30 +2,47 @@
 
 Rule 1: a claim is written before the work begins, with the ids that the work goes by.
 Rule 2: whoever finds a running claim waits for its answer; a claim whose holder has
-vanished is resumed with the same ids, so that nothing is done twice.
+vanished is resumed with the same ids, so that nothing is done twice. A holder that lives
+renews its claim, so that one that died holds nobody up for long.
 Rule 3: answers that a retry should not get again (401, 403, 408, 429, 5xx) are not kept.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import msgspec
 
 from sandfleet.controlplane.http.answers import Answer
 from sandfleet.controlplane.http.call import Call
 from sandfleet.controlplane.http.drain import shutting_down
-from sandfleet.model.errors import BadRequest, Conflict, NotReady
+from sandfleet.model.errors import BadRequest, Conflict, NotReady, StoreUnavailable
 from sandfleet.model.ids import OrganisationId
 from sandfleet.ports.stores import IdempotencyRecord, StoredAnswer
 
 HEADER = "idempotency-key"
-LEASE_S = 60.0
-RESUMING_LEASE_S = 10.0
+LEASE_S = 15.0
+JOINED_LEASE_S = 5.0
+"""Of work that goes by fixed ids: to begin it again beside the first attempt is to join that."""
+RENEWALS_PER_LEASE = 3
+RENEWALS_MAX = 86_400
+_UNCERTAIN = frozenset({"store_unavailable", "shutting_down"})
+"""Errors after which the work may have begun: whoever comes again goes on under the same ids."""
 WAITS_MAX = 86_400
 ANSWER_BYTES_MAX = 1024 * 1024
 _TOO_LARGE_STATUS = 0
 """Stands in the store for an answer that was too large to keep."""
+
+
+class _ErrorBody(msgspec.Struct):
+    """What is looked at of an error answer."""
+
+    code: str = ""
+
 
 Scope = tuple[OrganisationId, str, str, str]
 
@@ -49,9 +66,31 @@ async def once(call: Call, key: str, *, raw_body: bytes, produce: Callable[[], A
     if record.answer is not None:
         return _replayed(record.answer)
     call.fixed = record.resource
-    answer = await produce()
-    await _keep(call, scope, holder=holder, answer=answer)
+    done = asyncio.Event()
+    call.edge.background.start(_renew(call, scope, holder=holder, done=done), name=f"claim {call.request_id}")
+    try:
+        answer = await produce()
+        await _keep(call, scope, holder=holder, answer=answer)
+    finally:
+        done.set()
     return answer
+
+
+def _lease_s(call: Call) -> float:
+    return JOINED_LEASE_S if call.endpoint.is_joined else LEASE_S
+
+
+async def _renew(call: Call, scope: Scope, *, holder: str, done: asyncio.Event) -> None:
+    """Keep the claim while the work goes on; PostgreSQL being away for a while is not the end of it."""
+    lease_s = _lease_s(call)
+    for _ in range(RENEWALS_MAX):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(lease_s / RENEWALS_PER_LEASE):
+                await done.wait()
+        if done.is_set():
+            return
+        with suppress(StoreUnavailable):
+            await call.edge.plane.stores.idempotency.prolong(scope, holder=holder, lease_s=lease_s)
 
 
 def _scope(call: Call, key: str) -> Scope:
@@ -66,7 +105,7 @@ def _topic(scope: Scope) -> str:
 async def _claim(call: Call, scope: Scope, *, holder: str, digest: bytes) -> IdempotencyRecord:
     """Claim the key, waiting while another request works under it."""
     store = call.edge.plane.stores.idempotency
-    lease_s = RESUMING_LEASE_S if call.endpoint.resumes else LEASE_S
+    lease_s = _lease_s(call)
     resource = call.endpoint.fixes()
     hints = call.edge.plane.wake_ups.subscribe(_topic(scope))
     for _ in range(WAITS_MAX):
@@ -101,9 +140,19 @@ async def _keep(call: Call, scope: Scope, *, holder: str, answer: Answer) -> Non
     store = call.edge.plane.stores.idempotency
     if answer.is_repeatable:
         await store.finish(scope, holder=holder, answer=_stored(answer))
-    elif not call.endpoint.resumes:
+    elif call.endpoint.resumes or _code_of(answer) in _UNCERTAIN:
+        await store.prolong(scope, holder=holder, lease_s=0.0)
+    else:
         await store.abandon(scope, holder=holder)
     await call.edge.plane.wake_ups.publish(_topic(scope))
+
+
+def _code_of(answer: Answer) -> str:
+    """Return the code of an error answer; a padded one has spaces before it."""
+    try:
+        return msgspec.json.decode(answer.body, type=_ErrorBody).code
+    except msgspec.DecodeError:
+        return ""
 
 
 def _stored(answer: Answer) -> StoredAnswer:

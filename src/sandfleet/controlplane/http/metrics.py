@@ -5,8 +5,10 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sandfleet.controlplane.dependencies import Observer
+from sandfleet.model.ids import WorkerId
 from sandfleet.model.operation import Operation, OperationKind
 
+SOCKET_KINDS = ("exec", "pty", "preview")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
 
 
@@ -51,16 +53,7 @@ class Metrics(Observer):
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.sandboxes = self._gauge("sandfleet_sandboxes", "Sandboxes by status.", "status", "region")
-        self.queue_length = self._gauge("sandfleet_create_queue_length", "Creates that wait for a place.")
-        self.worker_committed = self._gauge(
-            "sandfleet_worker_memory_committed_bytes", "Memory promised on a worker.", "worker"
-        )
-        self.worker_used = self._gauge(
-            "sandfleet_worker_memory_used_bytes", "Memory in use on a worker.", "worker"
-        )
-        self.socket_clients = self._gauge("sandfleet_ws_clients", "Attached sockets by kind.", "kind")
-        self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
+        self._make_gauges()
 
     def operation_ended(self, operation: Operation, *, seconds: float) -> None:
         """Count an operation's time. A create's is counted where its caller is answered."""
@@ -71,6 +64,31 @@ class Metrics(Observer):
     def queue_left(self, *, seconds: float) -> None:
         """Count a create's time in the queue."""
         self.queue_wait_seconds.observe(max(0.0, seconds))
+
+    def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
+        """Keep what a worker said."""
+        self.execs_reported[worker_id] = exec_sessions
+
+    def _make_gauges(self) -> None:
+        """Make what is read when it is asked for."""
+        self.sandboxes = self._gauge("sandfleet_sandboxes", "Sandboxes by status.", "status", "region")
+        self.queue_length = self._gauge("sandfleet_create_queue_length", "Creates that wait for a place.")
+        self.worker_committed = self._gauge(
+            "sandfleet_worker_memory_committed_bytes", "Memory promised on a worker.", "worker"
+        )
+        self.worker_used = self._gauge(
+            "sandfleet_worker_memory_used_bytes", "Memory in use on a worker.", "worker"
+        )
+        self.socket_clients = self._gauge("sandfleet_ws_clients", "Attached sockets by kind.", "kind")
+        for kind in SOCKET_KINDS:
+            self.socket_clients.labels(kind)  # none is a figure as well
+        self.exec_sessions = self._gauge(
+            "sandfleet_exec_sessions",
+            "Commands, sessions and terminals that run, as the worker's last heartbeat to this replica said.",
+            "worker",
+        )
+        self.execs_reported: dict[WorkerId, int] = {}
+        self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

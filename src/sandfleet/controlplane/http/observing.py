@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import structlog
 from starlette.types import Message, Scope, Send
 
+from sandfleet.controlplane.http.drain import Drain
 from sandfleet.controlplane.http.metrics import Metrics
 from sandfleet.controlplane.http.redaction import redact_query, redact_text
 from sandfleet.ports.clock import Clock
@@ -28,6 +29,7 @@ _CORS: Sequence[tuple[bytes, bytes]] = (
         b"Link, Retry-After, X-Request-Id, X-Exec-Offset, Idempotency-Replayed",
     ),
 )
+_CLOSE = (b"connection", b"close")
 _ID_FORM = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -39,7 +41,7 @@ def header_of(scope: Scope, name: bytes) -> bytes | None:
 class Observed:
     """One request under observation; its `send` adds what belongs to every answer."""
 
-    def __init__(self, scope: Scope, send: Send, *, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, scope: Scope, send: Send, *, clock: Clock, metrics: Metrics, drain: Drain) -> None:
         given = header_of(scope, REQUEST_ID)
         is_usable = given is not None and _ID_FORM.fullmatch(given) is not None
         self.request_id = given.decode() if given is not None and is_usable else secrets.token_hex(16)
@@ -50,6 +52,7 @@ class Observed:
         self._send = send
         self._clock = clock
         self._metrics = metrics
+        self._drain = drain
         self._began = clock.monotonic()
         self._status = CLIENT_LEFT
 
@@ -67,6 +70,10 @@ class Observed:
                     (REQUEST_ID, self.request_id.encode()),
                     *_CORS,
                 ]
+        if message["type"] == "http.response.start" and self._drain.is_draining:
+            # Whoever keeps connections (a load balancer) must not send into one that is about to close.
+            kept = [(name, value) for name, value in message["headers"] if name.lower() != b"connection"]
+            message["headers"] = [*kept, _CLOSE]
         await self._send(message)
 
     def end(self) -> None:

@@ -10,12 +10,21 @@ from sandfleet.model.operation import Operation
 from sandfleet.wire.errors import error_from
 
 _INTERNAL = 500
+_TOLD_AS = {
+    "busy": "operation_in_progress",
+    "moved": "operation_in_progress",
+    "deadline_exceeded": "not_ready",
+    "worker_unreachable": "not_ready",
+    "blobs_unavailable": "not_ready",
+}
+"""What a worker or the fleet says of itself, in the words of the API: none of it is a defect."""
 RETRY_AFTER_S = 5
 
 
 def operation_error(operation: Operation) -> SandfleetError:
     """Return the error that ended the operation."""
     code = operation.error_code or SandfleetError.code
+    code = _TOLD_AS.get(code, code)
     status, _ = CODES.get(code, (_INTERNAL, ""))
     error = error_from(status, _body(code, operation))
     if isinstance(error, Unavailable):

@@ -34,10 +34,10 @@ async def tick(plane: ControlPlane, engine: OperationEngine, *, term: int) -> st
 async def _begin(plane: ControlPlane, command: Expire, *, term: int) -> Operation | None:
     """Begin to save it, or to stop it where nothing can be saved; None while something is done to it."""
     sandbox = command.sandbox
-    if plane.settings.blob_store_url is None:
-        return await begin_expire(plane, sandbox, idle_s=command.idle_s, term=term)
     if any(one.kind not in BACKGROUND_KINDS for one in await plane.stores.operations.open_for(sandbox.id)):
         return None
+    if plane.settings.blob_store_url is None:
+        return await begin_expire(plane, sandbox, idle_s=command.idle_s, term=term)
     return await begin_hibernate(
         plane, sandbox, ids=hibernation_ids(), actor=ACTOR, idle_s=command.idle_s, term=term
     )

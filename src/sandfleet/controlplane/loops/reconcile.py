@@ -1,26 +1,24 @@
 """Compares what each worker holds with what the store expects of it, both ways.
 
 A VM that nothing owns is quarantined: its worker is told so with its next heartbeat. A
-running row without a living VM ends in `error`. Both need two sightings in a row by the
-same leader, and the second also a fresh answer about that very VM. A worker that does
-not answer is not judged at all.
+running row without a living VM is recovered from its newest saved state, or ends in
+`error`. Both need two sightings in a row by the same leader, and the second also a fresh
+answer about that very VM. A worker that does not answer is not judged at all. One that is
+`gone` by somebody's word holds nothing: what ran on it is lost without being asked after.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sandfleet.controlplane.dependencies import ControlPlane, sandbox_topic
-from sandfleet.controlplane.operations.destroy import destroy_operation
 from sandfleet.controlplane.operations.engine import OperationEngine
-from sandfleet.controlplane.operations.records import log_row
-from sandfleet.lifecycle.sandbox import SandboxEvent, advance
+from sandfleet.controlplane.operations.recover import decide, loss
 from sandfleet.model.errors import NotFound, SandfleetError, StaleTerm, StaleVersion, StoreUnavailable
-from sandfleet.model.ids import SandboxId, WorkerId, operation_id
-from sandfleet.model.sandbox import SandboxState, StopReason
+from sandfleet.model.ids import SandboxId, WorkerId
+from sandfleet.model.sandbox import SandboxState
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.repair import Held, Mismatch, mismatch
 from sandfleet.wire.worker_messages import VmStatus
@@ -47,11 +45,13 @@ class Reconciler:
             self._term = term
             self._seen.clear()
             self._quarantined.clear()
-        workers = [
-            worker for worker in await self.plane.stores.workers.list() if worker.state is WorkerState.READY
-        ]
+        known = await self.plane.stores.workers.list()
+        workers = [worker for worker in known if worker.state is WorkerState.READY]
         at_once = asyncio.Semaphore(_AT_ONCE)
         done: list[str] = []
+        for worker in known:
+            if worker.state is WorkerState.GONE:
+                done.extend(await self._bury(worker, term=term))
 
         async def look(worker: Worker) -> None:
             async with at_once:
@@ -80,6 +80,12 @@ class Reconciler:
                 reports.append(report)
         return reports
 
+    async def _bury(self, worker: Worker, *, term: int) -> list[str]:
+        expected = await self.plane.stores.sandboxes.presence(worker.id)
+        lost = {one.sandbox_id: f"the host of worker {worker.id} was lost" for one in expected}
+        reports = [await self._lost(worker, one, lost, term=term) for one in lost]
+        return [report for report in reports if report]
+
     async def _quarantine(self, worker: Worker, unowned: list[SandboxId], *, term: int) -> list[str]:
         if self._quarantined.get(worker.id) == unowned:
             return []
@@ -90,32 +96,26 @@ class Reconciler:
     async def _lost(
         self, worker: Worker, sandbox_id: SandboxId, reasons: Mapping[SandboxId, str], *, term: int
     ) -> str | None:
-        """End the sandbox in `error` if its worker says once more that it does not live."""
+        """Recover the sandbox, or end it in `error`, if its worker says once more that it does not live."""
         before = await self.plane.stores.sandboxes.get_any(sandbox_id)
         if before.state is not SandboxState.RUNNING or before.worker_id != worker.id:
             return None
-        if not await self._is_confirmed(worker, sandbox_id):
+        is_gone = worker.state is WorkerState.GONE
+        if not is_gone and not await self._is_confirmed(worker, sandbox_id):
             return None
-        reason = reasons[sandbox_id]
-        now = self.plane.clock.now()
-        after = replace(
-            advance(before, SandboxEvent.LOST, at=now),
-            epoch=before.epoch + 1,
-            stopped_at=now,
-            stop_reason=StopReason.CRASH,
-            error_message=reason,
-        )
-        new_id = operation_id(secrets.token_bytes(16))
-        destroy = destroy_operation(self.plane, after, new_id=new_id, reason="lost")
-        log = log_row(before, after, event=SandboxEvent.LOST, actor=ACTOR, reason=reason, operation=destroy)
+        answering = None if is_gone else worker.id
+        decision = await decide(self.plane, before, why=reasons[sandbox_id], answering=answering)
+        lost = loss(self.plane, before, decision, actor=ACTOR)
         try:
-            await self.plane.stores.sandboxes.start_operation(after, destroy, log, term=term)
+            await self.plane.stores.sandboxes.start_operation(
+                lost.sandbox, lost.operation, lost.log, term=term
+            )
         except StaleVersion:
             return None
-        self.engine.start(destroy)
+        self.engine.start(lost.operation)
         await self.plane.routes.forget(sandbox_id)
         await self.plane.wake_ups.publish(sandbox_topic(sandbox_id))
-        return f"{sandbox_id} was lost: {reason}"
+        return f"{sandbox_id} was lost: {decision.reason}"
 
     async def _is_confirmed(self, worker: Worker, sandbox_id: SandboxId) -> bool:
         try:

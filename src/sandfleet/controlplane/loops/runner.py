@@ -8,7 +8,8 @@ loop runs only while this replica leads, and gets the term that fences its effec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -31,6 +32,8 @@ class Loop:
     interval_s: float
     tick: Callable[[int], Awaitable[str]]
     for_leader: bool = True
+    topic: str | None = None
+    """A hint of this topic ends the pause before the next tick."""
 
 
 class LoopRunner:
@@ -50,9 +53,21 @@ class LoopRunner:
                 tasks.create_task(self._run_one(loop), name=f"loop-{loop.name}")
 
     async def _run_one(self, loop: Loop) -> None:
+        hints = self._plane.wake_ups.subscribe(loop.topic) if loop.topic else None
         while True:
             await self.tick(loop)
-            await self._plane.clock.sleep(loop.interval_s)
+            await self._pause(loop, hints)
+
+    async def _pause(self, loop: Loop, hints: AsyncIterator[None] | None) -> None:
+        """Wait for the next tick; a new leader's loops do not wait out the pauses of the follower."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(loop.interval_s):
+                if loop.for_leader:
+                    await self._leadership.next_election()
+                elif hints is not None:
+                    await anext(hints)
+                else:
+                    await asyncio.Event().wait()
 
     async def tick(self, loop: Loop) -> str:
         """Run one tick of one loop and return its sentence."""
@@ -68,7 +83,7 @@ class LoopRunner:
             return FOLLOWING
         try:
             async with asyncio.timeout(TICK_TIMEOUT_S):
-                return await loop.tick(term)
+                return await _tick(loop, term)
         except StaleTerm:
             self._leadership.depose()
             return "a newer leader was elected: I stop leading"
@@ -79,3 +94,22 @@ class LoopRunner:
         except Exception:
             log.exception("loop_failed", loop=loop.name)
             return "the tick failed"
+
+
+async def _tick(loop: Loop, term: int) -> str:
+    """Run it; of the errors of things that it did at once, the one that says most is raised."""
+    try:
+        return await loop.tick(term)
+    except ExceptionGroup as group:
+        for kind in (StaleTerm, StoreUnavailable):
+            if (found := _first(group, kind)) is not None:
+                raise found from group
+        raise
+
+
+def _first(group: ExceptionGroup[Exception], kind: type[Exception]) -> Exception | None:
+    for error in group.exceptions:
+        found = _first(error, kind) if isinstance(error, ExceptionGroup) else error
+        if isinstance(found, kind):
+            return found
+    return None

@@ -28,6 +28,8 @@ from sandfleet.controlplane.operations.snapshots import (
 from sandfleet.controlplane.operations.step import Definition, GiveUp, Run
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance
 from sandfleet.model.errors import (
+    GuestUnresponsive,
+    HypervisorFailed,
     NoCapacity,
     SandfleetError,
     SnapshotUnusable,
@@ -51,6 +53,8 @@ RETRY_AFTER_S = 5
 WRITE_ATTEMPTS = 20
 _REFUSALS_NAMED = 10
 _START_ATTEMPTS = 30
+START_FAILURES_MAX = 3
+"""After so many machines that did not come up the operation fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ class Arrival:
         sandbox = await run.row(operation)
         if sandbox.state is not self.state:
             return await cancelled(run, operation)
-        backoff = Backoff(run.plane.clock, most_s=2.0)
+        backoff, failures = Backoff(run.plane.clock, most_s=2.0), 0
         while True:
             try:
                 status = await _start_vm(run, operation, sandbox)
@@ -161,7 +165,12 @@ class Arrival:
                 await backoff.wait()
                 operation = await _look_up_worker(run, operation)
             except SandfleetError as error:
-                return await self.fail(run, operation, error)
+                # A machine that did not come up has left nothing, and the next one may: a host that
+                # is short of everything for a moment is no reason to fail a sandbox.
+                failures += 1
+                if failures >= START_FAILURES_MAX or not _may_pass(error):
+                    return await self.fail(run, operation, error)
+                await backoff.wait()
         return await self._commit(run, operation, status)
 
     async def _try_elsewhere(self, run: Run, operation: Operation, error: NoCapacity) -> Operation:
@@ -242,6 +251,11 @@ async def announce(run: Run, sandbox: Sandbox, *, url: str) -> None:
 def _took(run: Run, placed: Placed) -> Operation:
     run.sandbox = placed.sandbox
     return placed.operation
+
+
+def _may_pass(error: SandfleetError) -> bool:
+    """Whether the next attempt may end otherwise: the host or the guest failed, nothing was refused."""
+    return isinstance(error, GuestUnresponsive) or error.code == HypervisorFailed.code
 
 
 async def _start_vm(run: Run, operation: Operation, sandbox: Sandbox) -> VmStatus:

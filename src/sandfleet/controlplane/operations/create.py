@@ -24,11 +24,14 @@ from sandfleet.model.transition import Transition
 ACTOR = "create"
 
 
-async def begin_create(plane: ControlPlane, order: CreateOrder) -> tuple[Sandbox, Operation]:
-    """Write the row with its operation."""
+async def begin_create(plane: ControlPlane, order: CreateOrder) -> tuple[Sandbox, Operation | None]:
+    """Write the row with its operation, or find what an earlier attempt wrote; None: others run it."""
     sandbox, operation, log = new_sandbox(plane, order)
-    await plane.stores.sandboxes.create(sandbox, operation, log)
-    return sandbox, operation
+    if await plane.stores.sandboxes.create(sandbox, operation, log):
+        return sandbox, operation
+    stored = await plane.stores.operations.get(order.operation_id)
+    is_ours = stored.lease is not None and stored.lease.holder == plane.replica_id
+    return await plane.stores.sandboxes.get_any(order.sandbox_id), stored if is_ours else None
 
 
 def new_sandbox(plane: ControlPlane, order: CreateOrder) -> tuple[Sandbox, Operation, Transition]:
@@ -58,6 +61,7 @@ def new_sandbox(plane: ControlPlane, order: CreateOrder) -> tuple[Sandbox, Opera
         snapshot_id=order.snapshot_id,
         from_checkpoint_id=order.from_checkpoint_id,
         template_version=order.template_version,
+        cpu_percent=order.cpu_percent,
     )
     operation = new_operation(
         plane,

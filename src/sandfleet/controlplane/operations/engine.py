@@ -34,10 +34,22 @@ from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 
 RUNNING_MAX = 5000
+LET_GO_TOPIC = "operations:let-go"
+"""Hints that operations wait to be taken over."""
 _UNEXPECTED_MAX = 3
 """After so many failures that no step foresaw, the operation gives up."""
 
 log = structlog.get_logger(__name__)
+
+
+def step_points(definitions: Mapping[OperationKind, Definition]) -> list[str]:
+    """Return the fault points of a server: each step of each operation, before it and when it is written."""
+    return [
+        f"{kind}.{step}.{moment}"
+        for kind, definition in definitions.items()
+        for step in definition.steps
+        for moment in ("begun", "written")
+    ]
 
 
 class Cancelled(Conflict):
@@ -103,7 +115,8 @@ class OperationEngine:
                 for _, task in self._running.values():
                     task.cancel()
         with suppress(StoreUnavailable):
-            await self._plane.stores.operations.let_go(holder=self._plane.replica_id)
+            if await self._plane.stores.operations.let_go(holder=self._plane.replica_id):
+                await self._plane.wake_ups.publish(LET_GO_TOPIC)
 
     @property
     def room(self) -> int:
@@ -185,9 +198,17 @@ class OperationEngine:
     async def _steps(self, held: _Held, definition: Definition) -> SandfleetError | None:
         backoff = Backoff(self._plane.clock)
         unexpected = 0
+        is_certain = True
         while held.operation.state is OperationState.RUNNING:
+            name = f"{held.operation.kind}.{held.operation.step}"
             try:
+                if not is_certain:
+                    await self._read_again(held)
+                    is_certain = True
+                    continue
+                await self._plane.faults.at_step(f"{name}.begun")
                 held.operation = await definition.steps[held.operation.step](held.run, held.operation)
+                await self._plane.faults.at_step(f"{name}.written")
                 continue
             except StaleLease:
                 raise
@@ -199,8 +220,20 @@ class OperationEngine:
                 log.exception("step_failed", operation_id=held.operation.id, step=held.operation.step)
                 if definition.give_up is not None and unexpected >= _UNEXPECTED_MAX:
                     return error if isinstance(error, SandfleetError) else SandfleetError("a defect")
+            is_certain = False
             await backoff.wait()
         return None
+
+    async def _read_again(self, held: _Held) -> None:
+        """Take the operation as it is stored: what failed may have been written all the same.
+
+        A step that is repeated from where it began would meet its own traces.
+        """
+        stored = await self._plane.stores.operations.get(held.operation.id)
+        token = held.operation.lease.token if held.operation.lease else None
+        if stored.lease is None or stored.lease.token != token:
+            raise StaleLease(f"operation {held.operation.id} is no longer ours")
+        held.operation = stored
 
     async def _give_up(
         self, held: _Held, definition: Definition, reason: SandfleetError

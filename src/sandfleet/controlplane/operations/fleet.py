@@ -15,25 +15,26 @@ from contextlib import asynccontextmanager
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, sweep, takeover
-from sandfleet.controlplane.loops.leadership import Leadership
+from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create
 from sandfleet.controlplane.operations.destroy import DESTROY
-from sandfleet.controlplane.operations.engine import OperationEngine
+from sandfleet.controlplane.operations.engine import LET_GO_TOPIC, OperationEngine
 from sandfleet.controlplane.operations.expire import EXPIRE
 from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
 from sandfleet.controlplane.operations.kill import kill
 from sandfleet.controlplane.operations.reboot import REBOOT, begin_restart
+from sandfleet.controlplane.operations.recover import RECOVER
 from sandfleet.controlplane.operations.resize import RESIZE, begin_resize
 from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
 from sandfleet.controlplane.operations.upload import UPLOAD
 from sandfleet.controlplane.operations.wake import WAKE, begin_wake
 from sandfleet.model.checkpoint import Checkpoint
 from sandfleet.model.ids import operation_id
-from sandfleet.model.operation import Operation, OperationKind
+from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 
@@ -49,12 +50,12 @@ DEFINITIONS = {
     OperationKind.UPLOAD: UPLOAD,
     OperationKind.RESIZE: RESIZE,
     OperationKind.REBOOT: REBOOT,
+    OperationKind.RECOVER: RECOVER,
 }
 RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0
 GARBAGE_EVERY_S = 5.0
 SWEEP_EVERY_S = 3600.0
-LEADER_TICKS_PER_LEASE = 4
 
 
 class Fleet:
@@ -66,23 +67,31 @@ class Fleet:
         self.leadership = Leadership(plane)
         self.reconciler = Reconciler(plane, self.engine)
         self.loops = LoopRunner(plane, self.leadership, self._loops())
+        self._running: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
     async def running(self, *, with_loops: bool = True) -> AsyncIterator[Fleet]:
         """Run operations and loops within; at the end let others take over at once."""
         async with self.engine.running(), asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self.loops.run())] if with_loops else []
+            self._running = [tasks.create_task(self.loops.run())] if with_loops else []
             try:
                 yield self
             finally:
-                for task in running:
-                    task.cancel()
-                await self.leadership.give_up()
+                await self.retire()
+
+    async def retire(self) -> None:
+        """Lead no more and take nothing over; what runs here goes on. Twice is as good as once."""
+        running, self._running = self._running, []
+        for task in running:
+            task.cancel()
+        # At once: a loop may take its time to end, and nobody leads meanwhile.
+        await self.leadership.retire()
 
     async def create(self, order: CreateOrder) -> Sandbox:
         """Write row and operation, and run it."""
         sandbox, operation = await begin_create(self._plane, order)
-        self.engine.start(operation, sandbox=sandbox)
+        if operation is not None and operation.state is OperationState.RUNNING:
+            self.engine.start(operation, sandbox=sandbox)
         return sandbox
 
     async def kill(self, sandbox: Sandbox, *, actor: str) -> Sandbox:
@@ -161,10 +170,12 @@ class Fleet:
     def _loops(self) -> tuple[Loop, ...]:
         plane, engine = self._plane, self.engine
         every_s = plane.settings.loop_interval_s
-        leader_every_s = plane.settings.leader_lease_s / LEADER_TICKS_PER_LEASE
+        lead, take_over = self.leadership.tick, takeover.tick
         return (
-            Loop("leadership", leader_every_s, lambda _: self.leadership.tick(), for_leader=False),
-            Loop("takeover", every_s, lambda _: takeover.tick(plane, engine), for_leader=False),
+            Loop("leadership", self.leadership.interval_s, lambda _: lead(), for_leader=False, topic=TOPIC),
+            Loop(
+                "takeover", every_s, lambda _: take_over(plane, engine), for_leader=False, topic=LET_GO_TOPIC
+            ),
             Loop("expiry", every_s, lambda term: expiry.tick(plane, engine, term=term)),
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),

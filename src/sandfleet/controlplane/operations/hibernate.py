@@ -24,9 +24,9 @@ from datetime import datetime
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.operations.backoff import Backoff
-from sandfleet.controlplane.operations.destroy import destroy_operation
 from sandfleet.controlplane.operations.ending import Ending, end
 from sandfleet.controlplane.operations.records import ended, log_row, new_operation
+from sandfleet.controlplane.operations.recover import decide, loss
 from sandfleet.controlplane.operations.snapshots import (
     complete,
     failed_snapshot,
@@ -39,7 +39,7 @@ from sandfleet.lifecycle.sandbox import SandboxEvent, advance
 from sandfleet.model.errors import NoCapacity, NotFound, SandfleetError, StoreUnavailable, Unavailable
 from sandfleet.model.ids import OperationId, SnapshotId, operation_id, snapshot_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
-from sandfleet.model.sandbox import Sandbox, SandboxState, StopReason
+from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.wire.worker_messages import SavedVm, SaveVm
 
 ACTOR = "hibernate"
@@ -164,28 +164,22 @@ async def _refused(run: Run, operation: Operation, error: SandfleetError) -> Ope
 
 
 async def _lost(run: Run, operation: Operation, error: NotFound) -> Operation:
-    """End the sandbox in `error`: its worker says that it has neither the VM nor the saved state."""
-    reason = "its worker has neither its VM nor a saved state of it"
-    snapshot = await failed_snapshot(run, operation, reason)
+    """Recover it or end it in `error`: its worker says that it has neither the VM nor the saved state."""
+    why = "its worker has neither its VM nor a saved state of it"
+    snapshot = await failed_snapshot(run, operation, why)
+    sandbox = await run.row(operation)
+    decision = await decide(run.plane, sandbox, why=why, answering=sandbox.worker_id)
 
     def ending(before: Sandbox, now: datetime) -> Ending:
-        after = replace(
-            advance(before, SandboxEvent.LOST, at=now),
-            epoch=before.epoch + 1,
-            stopped_at=now,
-            deadline_at=None,
-            stop_reason=StopReason.CRASH,
-            error_message=reason,
-        )
-        new_id = operation_id(secrets.token_bytes(16))
-        destroy = destroy_operation(run.plane, after, new_id=new_id, reason="lost")
+        lost = loss(run.plane, before, decision, actor=ACTOR)
         return Ending(
-            sandbox=after,
-            event=SandboxEvent.LOST,
-            reason=reason,
+            sandbox=lost.sandbox,
+            event=lost.log.event,
+            reason=decision.reason,
             error=error,
             snapshot=snapshot,
-            follow_up=destroy,
+            follow_up=lost.operation,
+            detail=dict(lost.log.detail),
         )
 
     done = await end(run, operation, state=_STATE, actor=ACTOR, ending=ending)

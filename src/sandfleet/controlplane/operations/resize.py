@@ -6,7 +6,8 @@ shrinking gives back is released when the worker has said that the guest is smal
 What if it dies
     after the rows       another replica takes over at `resize`: the same size twice is one change
     after the change     the same answer again; row and reservation are written
-    refused              the guest has its old size: the reservation goes back to it
+    refused              an attempt before, whose answer was lost, may have done it: the worker is
+                         asked what the guest has, and that is what is written and reserved
     no answer in time    which size the guest has is not known: the larger one stays reserved
     killed meanwhile     the operation ends; the destroy gives the reservation back
 """
@@ -25,6 +26,7 @@ from sandfleet.controlplane.operations.step import Definition, Run
 from sandfleet.model.errors import (
     Gone,
     NoCapacity,
+    NotFound,
     SandfleetError,
     StaleEpoch,
     StaleVersion,
@@ -84,7 +86,7 @@ async def _resize(run: Run, operation: Operation) -> Operation:
         raise
     except SandfleetError as error:
         return await _refused(run, operation, error)
-    return await _end(run, operation, reached=reached, error=None)
+    return await _end(run, operation, memory_mib=reached.memory_mib, error=None)
 
 
 async def _reached(run: Run, operation: Operation) -> ResizedVm:
@@ -116,12 +118,30 @@ def limit_of(sandbox: Sandbox, arguments: Mapping[str, Any]) -> int:
 
 async def _refused(run: Run, operation: Operation, error: SandfleetError) -> Operation:
     kept = replace(operation, progress={**operation.progress, "details": dict(error.details)})
-    return await _end(run, kept, reached=None, error=error)
+    memory_mib = await _memory_now(run, operation)
+    if memory_mib is None:
+        return await _give_up(run, kept, error)
+    return await _end(run, kept, memory_mib=memory_mib, error=error)
 
 
-async def _end(
-    run: Run, operation: Operation, *, reached: ResizedVm | None, error: SandfleetError | None
-) -> Operation:
+async def _memory_now(run: Run, operation: Operation) -> int | None:
+    """Return what the guest has by its worker's word; None when that is not to be had."""
+    sandbox = await run.fresh_row(operation)
+    if sandbox.state is not SandboxState.RUNNING or sandbox.worker_id is None:
+        return sandbox.resources.memory_mib
+    try:
+        worker = await run.plane.stores.workers.get(sandbox.worker_id)
+        vm = await run.plane.worker_client.vm(worker.id, worker.http_url, sandbox.id)
+    except StoreUnavailable:
+        raise
+    except NotFound:
+        return sandbox.resources.memory_mib
+    except SandfleetError:
+        return None
+    return vm.memory_mib if vm.epoch == sandbox.epoch else None
+
+
+async def _end(run: Run, operation: Operation, *, memory_mib: int, error: SandfleetError | None) -> Operation:
     """Write the end; the reservation becomes what the guest has."""
     for _ in range(WRITE_ATTEMPTS):
         before = await run.fresh_row(operation)
@@ -130,10 +150,10 @@ async def _end(
         done = ended(operation, state, at=now, error=error)
         if before.state is not SandboxState.RUNNING:
             return await run.plane.stores.operations.finish(done)
-        after = replace(before, version=before.version + 1, changed_at=now)
-        if reached is not None:
-            size = replace(before.resources, memory_mib=reached.memory_mib)
-            after = replace(after, resources=size, cpu_percent=operation.arguments["cpu_percent"])
+        size = replace(before.resources, memory_mib=memory_mib)
+        after = replace(before, version=before.version + 1, changed_at=now, resources=size)
+        if error is None:
+            after = replace(after, cpu_percent=operation.arguments["cpu_percent"])
         log = log_row(
             before,
             after,

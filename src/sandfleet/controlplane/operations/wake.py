@@ -36,6 +36,10 @@ ACTOR = "wake"
 _STATE = SandboxState.WAKING
 
 
+class _PlacedMeanwhile(Exception):
+    """A place was taken after the wake was looked at: it must be given back with proof."""
+
+
 async def begin_wake(
     plane: ControlPlane, sandbox: Sandbox, *, ids: Mapping[str, str], actor: str, timeout_s: int | None
 ) -> tuple[Sandbox, Operation]:
@@ -74,19 +78,24 @@ async def fail(run: Run, operation: Operation, error: SandfleetError) -> Operati
     if isinstance(error, SnapshotUnusable):
         return await _unusable(run, operation, error)
     is_placed = sandbox.worker_id is not None
-    if is_placed and not await _is_undone(run, operation):
+    if is_placed and not await is_undone(run, operation):
         return await cancelled(run, operation)
 
     def ending(before: Sandbox, now: datetime) -> Ending:
+        if (before.worker_id is not None) is not is_placed:
+            raise _PlacedMeanwhile
         event = SandboxEvent.WAKE_FAILED
         after = replace(advance(before, event, at=now), worker_id=None, deadline_at=None)
         return Ending(sandbox=after, event=event, reason=error.message, error=error, releases=is_placed)
 
-    done = await end(run, operation, state=_STATE, actor=ACTOR, ending=ending)
+    try:
+        done = await end(run, operation, state=_STATE, actor=ACTOR, ending=ending)
+    except _PlacedMeanwhile:  # at most once: the queue's attempt was under way when its time was over
+        return await fail(run, operation, error)
     return done or await cancelled(run, operation)
 
 
-async def _is_undone(run: Run, operation: Operation) -> bool:
+async def is_undone(run: Run, operation: Operation) -> bool:
     """Whether its worker has proven that nothing is left; False when the sandbox was killed meanwhile."""
     backoff = Backoff(run.plane.clock)
     while True:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import msgspec
 
-from sandfleet.controlplane.http.call import Call
+from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.proxy.readiness import locate_by_row, wait_until_ready
 from sandfleet.model.errors import (
     Forbidden,
@@ -38,6 +39,25 @@ PAUSE_MAX_S = 1.0
 PROBLEM_BYTES_MAX = 256 * 1024
 
 
+class Caller(Protocol):
+    """For whom a call is forwarded: a request, or a command that was accepted before."""
+
+    @property
+    def edge(self) -> Edge:
+        """The ports to serve it."""
+        ...
+
+    @property
+    def request_id(self) -> str:
+        """The request's id, for the worker's log."""
+        ...
+
+    @property
+    def received_at(self) -> float:
+        """When the time began that all attempts together may take."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Forwarding:
     """A call to forward: how its request is made (anew for each attempt), and whether it may be repeated."""
@@ -49,7 +69,7 @@ class Forwarding:
 
 
 async def open_answer(
-    call: Call, located: Route | Sandbox, forwarding: Forwarding, *, stack: AsyncExitStack
+    call: Caller, located: Route | Sandbox, forwarding: Forwarding, *, stack: AsyncExitStack
 ) -> DataPlaneAnswer:
     """Return the worker's answer with a status below 400, held open by `stack`; raise what it refused."""
     clock, settings = call.edge.plane.clock, call.edge.plane.settings
@@ -77,7 +97,7 @@ async def open_answer(
 
 
 async def attempt_once(
-    call: Call,
+    call: Caller,
     route: Route,
     request: DataPlaneRequest,
     *,
@@ -115,7 +135,7 @@ async def _problem(answer: DataPlaneAnswer) -> SandfleetError:
     return error_from(answer.status, body)
 
 
-async def _look_again(call: Call, route: Route) -> Route | Sandbox:
+async def _look_again(call: Caller, route: Route) -> Route | Sandbox:
     """Return what the row says now."""
     await call.edge.plane.routes.forget(route.sandbox_id)
     return await locate_by_row(call.edge, route.organisation_id, route.sandbox_id)

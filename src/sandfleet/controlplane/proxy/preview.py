@@ -34,6 +34,7 @@ ROUTE = "preview"
 BODY_BYTES_MAX = 2**40
 SILENCE_MAX_S = 3700.0
 """Somewhat more than what the worker allows an application."""
+EVENT_STREAM = "text/event-stream"
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
@@ -152,6 +153,9 @@ async def _relay(call: Call, answer: DataPlaneAnswer, upload: Upload) -> None:
     pieces = answer.pieces()
     head, first = await read_head(pieces)
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.headers]
+    is_endless = any(
+        name.lower() == "content-type" and value.startswith(EVENT_STREAM) for name, value in head.headers
+    )
     await call.send({"type": "http.response.start", "status": head.status, "headers": headers})
 
     async def body() -> None:
@@ -168,9 +172,14 @@ async def _relay(call: Call, answer: DataPlaneAnswer, upload: Upload) -> None:
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(body())
         watching = group.create_task(upload.client_left())
-        await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
-        sending.cancel()
-        watching.cancel()
+        leaving = group.create_task(call.edge.drain.leaving() if is_endless else asyncio.Event().wait())
+        await asyncio.wait({sending, watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        is_ended_early = leaving.done() and not (sending.done() or watching.done())
+        for task in (sending, watching, leaving):
+            task.cancel()
+    if is_ended_early:
+        # A stream of events has no end, and its reader opens it again by itself, on another replica.
+        await call.send({"type": "http.response.body", "body": b""})
 
 
 def _refusal(call: Call, host: PreviewHost, error: SandfleetError) -> Answer:

@@ -54,6 +54,10 @@ class PreviewSocket:
     async def serve(self) -> None:
         """Serve it to its end; a refusal is an HTTP status before the handshake, a close code after it."""
         await self._call.receive()  # `websocket.connect`
+        with self._call.edge.metrics.socket_clients.labels("preview").track_inprogress():
+            await self._serve()
+
+    async def _serve(self) -> None:
         try:
             sandbox = await admitted(self._call, self._host)
             route = await self._route(sandbox)

@@ -38,7 +38,7 @@ class RelayedAnswer:
                 return
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(self._send_body(call))
-                watching = group.create_task(_client_left(call))
+                watching = group.create_task(client_left(call))
                 await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
                 sending.cancel()
                 watching.cancel()
@@ -53,7 +53,7 @@ class RelayedAnswer:
         await call.send({"type": "http.response.body", "body": b""})
 
 
-async def _client_left(call: Call) -> None:
+async def client_left(call: Call) -> None:
     """Return when the client has closed its connection."""
     while (await call.receive())["type"] != "http.disconnect":
         pass

@@ -32,8 +32,11 @@ async def serve_session(call: Call, *, kind: str) -> None:
     """Serve one socket to its end; every failure becomes an answer or a close code."""
     client = ClientSocket(call.receive, call.send, request_id=call.request_id)
     await call.receive()  # websocket.connect
-    gauge = call.edge.metrics.socket_clients.labels(kind)
-    gauge.inc()
+    with call.edge.metrics.socket_clients.labels(kind).track_inprogress():
+        await _to_its_end(call, client, kind=kind)
+
+
+async def _to_its_end(call: Call, client: ClientSocket, *, kind: str) -> None:
     try:
         await _serve(call, client, kind=kind)
     except ClientSlow:
@@ -47,8 +50,6 @@ async def serve_session(call: Call, *, kind: str) -> None:
     except Exception as error:  # a defect is told and logged
         log.error("session failed", request_id=call.request_id, exc_info=error)
         await client.end_with(SandfleetError("internal error"))
-    finally:
-        gauge.dec()
 
 
 async def _serve(call: Call, client: ClientSocket, *, kind: str) -> None:

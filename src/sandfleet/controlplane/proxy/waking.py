@@ -9,6 +9,7 @@ from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
 
 ACTOR = "data-plane"
+_COMING = frozenset({OperationKind.WAKE, OperationKind.RECOVER})
 
 
 async def awaken(edge: Edge, sandbox: Sandbox, wake: Operation | None) -> Operation | None:
@@ -37,4 +38,4 @@ async def open_wake(edge: Edge, sandbox: Sandbox) -> Operation | None:
     if sandbox.state is not SandboxState.WAKING:
         return None
     still_open = await edge.plane.stores.operations.open_for(sandbox.id)
-    return next((one for one in still_open if one.kind is OperationKind.WAKE), None)
+    return next((one for one in still_open if one.kind in _COMING), None)

@@ -18,7 +18,7 @@ from sandfleet.ports.snapshots import SavedSnapshot
 from sandfleet.wire.snapshot_manifest import SnapshotManifest
 from sandfleet.wire.worker_messages import SnapshotSource, StartVm
 from sandfleet.worker.host import Host
-from sandfleet.worker.operations.outfit import identity, shape
+from sandfleet.worker.operations.outfit import fit, identity, shape
 from sandfleet.worker.residents import Resident
 
 log = structlog.get_logger("sandfleet.worker")
@@ -31,18 +31,15 @@ async def load_vm(host: Host, resident: Resident, order: StartVm) -> Machine:
     async with AsyncExitStack() as undo:
         machine = await _load(host, resident, source)
         undo.push_async_callback(machine.destroy)
+        await host.faults.at("start.loaded")
         if order.network_enabled != machine.facts.order.network_enabled:
             await machine.set_network(enabled=order.network_enabled)
         await machine.guest.assume_identity(
             identity(host, resident.sandbox_id, order.envs, renew=source.is_fork)
         )
-        if order.disk_mib > machine.facts.order.disk_mib:
-            await machine.grow_disk(order.disk_mib)
-        if order.memory_mib != machine.facts.order.memory_mib:
-            await machine.resize_memory(order.memory_mib)
-        if order.cpu_percent is not None:
-            await machine.limit_cpu(order.cpu_percent)
+        await fit(machine, order)
         await shape(host, machine)
+        await host.faults.at("start.sized")
         undo.pop_all()
     return machine
 

@@ -23,6 +23,19 @@ async def shape(host: Host, machine: Machine) -> None:
         await machine.guest.grow_disk()
 
 
+async def fit(machine: Machine, order: StartVm) -> None:
+    """Give a machine of a snapshot the sizes that are asked for; what it has already stays as it is."""
+    has = machine.facts.order
+    if order.disk_mib > has.disk_mib:
+        await machine.grow_disk(order.disk_mib)
+    if order.memory_mib != has.memory_mib:
+        await machine.resize_memory(order.memory_mib)
+    if order.cpu_count > has.cpu_count:
+        await machine.set_cpu_count(order.cpu_count)
+    if order.cpu_percent != machine.facts.cpu_percent:
+        await machine.limit_cpu(order.cpu_percent)
+
+
 def user_memory_mib(host: Host, memory_mib: int) -> int:
     """Return what of a guest's memory its users may have; the rest is the kernel's and the agent's.
 

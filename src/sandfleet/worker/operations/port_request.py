@@ -126,12 +126,19 @@ class PortRelay(Response):
                 )
             except (aiohttp.ClientError, OSError) as error:
                 raise PortClosed(f"port {self._port} broke the connection off") from error
-            head = PortAnswer(status=answer.status, headers=end_to_end(decoded(answer.raw_headers)))
-            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-            await send({"type": "http.response.body", "body": encode_head(head), "more_body": True})
-            async for piece in answer.content.iter_chunked(PIECE_BYTES):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            try:
+                await _pass_on(answer, send)
+            finally:
+                answer.close()
+
+
+async def _pass_on(answer: aiohttp.ClientResponse, send: Send) -> None:
+    head = PortAnswer(status=answer.status, headers=end_to_end(decoded(answer.raw_headers)))
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": encode_head(head), "more_body": True})
+    async for piece in answer.content.iter_chunked(PIECE_BYTES):
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def decoded(headers: tuple[tuple[bytes, bytes], ...]) -> list[tuple[str, str]]:

@@ -7,7 +7,6 @@ guest then has its old size, and the answer says why.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,9 +23,6 @@ from sandfleet.worker.residents import Resident
 log = structlog.get_logger("sandfleet.worker")
 FLOOR_MARGIN_MIB = 32
 """Users must keep so much more than they use: right after the change they use a little more."""
-SHARE_SEEN_MIN = 0.88
-ONLINE_POLLS_MAX = 100
-ONLINE_POLL_S = 0.05
 SHRINK_ATTEMPTS = 3
 
 
@@ -54,11 +50,7 @@ async def _promised(host: Host, resident: Resident, memory_mib: int) -> AsyncIte
     before = resident.order
     extra_mib = memory_mib - before.memory_mib
     if extra_mib > 0:
-        if host.residents.committed_mib + extra_mib > host.limits.memory_budget_mib:
-            raise NoCapacity(
-                f"short of {extra_mib} MiB: {host.residents.committed_mib} of "
-                f"{host.limits.memory_budget_mib} MiB are promised"
-            )
+        host.require_memory(extra_mib)
         resident.order = replace(before, memory_mib=memory_mib)
     try:
         yield
@@ -73,17 +65,6 @@ async def _grow(machine: Machine, memory_mib: int, *, before_mib: int) -> None:
     if reached < memory_mib:
         await machine.resize_memory(before_mib)
         raise NoCapacity(f"a guest of this host reaches {reached} of {memory_mib} MiB")
-    await _wait_online(machine, memory_mib)
-
-
-async def _wait_online(machine: Machine, memory_mib: int) -> None:
-    """Return when the guest's kernel counts the memory: that the host gave it is not enough."""
-    for _ in range(ONLINE_POLLS_MAX):
-        seen = (await machine.guest.stats()).memory_total
-        if seen >= SHARE_SEEN_MIN * (memory_mib << 20):
-            return
-        await asyncio.sleep(ONLINE_POLL_S)
-    raise HypervisorFailed(f"the guest sees {seen >> 20} of {memory_mib} MiB")
 
 
 async def _shrink(host: Host, machine: Machine, order: ResizeVm, *, before_mib: int) -> None:

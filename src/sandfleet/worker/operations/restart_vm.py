@@ -49,6 +49,7 @@ async def _run(host: Host, resident: Resident, machine: Machine, *, order: Resta
         await host.hypervisor.restart(machine, is_clean=is_clean)
         await machine.guest.assume_identity(identity(host, resident.sandbox_id, order.envs, is_known=True))
         await shape(host, machine)
+        await machine.note_restart(order.restart_id)
     except SandfleetError as error:
         resident.die(f"it did not start again: {error.message}")
         raise

@@ -22,7 +22,7 @@ from sandfleet.wire.worker_messages import StartVm, VmStatus
 from sandfleet.worker import metrics
 from sandfleet.worker.host import Host
 from sandfleet.worker.operations.load_vm import load_vm
-from sandfleet.worker.operations.outfit import identity, machine_order, shape
+from sandfleet.worker.operations.outfit import fit, identity, machine_order, shape
 from sandfleet.worker.operations.stop import end
 from sandfleet.worker.operations.succeed import begin_beside, resume_work, serve
 from sandfleet.worker.residents import Resident, VmState
@@ -71,11 +71,7 @@ def _begin(host: Host, sandbox_id: str, order: StartVm) -> Resident:
         host.require_template(order.template)
     if host.is_stopping:
         raise NoCapacity("the worker is stopping")
-    if host.residents.committed_mib + order.memory_mib > host.limits.memory_budget_mib:
-        raise NoCapacity(
-            f"short of {order.memory_mib} MiB: {host.residents.committed_mib} of "
-            f"{host.limits.memory_budget_mib} MiB are promised"
-        )
+    host.require_memory(order.memory_mib)
     shape = machine_order(order)
     resident = Resident(sandbox_id, epoch=order.epoch, order=shape, clock=host.clock, outputs=host.outputs)
     host.residents.add(resident)
@@ -88,13 +84,17 @@ async def _run(host: Host, resident: Resident, order: StartVm) -> None:
     began_s = host.clock.monotonic()
     source = "failed"
     try:
+        await host.faults.at("start.admitted")
         if order.snapshot is None:
             machine, source = await _warm_or_cold(host, resident, order)
         else:
             machine, source = await load_vm(host, resident, order), "snapshot"
         serve(host, resident, machine)
-        if order.snapshot is not None:
+        if order.snapshot is None:
+            resident.counted_uses = resident.uses  # nothing runs in a new guest
+        else:
             resume_work(host, resident)
+        await host.faults.at("start.served")
     except BaseException:
         if resident.state is VmState.STARTING:
             host.residents.remove(resident)
@@ -129,9 +129,11 @@ async def _take(
     async with AsyncExitStack() as undo:
         undo.push_async_callback(machine.destroy)
         await machine.assign(resident.sandbox_id, epoch=order.epoch)
+        await host.faults.at("start.assigned")
         if not order.network_enabled:
             await machine.set_network(enabled=False)
         await machine.guest.assume_identity(identity(host, resident.sandbox_id, order.envs))
+        await host.faults.at("start.identified")
         if not is_shaped:
             await shape(host, machine)
         undo.pop_all()
@@ -153,6 +155,8 @@ async def _finish(host: Host, resident: Resident, order: StartVm, *, machine: Ma
         async with resident.activity():
             if not order.network_enabled:
                 await machine.set_network(enabled=False)
+            if order.snapshot is not None:
+                await fit(machine, order)
             is_fork = order.snapshot is not None and order.snapshot.is_fork
             await machine.guest.assume_identity(
                 identity(host, resident.sandbox_id, order.envs, renew=is_fork)

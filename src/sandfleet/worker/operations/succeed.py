@@ -23,6 +23,7 @@ def begin_beside(host: Host, known: Resident, order: StartVm) -> Resident:
         return successor
     if successor is not None:
         raise Conflict(f"sandbox {known.sandbox_id} is being started under {successor.epoch}", code="busy")
+    host.require_memory(order.memory_mib)  # until the old VM ends, both are there
     shape = machine_order(order)
     successor = Resident(
         known.sandbox_id, epoch=order.epoch, order=shape, clock=host.clock, outputs=host.outputs
@@ -37,6 +38,7 @@ def begin_beside(host: Host, known: Resident, order: StartVm) -> Resident:
 async def _succeed(host: Host, known: Resident, successor: Resident, order: StartVm) -> None:
     try:
         machine = await load_vm(host, successor, order)
+        await host.faults.at("succeed.loaded")
     finally:
         known.successor = None
     if known.state is not VmState.RUNNING and known.state is not VmState.DEAD:
@@ -47,6 +49,7 @@ async def _succeed(host: Host, known: Resident, successor: Resident, order: Star
     host.residents.add(successor)
     serve(host, successor, machine)
     resume_work(host, successor)
+    await host.faults.at("succeed.served")
     if known.machine is not None:
         await known.machine.destroy()
 

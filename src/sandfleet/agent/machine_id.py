@@ -1,0 +1,49 @@
+"""The machine id: random, in memory, and on the disk before anybody can have seen it.
+
+Rule 1: `/etc/machine-id` leads to a file in memory; a guest that nobody has used has written nothing.
+Rule 2: it is kept on the disk before the first command or file of a tenant, so that a guest that is
+booted anew from its disks is still known by it.
+Rule 3: a disk that holds the id of another guest (a fork's) gets the new one at once.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sandfleet.agent.identity_files import DIRECTORY, content_of, link_into_memory, overwrite
+
+LINK = "/etc/machine-id"
+MEMORY = f"{DIRECTORY}/machine-id"
+KEPT = "/var/lib/sandfleet/machine-id"
+_NOTHING = "\n" * 33
+"""As long as an id, so that keeping one allocates nothing on the disk."""
+
+
+def lay_out() -> None:
+    """At boot: bring what is kept into memory, and make room on the disk where there is none."""
+    before = "" if os.path.islink(LINK) else content_of(LINK)
+    link_into_memory(LINK, MEMORY)
+    os.makedirs(os.path.dirname(KEPT), exist_ok=True)
+    known = content_of(KEPT) or before
+    overwrite(MEMORY, f"{known}\n" if known else "")
+    if not os.path.exists(KEPT) or before:
+        overwrite(KEPT, f"{known}\n" if known else _NOTHING)
+
+
+def is_there() -> bool:
+    """Whether this guest has one."""
+    return content_of(MEMORY) != ""
+
+
+def make() -> None:
+    """Make a new one."""
+    overwrite(MEMORY, f"{os.urandom(16).hex()}\n")
+    if content_of(KEPT):
+        keep()
+
+
+def keep() -> None:
+    """Write it to the disk, if another or none is there."""
+    mine = content_of(MEMORY)
+    if mine and content_of(KEPT) != mine:
+        overwrite(KEPT, f"{mine}\n")

@@ -1,0 +1,42 @@
+"""The transition log, read forward, in memory (port: `ports.transition_log`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from sandfleet.model.ids import OrganisationId, SandboxId
+from sandfleet.model.transition import Transition
+from sandfleet.testing.memory.database import MemoryDatabase
+from sandfleet.testing.memory.link import Link
+
+
+class MemoryTransitionLog:
+    """Reads what others wrote with their changes."""
+
+    def __init__(self, database: MemoryDatabase, link: Link) -> None:
+        self._database = database
+        self._link = link
+
+    async def after(
+        self, organisation_id: OrganisationId, sandbox_id: SandboxId, row: int, *, limit: int
+    ) -> Sequence[Transition]:
+        """Return the next rows, oldest first."""
+
+        def work() -> Sequence[Transition]:
+            newer = (one for one in self._of(organisation_id, sandbox_id) if (one.id or 0) > row)
+            return list(islice(newer, limit))
+
+        return await self._link.call(work, repeatable=True, name="log_after")
+
+    async def oldest(self, organisation_id: OrganisationId, sandbox_id: SandboxId) -> int | None:
+        """Return the number of the oldest row."""
+
+        def work() -> int | None:
+            return next((one.id for one in self._of(organisation_id, sandbox_id)), None)
+
+        return await self._link.call(work, repeatable=True, name="log_oldest")
+
+    def _of(self, organisation_id: OrganisationId, sandbox_id: SandboxId) -> Iterator[Transition]:
+        owner = (organisation_id, sandbox_id)
+        return (one for one in self._database.transitions if (one.organisation_id, one.sandbox_id) == owner)

@@ -1,0 +1,169 @@
+"""Workers in memory (port: `ports.stores.WorkerStore`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from sandfleet.model.errors import Conflict, NotFound
+from sandfleet.model.ids import SandboxId, WorkerId
+from sandfleet.model.resources import NOTHING
+from sandfleet.model.snapshot import SnapshotState
+from sandfleet.model.transition import Transition
+from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.ports.worker_store import Registration
+from sandfleet.testing.memory.database import MemoryDatabase
+from sandfleet.testing.memory.link import Link
+
+_DECIDED = ("cordoned", "draining", "drain_reason")
+"""What the fleet decides of a worker; what the worker says of itself leaves it as it is."""
+
+_BEFORE = {
+    WorkerState.SILENT: (WorkerState.READY,),
+    WorkerState.UNREACHABLE: (WorkerState.READY, WorkerState.SILENT),
+}
+
+
+class MemoryWorkerStore:
+    """What is known of each host."""
+
+    def __init__(self, database: MemoryDatabase, link: Link) -> None:
+        self._database = database
+        self._link = link
+
+    async def register(self, worker: Worker) -> Registration:
+        """Write what the worker says; a late heartbeat changes nothing."""
+
+        def work() -> Registration:
+            database = self._database
+            before = database.workers.get(worker.id)
+            if before is None or _is_news(before, worker):
+                self._write(before, worker)
+            return Registration(
+                worker=database.read_worker(database.workers[worker.id]),
+                term=database.term,
+                quarantined=list(database.quarantined.get(worker.id, ())),
+            )
+
+        return await self._link.call(work, repeatable=True, name="register")
+
+    async def get(self, worker_id: WorkerId) -> Worker:
+        """Return it."""
+
+        def work() -> Worker:
+            found = self._database.workers.get(worker_id)
+            if found is None:
+                raise NotFound(f"worker {worker_id} not found")
+            return self._database.read_worker(found)
+
+        return await self._link.call(work, repeatable=True, name="get_worker")
+
+    async def list(self) -> Sequence[Worker]:
+        """Return all."""
+
+        def work() -> Sequence[Worker]:
+            workers = self._database.workers
+            return [self._database.read_worker(workers[name]) for name in sorted(workers)]
+
+        return await self._link.call(work, repeatable=True, name="list_workers")
+
+    async def mark_absent(self, state: WorkerState, *, silent_for: timedelta, term: int) -> Sequence[Worker]:
+        """Move the silent ones."""
+
+        def work() -> Sequence[Worker]:
+            database = self._database
+            database.require_term(term)
+            until = database.now() - silent_for
+            silent = [
+                worker
+                for worker in database.workers.values()
+                if worker.state in _BEFORE[state]
+                and worker.last_seen_at is not None
+                and worker.last_seen_at < until
+            ]
+            for worker in silent:
+                changed = replace(worker, state=state, version=worker.version + 1)
+                database.workers[worker.id] = changed
+                self._log(worker, changed, event=state.value, actor="liveness")
+            return [database.workers[worker.id] for worker in silent]
+
+        return await self._link.call(work, repeatable=True, name="mark_absent")
+
+    async def forget(self, worker_id: WorkerId, *, is_lost: bool, actor: str) -> Worker:
+        """Move it to `gone` if nothing depends on it, or on somebody's word."""
+
+        def work() -> Worker:
+            database = self._database
+            before = database.workers.get(worker_id)
+            if before is None:
+                raise NotFound(f"worker {worker_id} not found")
+            if before.state is not WorkerState.GONE:
+                self._require_forgettable(before, is_lost=is_lost)
+                after = replace(before, state=WorkerState.GONE, version=before.version + 1)
+                database.workers[worker_id] = after
+                self._log(before, after, event="forgotten", actor=actor)
+            return database.read_worker(database.workers[worker_id])
+
+        return await self._link.call(work, repeatable=True, name="forget_worker")
+
+    def _require_forgettable(self, worker: Worker, *, is_lost: bool) -> None:
+        database = self._database
+        if is_lost:
+            if worker.state is WorkerState.READY:
+                raise Conflict(f"worker {worker.id} speaks: it is not lost", code="worker_alive")
+            return
+        depends = (
+            any(one.worker_id == worker.id and not one.is_terminal for one in database.sandboxes.values()),
+            any(one.worker_id == worker.id for one in database.reservations.values()),
+            any(
+                one.worker_id == worker.id and one.state in (SnapshotState.SAVING, SnapshotState.LOCAL)
+                for one in database.snapshots.values()
+            ),
+        )
+        if any(depends):
+            raise Conflict(f"worker {worker.id} is not empty", code="worker_not_empty")
+
+    async def set_quarantined(
+        self, worker_id: WorkerId, sandbox_ids: Sequence[SandboxId], *, term: int
+    ) -> None:
+        """Replace the list."""
+
+        def work() -> None:
+            self._database.require_term(term)
+            if worker_id in self._database.workers:
+                self._database.quarantined[worker_id] = list(sandbox_ids)
+
+        await self._link.call(work, repeatable=True, name="set_quarantined")
+
+    def _write(self, before: Worker | None, said: Worker) -> None:
+        database = self._database
+        after = replace(said, committed=NOTHING, last_seen_at=database.now())
+        if before is not None:
+            state = WorkerState.GONE if before.state is WorkerState.GONE else said.state
+            after = replace(
+                after,
+                state=state,
+                version=before.version + (state is not before.state),
+                **{name: getattr(before, name) for name in _DECIDED},
+            )
+        database.workers[said.id] = after
+        if before is None or before.state is not after.state:
+            self._log(before, after, event="registered" if before is None else "seen", actor=said.id)
+
+    def _log(self, before: Worker | None, after: Worker, *, event: str, actor: str) -> None:
+        self._database.log(
+            Transition(
+                event=event,
+                actor=actor,
+                reason="heartbeat" if actor == after.id else "no heartbeat",
+                at=self._database.now(),
+                from_state=None if before is None else before.state,
+                to_state=after.state,
+                worker_id=after.id,
+            )
+        )
+
+
+def _is_news(before: Worker, said: Worker) -> bool:
+    return before.instance_id != said.instance_id or before.sequence < said.sequence

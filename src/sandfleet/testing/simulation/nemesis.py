@@ -1,0 +1,136 @@
+"""What makes things go wrong while the trouble lasts, and puts all right at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sandfleet.testing.simulation.host import Host
+from sandfleet.testing.simulation.vm import DEAD, RUNNING
+
+if TYPE_CHECKING:
+    from sandfleet.testing.simulation.world import World
+
+
+class Nemesis:
+    """One fault after the other, each undone after a while."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._dice = world.dice("nemesis")
+
+    async def run(self) -> None:
+        """Do harm until the world calls it off."""
+        world, dice = self._world, self._dice
+        until = world.loop.time() + world.profile.trouble_s
+        while world.loop.time() < until:
+            await asyncio.sleep(dice.expovariate(1.0 / world.profile.fault_every_s))
+            getattr(self, "_" + dice.choice(world.profile.faults).replace(" ", "_"))()
+        await self._put_right()
+
+    async def _put_right(self) -> None:
+        """End every fault: what is down comes back, what is paused goes on."""
+        world = self._world
+        world.network.is_calm = True
+        world.trace.add("faults", "all is put right")
+        for weather in (world.store_weather, world.redis_weather, *world.host_weather.values()):
+            weather.is_down = False
+        world.objects.is_down = False
+        for slot, replica in enumerate(world.replicas):
+            if replica.process.is_paused:
+                replica.process.resume(world.loop)
+            if replica.process.is_dead:
+                world.begin_replica(slot)
+        for host in world.hosts.values():
+            if host.process.is_paused:
+                host.process.resume(world.loop)
+            if not host.is_up:
+                world.begin_host(host)
+
+    def _later(self, after_s: float, undo: Callable[..., object], *args: object) -> None:
+        self._world.later(after_s, undo, *args)
+
+    def _note(self, what: str) -> None:
+        self._world.trace.add("faults", what)
+
+    # --- replicas
+
+    def _kill_replica(self) -> None:
+        slot = self._dice.randrange(len(self._world.replicas))
+        replica = self._world.replicas[slot]
+        if not replica.process.is_dead:
+            self._note(f"kill -9 {replica.process.name}")
+            replica.process.kill(self._world.loop)
+            self._later(0.5 + 8 * self._dice.random(), self._world.begin_replica_again, slot)
+
+    def _stop_replica(self) -> None:
+        slot = self._dice.randrange(len(self._world.replicas))
+        replica = self._world.replicas[slot]
+        if not replica.process.is_dead and not replica.process.is_paused:
+            self._note(f"stop {replica.process.name}")
+            replica.stop()
+            self._later(1.0 + 4 * self._dice.random(), self._world.begin_replica_again, slot)
+
+    def _pause_replica(self) -> None:
+        process = self._dice.choice(self._world.replicas).process
+        if not process.is_dead and not process.is_paused:
+            seconds = self._dice.choice((0.5, 3.0, 9.0)) * (0.5 + self._dice.random())
+            self._note(f"pause {process.name} for {seconds:.1f} s")
+            process.pause()
+            self._later(seconds, process.resume, self._world.loop)
+
+    # --- workers
+
+    def _host(self) -> Host:
+        return self._dice.choice(list(self._world.hosts.values()))
+
+    def _kill_worker(self) -> None:
+        host = self._host()
+        if host.is_up:
+            self._note(f"kill -9 {host.process.name}")
+            host.crash()
+            self._later(0.3 + 5 * self._dice.random() ** 2, self._world.begin_host_again, host)
+
+    def _pause_worker(self) -> None:
+        process = self._host().process
+        if not process.is_dead and not process.is_paused:
+            seconds = self._dice.choice((0.5, 3.0, 9.0)) * (0.5 + self._dice.random())
+            self._note(f"pause {process.name} for {seconds:.1f} s")
+            process.pause()
+            self._later(seconds, process.resume, self._world.loop)
+
+    def _cut_worker(self) -> None:
+        host = self._host()
+        weather = self._world.host_weather[host.worker_id]
+        self._note(f"cut {host.worker_id} off")
+        weather.is_down = True
+        self._later(0.5 + 9 * self._dice.random(), setattr, weather, "is_down", False)
+
+    def _machine_dies(self) -> None:
+        host = self._host()
+        running = [vm for vm in host.vms.values() if vm.state == RUNNING]
+        if running:
+            vm = self._dice.choice(running)
+            self._note(f"{vm.sandbox_id} dies on {host.worker_id}")
+            vm.state = DEAD
+
+    # --- what they share
+
+    def _flush_redis(self) -> None:
+        self._note("redis is flushed")
+        self._world.redis.flush()
+
+    def _redis_away(self) -> None:
+        self._away("redis", self._world.redis_weather)
+
+    def _postgres_away(self) -> None:
+        self._away("postgres", self._world.store_weather)
+
+    def _objects_away(self) -> None:
+        self._away("the object store", self._world.objects)
+
+    def _away(self, name: str, what: object) -> None:
+        self._note(f"{name} is away")
+        setattr(what, "is_down", True)  # noqa: B010 -- one of several kinds
+        self._later(0.3 + 5 * self._dice.random() ** 2, setattr, what, "is_down", False)

@@ -1,0 +1,67 @@
+"""What a seed decides beforehand: how large the world is, and what goes wrong in it how often."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from sandfleet.testing.simulation.network import Weather
+
+FAULTS = (
+    "kill replica",
+    "pause replica",
+    "stop replica",
+    "kill worker",
+    "pause worker",
+    "cut worker",
+    "flush redis",
+    "redis away",
+    "postgres away",
+    "objects away",
+    "machine dies",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One seed's world."""
+
+    replicas: int
+    hosts: int
+    clients: int
+    actions: int
+    host_memory_mib: int
+    has_objects: bool
+    trouble_s: float
+    fault_every_s: float
+    faults: tuple[str, ...]
+    store: Weather
+    redis: Weather
+    worker: Weather
+    http: Weather
+    wrong_clock_s: float
+
+
+def profile_of(seed: int) -> Profile:
+    """Return what the seed stands for."""
+    dice = random.Random(f"profile {seed}")
+    faults = tuple(name for name in FAULTS if dice.random() < 0.5)
+    badness = dice.choice((0.0, 0.3, 1.0, 4.0))
+    return Profile(
+        replicas=dice.choice((2, 2, 2, 3)),
+        hosts=dice.choice((1, 2, 2, 3)),
+        clients=dice.randint(2, 4),
+        actions=dice.randint(4, 8),
+        host_memory_mib=1024 * dice.randint(2, 6),
+        has_objects=dice.random() < 0.85,
+        trouble_s=dice.uniform(8.0, 25.0),
+        fault_every_s=dice.choice((1.5, 3.0, 6.0)),
+        faults=faults or ("kill replica",),
+        store=Weather(lost=0.01 * badness, unanswered=0.02 * badness, late=0.03 * badness),
+        redis=Weather(lost=0.05 * badness, unanswered=0.02 * badness, late=0.03 * badness),
+        worker=Weather(
+            lost=0.03 * badness, unanswered=0.05 * badness, late=0.08 * badness, twice=0.03 * badness
+        ),
+        http=Weather(lost=0.03 * badness, unanswered=0.06 * badness, late=0.05 * badness),
+        wrong_clock_s=dice.choice((0.0, 0.2, 2.0)),
+    )

@@ -1,0 +1,47 @@
+"""What a host holds: VMs and saved states; and what all hosts share of the latter."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandfleet.model.ids import SandboxId
+from sandfleet.wire.worker_messages import SavedVm
+
+STARTING, RUNNING, SAVING, STOPPING, DEAD = "starting", "running", "saving", "stopping", "dead"
+
+
+@dataclass(eq=False)
+class Vm:
+    """One VM. `written` counts what its user wrote; it goes with snapshots and comes back from them."""
+
+    sandbox_id: SandboxId
+    epoch: int
+    memory_mib: int
+    state: str = STARTING
+    written: int = 0
+    idle_since: float = 0.0
+    starting: asyncio.Task[Any] | None = None
+    saving: asyncio.Task[Any] | None = None
+    saving_to: str = ""
+    restarted: str = ""
+    is_loaded: bool = False
+    """Whether it is what it shall be: a start that broke off before leaves nothing."""
+    successor: Vm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A saved state: what its worker says of it, and how much its user had written by then."""
+
+    saved: SavedVm
+    written: int
+
+
+@dataclass
+class ObjectStore:
+    """What all hosts and replicas share: published artefacts."""
+
+    published: dict[str, Artefact] = field(default_factory=dict)
+    is_down: bool = False

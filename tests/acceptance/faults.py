@@ -1,0 +1,167 @@
+"""Faults on a live fleet: which points each verb passes, and what can be done to the fleet there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tests.acceptance.census import machine_of, qemu_processes
+from tests.acceptance.live_fleet import LiveFleet
+
+from sandfleet.adapters.fault_points import CALL_POINTS, WORKER_POINTS
+from sandfleet.controlplane.operations.engine import step_points
+from sandfleet.controlplane.operations.fleet import DEFINITIONS
+
+VERBS: dict[str, tuple[str, ...]] = {
+    "create": ("create.place", "create.start", "start.a", "start.identified", "start.served", "clone."),
+    "delete": ("destroy.", "erase.", "answered.stop_vm"),
+    "hibernate": ("hibernate.", "save.", "answered.save_vm", "upload.", "answered.upload_snapshot", "put."),
+    "wake": ("wake.place", "wake.start", "load.", "start.loaded", "start.sized", "answered.start_vm"),
+    "wake_fetched": ("receive.", "fetch."),
+    "checkpoint": ("checkpoint.", "capture.", "answered.capture_vm"),
+    "restore": ("restore.", "load.ready", "succeed.", "erase.begun"),
+    "fork": ("fork.capture", "fork.wait", "capture.published", "load.spawned", "start.sized"),
+    "recover": ("recover.clear", "recover.place", "recover.start"),
+}
+"""The points of each verb, by how their names begin."""
+MOVES = ("migrate.", "send.", "land.")
+"""Points of live migration: tests/vm breaks off there, between two workers."""
+ELSEWHERE = (
+    "create.queue",
+    "wake.queue",
+    "recover.queue",
+    "fork.undo",
+    "expire.",
+    "resize.",
+    "reboot.",
+    *MOVES,
+)
+"""Points on ways that need a full fleet or are no part of these verbs: tests/integration breaks off there."""
+
+OUTSIDE = ("server", "worker", "postgres", "valkey", "qemu", "disk", "store")
+"""What is done while the work is held; `kill` and `enospc` are done by the process itself."""
+
+
+def all_points() -> list[str]:
+    """Return every point there is."""
+    return [*WORKER_POINTS, *CALL_POINTS, *step_points(DEFINITIONS)]
+
+
+def points_of(verb: str) -> list[str]:
+    """Return the points that the verb passes."""
+    return [point for point in all_points() if point.startswith(VERBS[verb])]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """The means to do harm to one fleet."""
+
+    fleet: LiveFleet
+    directory: Path
+
+    @contextmanager
+    def armed(self, point: str, order: str) -> Iterator[None]:
+        """Have the next process that passes the point follow the order; nothing is left of it afterwards."""
+        (self.directory / point).write_text(order)
+        try:
+            yield
+        finally:
+            for name in (point, f"{point}.reached"):
+                with suppress(FileNotFoundError):
+                    (self.directory / name).unlink()
+
+    def wait_reached(self, point: str, *, unless: Future[Any], timeout_s: float = 90) -> None:
+        """Return when a process has come to the point, which may be after the answer."""
+        reached = self.directory / f"{point}.reached"
+        deadline = time.monotonic() + timeout_s
+        while not reached.exists():
+            answered = f", the answer was {unless.result()}" if unless.done() else ""
+            assert time.monotonic() < deadline, f"{point} was not passed{answered}"
+            time.sleep(0.02)
+
+    def let_go(self, point: str) -> None:
+        """Let held work go on."""
+        with suppress(FileNotFoundError):
+            (self.directory / f"{point}.reached").unlink()
+
+    @contextmanager
+    def done(self, fault: str, sandbox_id: str) -> Iterator[None]:
+        """Do it, and put right afterwards what does not mend by itself."""
+        if fault == "qemu":
+            self.kill_qemu(sandbox_id)
+        elif fault == "disk":
+            with self._full_disk():
+                yield
+            return
+        elif fault == "store":
+            with self._broken_store():
+                yield
+            return
+        else:
+            self.fleet.kill_9(fault)
+        yield
+
+    def kill_qemu(self, sandbox_id: str) -> bool:
+        """Kill the sandbox's QEMU, or all that are being made for it; say whether there was one."""
+        victims = [
+            process
+            for machine, process in qemu_processes(self.fleet).items()
+            if machine_of(self.fleet, machine) == sandbox_id
+        ]
+        for process in victims:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        return bool(victims)
+
+    @contextmanager
+    def _full_disk(self) -> Iterator[None]:
+        ballast = self.fleet.data_dir / "ballast"
+        with ballast.open("wb") as file:
+            free = shutil.disk_usage(self.fleet.data_dir).free
+            for size in (free, 1 << 20, 1 << 16, 1 << 12):
+                with suppress(OSError):
+                    while True:
+                        os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size)
+        try:
+            yield
+        finally:
+            ballast.unlink()
+
+    @contextmanager
+    def _broken_store(self) -> Iterator[None]:
+        """Put a file where the store's directory is: every call fails, reads and writes alike."""
+        store = self.fleet.data_dir / "snapshots"
+        away = store.with_name("snapshots-away")
+        store.rename(away)
+        store.touch()
+        try:
+            yield
+        finally:
+            store.unlink()
+            away.rename(store)
+
+
+@contextmanager
+def small_disk(parent: Path, *, size_gib: int) -> Iterator[Path]:
+    """Mount a file system of its own, which can be filled without harm to the machine."""
+    image, mounted = parent / "disk.img", parent / "disk"
+    with image.open("wb") as file:
+        os.truncate(file.fileno(), size_gib << 30)
+    mounted.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], check=True)
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", "-l", str(mounted)], check=False)
+        shutil.rmtree(parent, ignore_errors=True)

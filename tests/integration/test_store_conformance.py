@@ -1,0 +1,17 @@
+"""PostgreSQL keeps what every store keeps: the same checks as on the stores in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandfleet.adapters.postgres.wiring import PostgresStores
+from sandfleet.controlplane.wiring import _stores
+from sandfleet.testing.conformance import operation_store, other_stores, placement_store, sandbox_store
+from sandfleet.testing.conformance.checking import Check
+
+CHECKS = (*sandbox_store.CHECKS, *operation_store.CHECKS, *placement_store.CHECKS, *other_stores.CHECKS)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_postgresql_conforms(stores: PostgresStores, check: Check) -> None:
+    await check(_stores(stores))

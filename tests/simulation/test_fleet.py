@@ -1,0 +1,52 @@
+"""Seeds of the simulated fleet: none breaks an invariant, and the same seed is the same run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from sandfleet.testing.simulate import main
+from sandfleet.testing.simulation.running import run_seed, without_pauses_for_garbage
+
+CHUNK = 40
+CHUNKS = 4
+
+
+def run_chunk(number: int) -> None:
+    """Run the seeds of one chunk; a seed that fails tells its story."""
+    for seed in range(number * CHUNK, (number + 1) * CHUNK):
+        with without_pauses_for_garbage():
+            outcome = run_seed(seed)
+        assert not outcome.violations, outcome.report()
+
+
+@pytest.mark.parametrize("number", range(CHUNKS))
+def test_no_seed_breaks_an_invariant(number: int) -> None:
+    run_chunk(number)
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    first, again = run_seed(7, keeps_trace=True), run_seed(7, keeps_trace=True)
+    assert first.trace == again.trace
+    assert first.digest == again.digest
+    assert run_seed(8).digest != first.digest
+
+
+def test_another_process_replays_the_same_run_and_shows_it() -> None:
+    """Strings hash differently there: nothing may depend on the order of a set of them."""
+    arguments = [sys.executable, "-m", "sandfleet.testing.simulate", "--seed", "7"]
+    environment = {**os.environ, "PYTHONHASHSEED": "4242"}
+    shown = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert f"digest {run_seed(7).digest}" in shown.stdout
+    assert re.search(r"^ +\d+\.\d{3}  client-\d +asks POST /api/sandboxes", shown.stdout, re.MULTILINE)
+
+
+def test_a_search_says_how_many_it_ran(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--start", "3", "--count", "2"]) == 0
+    assert re.search(r"2 seeds in .* 0 failed", capsys.readouterr().out)

@@ -1,0 +1,134 @@
+"""The simulation can fail: each rule, broken on purpose, is found within a few seeds."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from sandfleet.controlplane.loops import expiry
+from sandfleet.controlplane.operations import create, destroy, engine, fleet, upload
+from sandfleet.model.errors import StaleLease
+from sandfleet.model.operation import Operation, OperationKind
+from sandfleet.model.sandbox import Sandbox
+from sandfleet.model.snapshot import Snapshot
+from sandfleet.planning import placement
+from sandfleet.testing.memory import idempotency, saved_states
+from sandfleet.testing.memory.database import MemoryDatabase, StoredOperation
+from sandfleet.testing.simulation.invariants import WatchedDatabase
+from sandfleet.testing.simulation.running import run_seed
+from sandfleet.testing.simulation.world import Mutations
+
+SEEDS_MAX = 80
+
+
+def finds(expected: str, mutations: Mutations | None = None) -> None:
+    """Run seeds until one breaks; among what is found must be the rule that was broken."""
+    for seed in range(SEEDS_MAX):
+        outcome = run_seed(seed, mutations=mutations)
+        if outcome.violations:
+            assert any(re.search(expected, found) for found in outcome.violations), outcome.report()
+            assert f"--seed {seed}" in outcome.report()
+            return
+    pytest.fail(f"{SEEDS_MAX} seeds found nothing")
+
+
+class WithoutVersions(WatchedDatabase):
+    """Lets every write through, whatever version it was made from."""
+
+    def require_version(self, sandbox: Sandbox) -> None:
+        """Ask nothing but that there is a row."""
+
+
+class WithoutTokens(WatchedDatabase):
+    """Lets everybody write an operation that is open."""
+
+    def require_lease(self, operation: Operation) -> StoredOperation:
+        """Ask nothing but that it is open."""
+        stored = self.running.get(operation.id)
+        if stored is None:
+            raise StaleLease("it has ended")
+        return stored
+
+
+class WithoutTerms(WatchedDatabase):
+    """Takes every leader for the newest."""
+
+    def is_newest(self, term: int) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.mark.parametrize(
+    ("database", "expected"),
+    [
+        (WithoutVersions, "a write over a version that is over|came back from|became"),
+        (WithoutTokens, "was written without its lease"),
+        (WithoutTerms, "an effect of term"),
+    ],
+)
+def test_a_store_that_does_not_check_is_found(database: type[WatchedDatabase], expected: str) -> None:
+    finds(expected, Mutations(database=database))
+
+
+def test_a_place_that_is_freed_before_the_proof_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def always(run: Any, operation: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(destroy, "_is_proven_gone", always)
+    finds("released while")
+
+
+def test_a_host_that_is_oversold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "REFUSALS", [one for one in placement.REFUSALS if one[0] != "memory"])
+    finds("MiB are promised of")
+
+
+def test_an_artefact_that_is_removed_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(database: MemoryDatabase, snapshot: Snapshot) -> bool:
+        return False
+
+    monkeypatch.setattr(saved_states, "is_needed", never)
+    finds("is removed, and needed by|snapshot_unusable")
+
+
+def test_a_state_that_is_called_durable_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(run: Any, snapshot: Snapshot) -> tuple[str, None]:
+        return upload.DURABLE, None
+
+    monkeypatch.setattr(upload, "ask", at_once)
+    finds("is called durable and is not stored")
+
+
+def test_a_key_that_is_handed_out_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, "_is_left", lambda known, digest, *, now: known.answer is None)
+    finds("was answered|made 2 sandboxes|beside|request failed: Duplicate")
+
+
+def test_a_create_that_two_replicas_run_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def as_if_it_were_ours(plane: Any, order: Any) -> tuple[Sandbox, Operation]:
+        sandbox, operation, log = create.new_sandbox(plane, order)
+        await plane.stores.sandboxes.create(sandbox, operation, log)
+        return sandbox, operation
+
+    monkeypatch.setattr(fleet, "begin_create", as_if_it_were_ours)
+    finds("step_failed: Duplicate")
+
+
+def test_a_step_that_is_repeated_without_a_look_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def not_at_all(self: Any, held: Any) -> None:
+        """Look at nothing."""
+
+    monkeypatch.setattr(engine.OperationEngine, "_read_again", not_at_all)
+    finds("step_failed: Duplicate")
+
+
+def test_an_expiry_beside_other_work_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "BACKGROUND_KINDS", frozenset(OperationKind))
+    finds("beside")
+
+
+def test_without_a_mutation_the_same_seeds_find_nothing() -> None:
+    for seed in range(10):
+        assert run_seed(seed).violations == ()
