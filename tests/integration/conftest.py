@@ -129,6 +129,7 @@ class Replicas:
                 previews=stores.previews,
                 tags=stores.tags,
                 sizes=stores.sizes,
+                moves=stores.moves,
                 log=stores.log,
                 commands=stores.commands,
             ),

@@ -15,8 +15,6 @@ MIB = 1 << 20
 POLICY = MovePolicy(
     downtime_ms_max=300, silent_s_max=30, rounds_max=10, throttle_percent_max=80, may_post_copy=True
 )
-    downtime_ms_max=300, silent_s_max=30, rounds_max=10, throttle_percent_max=80, may_post_copy=True
-)
 FAST_WRITER = MoveSample(
     round=4,
     elapsed_s=3.0,

@@ -18,6 +18,7 @@ from sandfleet.controlplane.api import (
     forks,
     health,
     hibernation,
+    migration,
     organisations,
     previews,
     reference,
@@ -60,6 +61,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *tags.ENDPOINTS,
     *previews.ENDPOINTS,
     *sizes.ENDPOINTS,
+    *migration.ENDPOINTS,
     *workers.ENDPOINTS,
     *organisations.ENDPOINTS,
 )

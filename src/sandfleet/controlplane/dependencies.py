@@ -24,6 +24,8 @@ from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
 from sandfleet.ports.labels import PreviewStore, TagStore
+from sandfleet.ports.move_client import MoveClient
+from sandfleet.ports.move_store import MoveStore
 from sandfleet.ports.pending_commands import PendingCommandStore
 from sandfleet.ports.saved_states import CheckpointRecords, SnapshotRecords
 from sandfleet.ports.sizes import SizeStore
@@ -107,6 +109,15 @@ class Lifecycle(Protocol):
         """Reserve what it grows by, and begin; StaleVersion, QuotaExceeded, NoCapacity."""
         ...
 
+    async def migrate(
+        self, sandbox: Sandbox, *, target: WorkerId | None, operation_id: str, actor: str
+    ) -> Operation:
+        """Write `migrating` with its operation and the place at the target; None: the planner chooses.
+
+        StaleVersion, TargetUnavailable, Conflict while an earlier move is not cleared away.
+        """
+        ...
+
     async def restart(self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str) -> Operation:
         """Write `rebooting` with its operation; StaleVersion."""
         ...
@@ -170,6 +181,7 @@ class Stores:
     previews: PreviewStore
     tags: TagStore
     sizes: SizeStore
+    moves: MoveStore
     log: TransitionLog
     commands: PendingCommandStore
 
@@ -179,6 +191,9 @@ class Observer:
 
     def operation_ended(self, operation: Operation, *, seconds: float) -> None:
         """Hear of an operation that ended on this replica, so long after its row was written."""
+
+    def sandbox_moved(self, *, downtime_s: float) -> None:
+        """Hear of a sandbox that was moved, and for how long it stood still."""
 
     def queue_left(self, *, seconds: float) -> None:
         """Hear of a create that waited for a place, and has one or gave up."""
@@ -209,3 +224,5 @@ class ControlPlane:
     blobs: SnapshotStore | None = None
     """The object store of snapshots, to unpublish and sweep what nothing needs."""
     faults: FaultPoints = field(default_factory=FaultPoints)
+    move_client: MoveClient | None = None
+    """Reaches both workers of a move; without it no sandbox moves."""

@@ -174,6 +174,12 @@ class NoCapacity(Unavailable):
     code = "no_capacity"
 
 
+class TargetUnavailable(Unavailable):
+    """The worker that a sandbox is to move to cannot take it, or none can."""
+
+    code = "target_unavailable"
+
+
 class NotReady(Unavailable):
     """The sandbox did not become ready in the waiting time."""
 

@@ -33,6 +33,7 @@ _BY_CODE: Mapping[str, type[e.SandfleetError]] = MappingProxyType(
         e.StaleEpoch.code: e.StaleEpoch,
         e.NoCapacity.code: e.NoCapacity,
         e.ExecFailed.code: e.ExecFailed,
+        e.TargetUnavailable.code: e.TargetUnavailable,
         e.StoreUnavailable.code: e.StoreUnavailable,
         e.BlobsUnavailable.code: e.BlobsUnavailable,
         e.WorkerUnreachable.code: e.WorkerUnreachable,

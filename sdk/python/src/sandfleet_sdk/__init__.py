@@ -1,6 +1,15 @@
 """Python client of sandfleet: sandboxes that are real computers."""
 
-from sandfleet_sdk.attached_models import Preview, SignedUrl, Size, Stats, Tags, TagUse
+from sandfleet_sdk.attached_models import (
+    Migration,
+    MigrationProgress,
+    Preview,
+    SignedUrl,
+    Size,
+    Stats,
+    Tags,
+    TagUse,
+)
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Output
 from sandfleet_sdk.calls import Sink, Source
 from sandfleet_sdk.client import AsyncClient, Client
@@ -62,6 +71,8 @@ __all__ = [
     "GuestDiskFull",
     "GuestUnresponsive",
     "Hibernation",
+    "Migration",
+    "MigrationProgress",
     "NoCapacity",
     "NotFound",
     "Organisation",

@@ -11,9 +11,7 @@ from sqlalchemy import (
     CTE,
     Select,
     bindparam,
-    exists,
     func,
-    or_,
     select,
     text,
     tuple_,
@@ -25,14 +23,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sandfleet.adapters.postgres import admission, old_rows, rows, saved_rows, statements
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.operation_statements import start_statement
+from sandfleet.adapters.postgres.presence import ON_WORKER, PRESENCE
 from sandfleet.adapters.postgres.sealing import Sealer
-from sandfleet.adapters.postgres.tables import checkpoints, operations, reservations, sandboxes, transitions
+from sandfleet.adapters.postgres.tables import (
+    checkpoints,
+    sandboxes,
+    transitions,
+)
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.checkpoint import Checkpoint
 from sandfleet.model.errors import Conflict, NotFound, QuotaExceeded, StaleVersion
 from sandfleet.model.ids import OrganisationId, SandboxId, WorkerId
-from sandfleet.model.operation import Operation, OperationKind
-from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.operation import Operation
+from sandfleet.model.sandbox import SERVED_STATES, Sandbox, SandboxState
 from sandfleet.model.snapshot import Snapshot
 from sandfleet.model.transition import Transition
 from sandfleet.planning.repair import Presence
@@ -83,11 +86,12 @@ _EXISTS = select(sandboxes.c.id).where(
     sandboxes.c.id == bindparam("id"), sandboxes.c.organisation_id == bindparam("organisation_id")
 )
 _COUNTS = select(sandboxes.c.state, func.count()).group_by(sandboxes.c.state)
+_SERVED = sorted(state.value for state in SERVED_STATES)
 _TOUCH = (
     update(sandboxes)
     .where(
         sandboxes.c.id == bindparam("sandbox"),
-        sandboxes.c.state == SandboxState.RUNNING.value,
+        sandboxes.c.state.in_(_SERVED),
         # By less than that is not worth a write: the worker knows the idle time exactly.
         sandboxes.c.active_at
         < bindparam("at", type_=sandboxes.c.active_at.type) - text("interval '1 second'"),
@@ -104,31 +108,6 @@ _IDLE = (
     .order_by(sandboxes.c.active_at)
     .limit(bindparam("limit"))
 )
-_ON_WORKER = select(sandboxes).where(
-    or_(
-        sandboxes.c.worker_id == bindparam("worker"),
-        sandboxes.c.id.in_(
-            select(reservations.c.sandbox_id).where(reservations.c.worker_id == bindparam("worker"))
-        ),
-    )
-)
-_HAS_RESERVATION = exists().where(
-    reservations.c.sandbox_id == sandboxes.c.id, reservations.c.worker_id == bindparam("worker")
-)
-_HAS_OPERATION = exists().where(operations.c.sandbox_id == sandboxes.c.id, operations.c.state == "running")
-# An upload goes on whatever becomes of the machine: it says nothing about who looks after that.
-_HAS_KEEPER = exists().where(
-    operations.c.sandbox_id == sandboxes.c.id,
-    operations.c.state == "running",
-    operations.c.kind != OperationKind.UPLOAD.value,
-)
-_PRESENCE = select(
-    sandboxes.c.id,
-    sandboxes.c.state,
-    sandboxes.c.epoch,
-    _HAS_RESERVATION.label("has_reservation"),
-    _HAS_KEEPER.label("has_open_operation"),
-).where(or_(sandboxes.c.worker_id == bindparam("worker"), _HAS_RESERVATION))
 _LOG = (
     select(transitions)
     .where(
@@ -318,7 +297,7 @@ class PostgresSandboxStore:
     async def presence(self, worker_id: WorkerId) -> Sequence[Presence]:
         """Return what is expected on the worker."""
         found = await self._database.statement(
-            lambda connection: connection.execute(_PRESENCE, {"worker": worker_id}), repeatable=True
+            lambda connection: connection.execute(PRESENCE, {"worker": worker_id}), repeatable=True
         )
         return [
             Presence(
@@ -333,7 +312,7 @@ class PostgresSandboxStore:
 
     async def on_worker(self, worker_id: WorkerId) -> Sequence[Sandbox]:
         """Return all that the worker has or holds room for."""
-        return await self._all(_ON_WORKER, {"worker": worker_id})
+        return await self._all(ON_WORKER, {"worker": worker_id})
 
     async def remove_old(self, *, stopped_for: timedelta, events_for: timedelta, limit: int = 1000) -> int:
         """Delete what has ended and what has been logged long ago."""

@@ -197,6 +197,18 @@ reservations = Table(
     Index("reservations_organisation", "organisation_id"),
 )
 
+second_places = Table(
+    "second_places",
+    metadata,
+    Column("sandbox_id", Text, ForeignKey("sandboxes.id"), primary_key=True),
+    Column("worker_id", Text, ForeignKey("workers.id"), nullable=False),
+    Column("move_id", Text, nullable=False),
+    Column("memory_mib", BigInteger, nullable=False),
+    Column("cpu_count", Integer, nullable=False),
+    Column("disk_mib", BigInteger, nullable=False),
+    Index("second_places_worker", "worker_id"),
+)
+
 previews = Table(
     "previews",
     metadata,

@@ -8,6 +8,7 @@ from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.fleet_secrets import PostgresFleetSecretStore
 from sandfleet.adapters.postgres.idempotency import PostgresIdempotencyStore
 from sandfleet.adapters.postgres.labels import PostgresPreviewStore, PostgresTagStore
+from sandfleet.adapters.postgres.move_places import PostgresMoveStore
 from sandfleet.adapters.postgres.operations import PostgresOperationStore
 from sandfleet.adapters.postgres.organisations import PostgresOrganisationStore
 from sandfleet.adapters.postgres.pending_commands import PostgresPendingCommandStore
@@ -39,6 +40,7 @@ class PostgresStores:
     previews: PostgresPreviewStore
     tags: PostgresTagStore
     sizes: PostgresSizeStore
+    moves: PostgresMoveStore
     log: PostgresTransitionLog
     commands: PostgresPendingCommandStore
 
@@ -62,6 +64,7 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         previews=PostgresPreviewStore(database),
         tags=PostgresTagStore(database),
         sizes=PostgresSizeStore(database),
+        moves=PostgresMoveStore(database),
         log=PostgresTransitionLog(database),
         commands=PostgresPendingCommandStore(database, sealer),
     )

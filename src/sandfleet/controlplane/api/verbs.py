@@ -19,7 +19,7 @@ from sandfleet.controlplane.http.operation_errors import operation_error
 from sandfleet.controlplane.http.preference import preferred_wait_s
 from sandfleet.controlplane.proxy.readiness import find_sandbox, gone
 from sandfleet.model.errors import BadRequest, Conflict, NotFound, StaleVersion
-from sandfleet.model.ids import OperationId, operation_id, record_uuid, snapshot_id
+from sandfleet.model.ids import OperationId, OrganisationId, operation_id, record_uuid, snapshot_id
 from sandfleet.model.operation import BACKGROUND_KINDS, Operation, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
 
@@ -49,12 +49,19 @@ def needs_running(sandbox: Sandbox) -> None:
 
 
 async def begin_in_turn(
-    call: Call, act: Callable[[Sandbox], Awaitable[Operation]], *, check: Callable[[Sandbox], None]
+    call: Call,
+    act: Callable[[Sandbox], Awaitable[Operation]],
+    *,
+    check: Callable[[Sandbox], None],
+    owner: OrganisationId | None = None,
 ) -> Operation:
-    """Wait for the sandbox's turn, and begin; `check` refuses by what the row says, before any waiting."""
+    """Wait for the sandbox's turn, and begin; `check` refuses by what the row says, before any waiting.
+
+    `owner`: whose sandbox it is, where that is not the caller.
+    """
     clock, settings = call.edge.plane.clock, call.edge.plane.settings
     deadline = call.received_at + settings.sandbox_wait_s
-    owner, name = call.principal.organisation_id, call.values["id"]
+    owner, name = owner or call.principal.organisation_id, call.values["id"]
     sandbox = await find_sandbox(call.edge, owner, name)
     hints = call.edge.plane.wake_ups.subscribe(sandbox_topic(sandbox.id))
     for _ in range(BEGIN_ATTEMPTS_MAX):
@@ -93,14 +100,17 @@ async def resumed(call: Call) -> Operation | None:
         return None
 
 
-async def outcome(call: Call, operation: Operation, *, fails: bool = True) -> Operation:
+async def outcome(
+    call: Call, operation: Operation, *, fails: bool = True, answer_by_s: float | None = None
+) -> Operation:
     """Return the operation at its end, or as it stands when the caller has waited long enough.
 
-    Raises what ended it, unless `fails` is false.
+    Raises what ended it, unless `fails` is false. `answer_by_s` stands for the setting of that name.
     """
     plane = call.edge.plane
     preferred = preferred_wait_s(call.headers.get("prefer"))
-    until = call.received_at + (plane.settings.answer_by_s if preferred is None else preferred)
+    limit_s = plane.settings.answer_by_s if answer_by_s is None else answer_by_s
+    until = call.received_at + (limit_s if preferred is None else preferred)
     hints = plane.wake_ups.subscribe(sandbox_topic(operation.sandbox_id))
     operation = await plane.stores.operations.get(operation.id)
     while operation.state is OperationState.RUNNING:

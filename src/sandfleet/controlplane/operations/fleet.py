@@ -26,14 +26,16 @@ from sandfleet.controlplane.operations.expire import EXPIRE
 from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
 from sandfleet.controlplane.operations.kill import kill
+from sandfleet.controlplane.operations.migrate import MIGRATE, begin_migrate
 from sandfleet.controlplane.operations.reboot import REBOOT, begin_restart
 from sandfleet.controlplane.operations.recover import RECOVER
+from sandfleet.controlplane.operations.release import RELEASE
 from sandfleet.controlplane.operations.resize import RESIZE, begin_resize
 from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
 from sandfleet.controlplane.operations.upload import UPLOAD
 from sandfleet.controlplane.operations.wake import WAKE, begin_wake
 from sandfleet.model.checkpoint import Checkpoint
-from sandfleet.model.ids import operation_id
+from sandfleet.model.ids import WorkerId, operation_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
@@ -51,6 +53,8 @@ DEFINITIONS = {
     OperationKind.RESIZE: RESIZE,
     OperationKind.REBOOT: REBOOT,
     OperationKind.RECOVER: RECOVER,
+    OperationKind.MIGRATE: MIGRATE,
+    OperationKind.RELEASE: RELEASE,
 }
 RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0
@@ -106,6 +110,16 @@ class Fleet:
     async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
         """Reserve, write the operation, and run it."""
         operation = await begin_resize(self._plane, sandbox, wanted, operation_id=operation_id, actor=actor)
+        self.engine.start(operation)
+        return operation
+
+    async def migrate(
+        self, sandbox: Sandbox, *, target: WorkerId | None, operation_id: str, actor: str
+    ) -> Operation:
+        """Reserve at the target, write the row and the operation, and run it."""
+        operation = await begin_migrate(
+            self._plane, sandbox, target=target, operation_id=operation_id, actor=actor
+        )
         self.engine.start(operation)
         return operation
 

@@ -53,6 +53,15 @@ class Reservation:
     resources: Resources
 
 
+@dataclass(frozen=True, slots=True)
+class SecondPlace:
+    """What a worker has promised to a sandbox that moves and is not its own, or not yet."""
+
+    worker_id: WorkerId
+    move_id: str
+    resources: Resources
+
+
 @dataclass(slots=True)
 class StoredOperation:
     """An operation with the parts of its lease that only the database knows."""
@@ -100,6 +109,7 @@ class MemoryDatabase:
     running: dict[OperationId, StoredOperation] = field(default_factory=dict)
     """Those of `operations` that have not ended."""
     reservations: dict[SandboxId, Reservation] = field(default_factory=dict)
+    second_places: dict[SandboxId, SecondPlace] = field(default_factory=dict)
     transitions: list[Transition] = field(default_factory=list)
     snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
     checkpoints: dict[CheckpointId, Checkpoint] = field(default_factory=dict)
@@ -190,6 +200,7 @@ class MemoryDatabase:
     def read_worker(self, worker: Worker) -> Worker:
         """Return the worker with the sum of its reservations."""
         held = [one.resources for one in self.reservations.values() if one.worker_id == worker.id]
+        held += [one.resources for one in self.second_places.values() if one.worker_id == worker.id]
         return replace(worker, committed=sum(held, start=NOTHING))
 
     # --- writes
