@@ -97,8 +97,6 @@ TRANSITIONS: Mapping[SandboxState, Mapping[SandboxEvent, SandboxState]] = Mappin
             E.MIGRATED: S.RUNNING,
             E.MIGRATE_FAILED: S.RUNNING,
             E.KILL_REQUESTED: S.STOPPED,
-            E.LOST: S.ERROR,
-            E.RECOVER: S.WAKING,
         },
         S.STOPPED: {},
         S.FAILED: {},

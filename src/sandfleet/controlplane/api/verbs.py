@@ -26,6 +26,7 @@ from sandfleet.model.sandbox import Sandbox, SandboxState
 SETTLED_STATES = frozenset({SandboxState.RUNNING, SandboxState.HIBERNATED})
 """States from which a verb may begin; all others pass by themselves."""
 BEGIN_ATTEMPTS_MAX = 100
+IN_PROGRESS = "operation_in_progress"
 
 
 def verb_ids() -> Mapping[str, str]:
@@ -75,13 +76,16 @@ async def begin_in_turn(
             except StaleVersion:
                 sandbox = await find_sandbox(call.edge, owner, name)
                 continue
+            except Conflict as error:  # something of before is cleared away behind the row
+                if error.code != IN_PROGRESS:
+                    raise
         if clock.monotonic() >= deadline:
             break
         if call.edge.drain.is_hurried:
             raise shutting_down()
         await anext(hints)
         sandbox = await find_sandbox(call.edge, owner, name)
-    raise Conflict("another operation on the sandbox is in progress", code="operation_in_progress")
+    raise Conflict("another operation on the sandbox is in progress", code=IN_PROGRESS)
 
 
 async def _is_busy(call: Call, sandbox: Sandbox) -> bool:

@@ -62,13 +62,15 @@ async def sent(run: Run, operation: Operation, sandbox: Sandbox) -> MoveState:
 
 
 async def is_source_dead(run: Run, operation: Operation) -> bool:
-    """Whether the source says that its QEMU has ended."""
+    """Whether the source says that its QEMU has ended, or somebody that its host is no more."""
     try:
         source = await address(run, operation, "source")
         vm = await run.plane.worker_client.vm(source.worker_id, source.url, operation.sandbox_id)
+    except WorkerLost:
+        return True
     except StoreUnavailable:
         raise
-    except (SandfleetError, WorkerLost):
+    except SandfleetError:
         return False
     return vm.state == DEAD and vm.epoch == operation.arguments["epoch"]
 

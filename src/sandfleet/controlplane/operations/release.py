@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 
-from sandfleet.controlplane.dependencies import ControlPlane
+from sandfleet.controlplane.dependencies import ControlPlane, sandbox_topic
 from sandfleet.controlplane.operations.backoff import Backoff
 from sandfleet.controlplane.operations.creation_queue import CAPACITY_TOPIC
 from sandfleet.controlplane.operations.records import UNBOUNDED_S, ended, new_operation
@@ -64,7 +64,8 @@ async def _clear(run: Run, operation: Operation) -> Operation:
         await backoff.wait()
     done = ended(operation, OperationState.SUCCEEDED, at=run.plane.clock.now())
     await run.plane.stores.moves.release(done)
-    await run.plane.wake_ups.publish(CAPACITY_TOPIC)
+    for topic in (sandbox_topic(operation.sandbox_id), CAPACITY_TOPIC):
+        await run.plane.wake_ups.publish(topic)
     return done
 
 
