@@ -170,6 +170,23 @@ async def test_a_target_that_lost_it_is_never_committed(replicas: Any) -> None:
     await _stayed(replicas, observer, sandbox, "internal")
 
 
+@pytest.mark.parametrize("number", [8, 9])
+async def test_once_it_was_told_to_stay_nobody_commits_it(replicas: Any, number: int) -> None:
+    observer, sandbox = await a_running(replicas)
+    replicas.movers.landing_failure = HypervisorFailed("the machine has not arrived")
+    wire = Tripwire(number, "after")  # `back` is written; the source was told to stay
+    assert await run_until_hung(replicas, wire, lambda fleet: migrate(fleet, sandbox), looks_up=False)
+    replicas.movers.landing_failure = None
+    await crash(replicas, observer)
+    async with replicas.replica("replica-2") as fleet:
+        await takeover.tick(fleet.engine._plane, fleet.engine)
+        after = await until(observer, lambda row: row.state is SandboxState.RUNNING)
+    assert (after.worker_id, after.epoch) == (HOME, 1)
+    assert copies(replicas) == [(HOME, "running", 1)]
+    assert replicas.movers.violations == []
+    assert await committed_mib(observer) == 1024
+
+
 async def test_a_source_that_does_not_answer_is_waited_for(replicas: Any) -> None:
     observer, sandbox = await a_running(replicas)
     async with replicas.replica("replica-1") as fleet:

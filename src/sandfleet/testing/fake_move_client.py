@@ -121,7 +121,8 @@ class FakeMoveClient:
         step = self.ends_with
         if step != FAILED:
             host.vms[sandbox_id] = msgspec.structs.replace(vm, state=MOVING)
-            self.places[order.target_worker, order.move_id].vm = vm
+        # Also of a move that has failed the target may think that it has all of it.
+        self.places[order.target_worker, order.move_id].vm = vm
         self.departures[key] = MoveState(
             move_id=order.move_id,
             sandbox_id=sandbox_id,
@@ -157,6 +158,7 @@ class FakeMoveClient:
         if place.vm is None:
             raise HypervisorFailed("the machine has not arrived")
         self._begins(target, sandbox_id)
+        self._was_let_go(move_id)
         host.vms[sandbox_id] = msgspec.structs.replace(place.vm, epoch=order.epoch, state=RUNNING)
         return host.vms[sandbox_id]
 
@@ -210,6 +212,13 @@ class FakeMoveClient:
         if place is None:
             raise NotFound(f"nothing comes to this worker by move {move_id}", code="no_such_move")
         return place
+
+    def _was_let_go(self, move_id: str) -> None:
+        """Note a commit of what its source may still run by itself."""
+        for (name, sandbox_id), departure in self.departures.items():
+            is_there = sandbox_id in self.workers.host(name).vms
+            if departure.move_id == move_id and departure.step != READY and is_there:
+                self.violations.append(f"{sandbox_id} is committed while {name} says {departure.step}")
 
     def _begins(self, worker: WorkerAddress, sandbox_id: SandboxId) -> None:
         """Note a second copy that would run."""
