@@ -31,10 +31,8 @@ ASKED_MAX = 60
 
 SOURCE_POINTS = ("send.mirroring", "send.in_step", "send.copying", "send.paused", "send.drained")
 FEW = [
-    ("send.copying", "source worker"),
     ("send.drained", "target qemu"),
     ("send.handed_over", "source worker"),
-    ("send.paused", "network"),
 ]
 ALL = [
     *((point, what) for point in SOURCE_POINTS for what in ("source worker", "target worker", "target qemu")),

@@ -10,11 +10,11 @@ from tests.vm.moving import ID, Move, begin_load, goes_on, stopped, two_workers
 
 from sandfleet.adapters.qemu.config import ImageFiles
 
-MOVES = int(os.environ.get("SANDFLEET_MOVES", "4"))
+MOVES = int(os.environ.get("SANDFLEET_MOVES", "2"))
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("memory_mib", [512, 1024])
+@pytest.mark.parametrize("memory_mib", [pytest.param(512, marks=pytest.mark.chaos), 1024])
 async def test_a_sandbox_goes_back_and_forth_while_it_writes_and_counts(
     template_dir: Path, image: ImageFiles, memory_mib: int
 ) -> None:
