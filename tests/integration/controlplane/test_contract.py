@@ -35,7 +35,7 @@ async def fuzz(fleet: Fleet, directory: Path, *arguments: str) -> str:
     return said.decode() if process.returncode else ""
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_the_whole_contract(open_fleet: OpenFleet, tmp_path: Path) -> None:
     async with open_fleet(memory_budget_mib=2**30, creation_queue_s=2) as fleet:
         said = await fuzz(fleet, tmp_path, "run", "--max-examples", "2")
