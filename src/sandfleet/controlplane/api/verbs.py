@@ -48,10 +48,21 @@ def needs_running(sandbox: Sandbox) -> None:
         raise not_running()
 
 
+async def _joins_nothing(_sandbox: Sandbox) -> Operation | None:
+    return None
+
+
 async def begin_in_turn(
-    call: Call, act: Callable[[Sandbox], Awaitable[Operation]], *, check: Callable[[Sandbox], None]
+    call: Call,
+    act: Callable[[Sandbox], Awaitable[Operation]],
+    *,
+    check: Callable[[Sandbox], None],
+    join: Callable[[Sandbox], Awaitable[Operation | None]] = _joins_nothing,
 ) -> Operation:
-    """Wait for the sandbox's turn, and begin; `check` refuses by what the row says, before any waiting."""
+    """Wait for the sandbox's turn, and begin; `check` refuses by what the row says, before any waiting.
+
+    `join` may return what others have begun and what is taken instead.
+    """
     clock, settings = call.edge.plane.clock, call.edge.plane.settings
     deadline = call.received_at + settings.sandbox_wait_s
     owner, name = call.principal.organisation_id, call.values["id"]
@@ -61,6 +72,8 @@ async def begin_in_turn(
         if sandbox.is_terminal:
             raise gone(sandbox)
         check(sandbox)
+        if (joined := await join(sandbox)) is not None:
+            return joined
         is_free = sandbox.state in SETTLED_STATES and not await _is_busy(call, sandbox)
         if is_free:
             try:

@@ -5,6 +5,8 @@ Rule 2: whoever finds a running claim waits for its answer; a claim whose holder
 vanished is resumed with the same ids, so that nothing is done twice. A holder that lives
 renews its claim, so that one that died holds nobody up for long.
 Rule 3: answers that a retry should not get again (401, 403, 408, 429, 5xx) are not kept.
+Rule 4: after such an answer the ids are forgotten only if what goes by them has ended for
+certain. Else it may go on, or begin late, and a retry under new ids would do it twice.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from contextlib import suppress
 import msgspec
 
 from sandfleet.controlplane.http.answers import Answer
-from sandfleet.controlplane.http.call import Call
+from sandfleet.controlplane.http.call import Call, Claim
 from sandfleet.controlplane.http.drain import shutting_down
 from sandfleet.model.errors import BadRequest, Conflict, NotReady, StoreUnavailable
-from sandfleet.model.ids import OrganisationId
+from sandfleet.model.ids import OperationId, OrganisationId
 from sandfleet.ports.stores import IdempotencyRecord, StoredAnswer
 
 HEADER = "idempotency-key"
@@ -65,7 +67,7 @@ async def once(call: Call, key: str, *, raw_body: bytes, produce: Callable[[], A
     record = await _claim(call, scope, holder=holder, digest=digest)
     if record.answer is not None:
         return _replayed(record.answer)
-    call.fixed = record.resource
+    call.fixed, call.claim = record.resource, Claim(scope, holder)
     done = asyncio.Event()
     call.edge.background.start(_renew(call, scope, holder=holder, done=done), name=f"claim {call.request_id}")
     try:
@@ -74,6 +76,15 @@ async def once(call: Call, key: str, *, raw_body: bytes, produce: Callable[[], A
     finally:
         done.set()
     return answer
+
+
+async def go_by(call: Call, operation_id: OperationId) -> None:
+    """Have a repeat of this request go by work that another began and that it has joined."""
+    if call.claim is None:
+        return
+    fixed = {**call.fixed, "operation_id": operation_id}
+    await call.edge.plane.stores.idempotency.join(call.claim.scope, holder=call.claim.holder, resource=fixed)
+    call.fixed = fixed
 
 
 def _lease_s(call: Call) -> float:
