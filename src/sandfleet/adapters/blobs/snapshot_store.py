@@ -25,7 +25,7 @@ import msgspec
 
 from sandfleet.adapters.blobs import sweep as sweeping
 from sandfleet.adapters.blobs.objects import Objects
-from sandfleet.adapters.blobs.pieces import chunk_name, packed, put_verified, unpacked
+from sandfleet.adapters.blobs.pieces import chunk_name, get_verified, packed, put_verified, unpacked
 from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.sparse_files import digest_of
 from sandfleet.model.errors import BlobsUnavailable, NotFound, SnapshotUnusable
@@ -241,8 +241,7 @@ class ObjectSnapshotStore:
     async def _fetch_pieces(self, file: FileDigest, fd: int, count: _Count) -> None:
         async def fetch(place: int, digest: str) -> None:
             try:
-                content = await self._objects.get(chunk_name(digest))
-                piece = await asyncio.to_thread(unpacked, content, digest=digest)
+                piece = await get_verified(self._objects, digest)
                 await asyncio.to_thread(_write, fd, piece, place * CHUNK_BYTES)
                 count.add(CHUNK_BYTES)
             except NotFound as error:
