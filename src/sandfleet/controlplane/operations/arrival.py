@@ -127,6 +127,9 @@ class Arrival:
         snapshot = await usable_snapshot(run, await run.row(operation))
         for _ in range(WRITE_ATTEMPTS):
             sandbox = await run.row(operation)
+            if sandbox.worker_id is not None:
+                # An attempt of which the outcome was not known has placed it: read all of that again.
+                raise StoreUnavailable("the outcome of an earlier placement was not known")
             mine = _waiting(operation, sandbox, snapshot)
 
             def decide(

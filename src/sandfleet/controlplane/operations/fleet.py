@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
-from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, sweep, takeover
+from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
@@ -55,6 +55,7 @@ DEFINITIONS = {
 RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0
 GARBAGE_EVERY_S = 5.0
+STRAYS_EVERY_S = 60.0
 SWEEP_EVERY_S = 3600.0
 
 
@@ -180,6 +181,7 @@ class Fleet:
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),
             Loop("garbage", GARBAGE_EVERY_S, lambda term: garbage.tick(plane, term=term)),
+            Loop("strays", STRAYS_EVERY_S, lambda term: strays.tick(plane, term=term)),
             Loop("sweep", SWEEP_EVERY_S, lambda _: sweep.tick(plane)),
             Loop("cleanup", CLEANUP_EVERY_S, lambda _: cleanup.tick(plane)),
         )
