@@ -77,7 +77,7 @@ class QemuMachine:
                 await sessions.handle.ended()
                 if going:
                     going.cancel()
-            cause = None if sessions.qmp is None else sessions.qmp.shutdown_cause()
+            cause = None if sessions.qmp is None else await sessions.qmp.shutdown_cause()
             if cause is not None:
                 return f"the guest ended: {cause}"
         said = log_tail(self.host.directory(self.manifest.machine_id))
