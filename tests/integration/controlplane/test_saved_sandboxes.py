@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.controlplane.api import hibernation
 from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, StoreUnavailable
 
@@ -438,6 +439,29 @@ async def test_what_is_wrong_with_a_checkpoint_is_said(fleet: Fleet) -> None:
         assert code(answer) == expected
     answer = await fleet.client.delete(f"/api/sandboxes/{other}/checkpoints/{made['id']}")
     assert code(answer) == (404, "not_found")
+
+
+async def test_a_checkpoint_that_is_being_stored_says_how_far_it_is(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, may_go_on = ObjectSnapshotStore.put, asyncio.Event()
+
+    async def slow(self: ObjectSnapshotStore, *given: Any, progress: Any) -> int:
+        progress(3, 10)
+        await may_go_on.wait()
+        return await whole(self, *given, progress=progress)
+
+    monkeypatch.setattr(ObjectSnapshotStore, "put", slow)
+    sandbox = await fleet.create()
+    made = await post(fleet, f"{sandbox}/checkpoints", {"name": "one"})
+    assert made.json()["upload"] is None
+    async with asyncio.timeout(20):
+        while (await listed(fleet, sandbox))[0]["upload"] != {"bytesDone": 3, "bytesTotal": 10}:
+            await asyncio.sleep(0.02)
+        may_go_on.set()
+        while (await listed(fleet, sandbox))[0]["status"] != "ready":
+            await asyncio.sleep(0.02)
+    assert (await listed(fleet, sandbox))[0]["upload"] is None
 
 
 async def test_what_is_not_ready_is_waited_for(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
