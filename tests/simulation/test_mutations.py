@@ -19,6 +19,7 @@ from sandfleet.testing.memory.database import MemoryDatabase, StoredOperation
 from sandfleet.testing.simulation.invariants import WatchedDatabase
 from sandfleet.testing.simulation.running import run_seed
 from sandfleet.testing.simulation.world import Mutations
+from sandfleet.wire.worker_messages import SnapshotState
 
 SEEDS_MAX = 80
 
@@ -94,8 +95,8 @@ def test_an_artefact_that_is_removed_too_early_is_found(monkeypatch: pytest.Monk
 
 
 def test_a_state_that_is_called_durable_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(run: Any, snapshot: Snapshot) -> tuple[str, None]:
-        return upload.DURABLE, None
+    async def at_once(run: Any, snapshot: Snapshot) -> tuple[SnapshotState, None]:
+        return SnapshotState(snapshot_id=snapshot.id, state=upload.DURABLE), None
 
     monkeypatch.setattr(upload, "ask", at_once)
     finds("is called durable and is not stored")
