@@ -2,7 +2,8 @@
 or by the next run if this one is killed.
 
 With SANDFLEET_ACCEPTANCE_DIR the fleet of that data directory is used instead, and left as it is: for
-the time when one test is being written.
+the time when one test is being written. For rounds of faults it has to have been started with
+SANDFLEET_FAULT_POINTS_DIR=DATA_DIR/orders.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.acceptance.faults import ORDERS
 from tests.acceptance.live_fleet import LiveFleet, find_fleet, start_fleet
 
 from sandfleet.testing.disposable_fleets import disposable_directory
@@ -52,6 +54,8 @@ def twin_fleet() -> Iterator[LiveFleet]:
 
 def _started(kind: str, *options: str) -> Iterator[LiveFleet]:
     with disposable_directory(kind) as data_dir:
-        running = start_fleet(data_dir, *options)
+        orders = data_dir / ORDERS
+        orders.mkdir(mode=0o700)
+        running = start_fleet(data_dir, *options, environment={"SANDFLEET_FAULT_POINTS_DIR": str(orders)})
         yield running
         running.down()

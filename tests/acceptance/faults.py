@@ -41,6 +41,8 @@ ELSEWHERE = ("create.queue", "wake.queue", "recover.queue", "fork.undo", "expire
 """Points on ways that need a full fleet or are no part of these verbs: tests/integration breaks off there."""
 
 DISK = "disk"
+ORDERS = "orders"
+"""The directory of orders, in that of the fleet or beside it."""
 OUTSIDE = ("server", "worker", "postgres", "valkey", "qemu", "disk", "store")
 """What is done while the work is held; `kill` and `enospc` are done by the process itself."""
 ALSO = (
@@ -195,7 +197,7 @@ def small_disk(parent: Path, *, size_gib: int) -> Path:
 
 def end_on_small_disk(parent: Path) -> None:
     """Bring down the fleet of such a disk, and take the disk away; `StillThere`."""
-    for order in (parent / "orders").glob("*"):
+    for order in (parent / ORDERS).glob("*"):
         order.unlink()  # nothing waits any more
     end_fleet(parent / DISK / "fleet")
     if (parent / DISK).is_mount():

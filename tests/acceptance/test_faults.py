@@ -31,6 +31,7 @@ from tests.acceptance.census import (
 from tests.acceptance.faults import (
     ALSO,
     ELSEWHERE,
+    ORDERS,
     OUTSIDE,
     VERBS,
     Faults,
@@ -76,7 +77,7 @@ class Subject:
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
     """A fleet on a small disk of its own, whose processes obey orders."""
     with disposable_directory("sandfleet-faults", end=end_on_small_disk) as parent:
-        orders = parent / "orders"
+        orders = parent / ORDERS
         orders.mkdir(mode=0o700)
         data_dir = small_disk(parent, size_gib=8) / "fleet"
         fleet = start_fleet(data_dir, environment={"SANDFLEET_FAULT_POINTS_DIR": str(orders)})
@@ -132,7 +133,7 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
             outcome(asked, patience_s=150)
         may_go_back = fault in ("qemu", "spoil") or verb in ("restore", "recover")
         examine(http, subject, may_go_back=may_go_back, may_be_lost=fault == "spoil")
-        clear_away(http, subject)
+        clear_away(http, subject, spared={row.split()[0] for row in before.living})
         wait_for_no_leak(before, fleet, timeout_s=LEAK_S, but=subject.sandbox_id)
         wait_until(
             lambda: not leftovers_of_snapshots(fleet),
@@ -237,11 +238,11 @@ def examine(http: httpx.Client, subject: Subject, *, may_go_back: bool, may_be_l
     subject.number = checked.number
 
 
-def clear_away(http: httpx.Client, subject: Subject) -> None:
+def clear_away(http: httpx.Client, subject: Subject, *, spared: set[str]) -> None:
     """Delete what the verb made, so that whatever else is there was left behind."""
     listed = http.get("/api/sandboxes", params={"limit": 100}).json()
     for one in listed if isinstance(listed, list) else listed["sandboxes"]:
-        if one["sandboxID"] != subject.sandbox_id:
+        if one["sandboxID"] not in spared:
             assert http.delete(f"/api/sandboxes/{one['sandboxID']}").status_code == 204
     checkpoints = http.get(f"/api/sandboxes/{subject.sandbox_id}/checkpoints").json()
     for one in checkpoints if isinstance(checkpoints, list) else checkpoints["checkpoints"]:
@@ -274,6 +275,7 @@ def _delete(faults: Faults, subject: Subject) -> str:
     """Delete another one, which is idle, so that the subject stays."""
     with faults.fleet.client(timeout_s=150) as http:
         made = http.post("/api/sandboxes", json={"timeout": 0, "memoryMB": 512})
+        assert made.status_code == 201, made.text
         return http.delete(f"/api/sandboxes/{made.json()['sandboxID']}").text
 
 
