@@ -213,6 +213,7 @@ class QemuHypervisor:
             memory_base_mib=config.memory_base_mib,
             memory_max_mib=min(config.memory_max_mib, self._host_memory_max_mib()),
             memory_block_mib=config.memory_block_mib,
+            card_announces=False,
         )
 
     def _host_memory_max_mib(self) -> int:
