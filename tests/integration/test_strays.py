@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.integration.saved import collect, hibernated, ids, one_running, until
+from tests.integration.crashing import until
+from tests.integration.saved import collect, hibernated, ids, one_running
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops import strays

@@ -97,6 +97,18 @@ async def delete_checkpoint(call: Call) -> Answer:
 
 async def restore_checkpoint(call: Call) -> Answer:
     """Bring the sandbox back to the instant of the checkpoint; calls that come meanwhile wait."""
+    operation = await resumed(call) or await _begin_restore(call)
+    operation = await outcome(call, operation, fails=False)
+    if operation.state is OperationState.FAILED and operation.error_code == SnapshotUnusable.code:
+        raise unusable(operation.error_message)
+    if operation.state is not OperationState.RUNNING:
+        await outcome(call, operation)
+    sandbox_id, name = operation.sandbox_id, checkpoint_id(call)
+    return model_answer(200, RestoringBody(sandbox_id=sandbox_id, checkpoint_id=name, status="restoring"))
+
+
+async def _begin_restore(call: Call) -> Operation:
+    """Begin it once the checkpoint is ready and it is the sandbox's turn."""
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
     if sandbox.is_terminal:
         raise gone(sandbox)
@@ -106,17 +118,11 @@ async def restore_checkpoint(call: Call) -> Answer:
         raise BadRequest("the checkpoint is of another sandbox", code="checkpoint_mismatch")
     needs_running(sandbox)
     ready = await until_ready(call, checkpoint, seconds=RESTORE_READY_WAIT_S)
-    operation = await resumed(call) or await begin_in_turn(
+    return await begin_in_turn(
         call,
         lambda row: call.edge.lifecycle.restore(row, ready, ids=call.fixed, actor=call.principal.actor),
         check=needs_running,
     )
-    operation = await outcome(call, operation, fails=False)
-    if operation.state is OperationState.FAILED and operation.error_code == SnapshotUnusable.code:
-        raise unusable(operation.error_message)
-    if operation.state is not OperationState.RUNNING:
-        await outcome(call, operation)
-    return model_answer(200, RestoringBody(sandbox_id=sandbox.id, checkpoint_id=ready.id, status="restoring"))
 
 
 def checkpoint_id(call: Call) -> CheckpointId:

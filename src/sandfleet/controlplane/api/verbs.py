@@ -62,7 +62,26 @@ async def begin_in_turn(
     """Wait for the sandbox's turn, and begin; `check` refuses by what the row says, before any waiting.
 
     `join` may return what others have begun and what is taken instead.
+
+    Another attempt of this very request may overtake this one, when it was held up for longer
+    than its claim: whatever refuses it then, the operation that the other began is its own.
     """
+    try:
+        return await _begun_in_turn(call, act, check=check, join=join)
+    except Exception:
+        operation = await resumed(call)
+        if operation is None:
+            raise
+        return operation
+
+
+async def _begun_in_turn(
+    call: Call,
+    act: Callable[[Sandbox], Awaitable[Operation]],
+    *,
+    check: Callable[[Sandbox], None],
+    join: Callable[[Sandbox], Awaitable[Operation | None]],
+) -> Operation:
     clock, settings = call.edge.plane.clock, call.edge.plane.settings
     deadline = call.received_at + settings.sandbox_wait_s
     owner, name = call.principal.organisation_id, call.values["id"]
@@ -126,5 +145,6 @@ async def outcome(call: Call, operation: Operation, *, fails: bool = True) -> Op
     call.edge.metrics.operation_seconds.labels(name, operation.state.value).observe(seconds)
     if fails and operation.state is not OperationState.SUCCEEDED:
         sandbox = await plane.stores.sandboxes.get(operation.organisation_id, operation.sandbox_id)
+        call.is_settled = True  # asked for again, it begins anew
         raise gone(sandbox) if sandbox.is_terminal else operation_error(operation)
     return operation

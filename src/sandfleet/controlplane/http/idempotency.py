@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -64,10 +64,12 @@ async def once(call: Call, key: str, *, raw_body: bytes, produce: Callable[[], A
     scope = _scope(call, key)
     holder = secrets.token_hex(16)
     digest = hashlib.sha256(call.scope["query_string"] + b"\0" + raw_body).digest()
-    record = await _claim(call, scope, holder=holder, digest=digest)
+    minted = call.endpoint.fixes()
+    record = await _claim(call, Claim(scope, holder), digest=digest, resource=minted)
     if record.answer is not None:
         return _replayed(record.answer)
     call.fixed, call.claim = record.resource, Claim(scope, holder)
+    call.is_resumed = dict(record.resource) != dict(minted)
     done = asyncio.Event()
     call.edge.background.start(_renew(call, scope, holder=holder, done=done), name=f"claim {call.request_id}")
     try:
@@ -113,11 +115,13 @@ def _topic(scope: Scope) -> str:
     return "idempotency:" + hashlib.sha256("\0".join(scope).encode()).hexdigest()
 
 
-async def _claim(call: Call, scope: Scope, *, holder: str, digest: bytes) -> IdempotencyRecord:
+async def _claim(
+    call: Call, claim: Claim, *, digest: bytes, resource: Mapping[str, str]
+) -> IdempotencyRecord:
     """Claim the key, waiting while another request works under it."""
     store = call.edge.plane.stores.idempotency
     lease_s = _lease_s(call)
-    resource = call.endpoint.fixes()
+    scope, holder = claim.scope, claim.holder
     hints = call.edge.plane.wake_ups.subscribe(_topic(scope))
     for _ in range(WAITS_MAX):
         record = await store.claim(
@@ -151,7 +155,7 @@ async def _keep(call: Call, scope: Scope, *, holder: str, answer: Answer) -> Non
     store = call.edge.plane.stores.idempotency
     if answer.is_repeatable:
         await store.finish(scope, holder=holder, answer=_stored(answer))
-    elif call.endpoint.resumes or _code_of(answer) in _UNCERTAIN:
+    elif not call.is_settled and (call.endpoint.resumes or _code_of(answer) in _UNCERTAIN):
         await store.prolong(scope, holder=holder, lease_s=0.0)
     else:
         await store.abandon(scope, holder=holder)

@@ -12,6 +12,7 @@ from sandfleet.controlplane.http.body import ClientGone, announced_length, parse
 from sandfleet.controlplane.http.call import Call, Streamed
 from sandfleet.controlplane.http.drain import shutting_down
 from sandfleet.controlplane.http.idempotency import idempotency_key, once
+from sandfleet.controlplane.http.operation_errors import told
 from sandfleet.controlplane.http.padding import PADDED_HEADERS, first_of, padded_pieces
 from sandfleet.model.errors import SandfleetError
 
@@ -107,6 +108,7 @@ def _as_answer(call: Call, error: Exception) -> Answer:
         error = SandfleetError("internal error")
     elif error.code == "internal":
         log.error("request failed", request_id=call.request_id, reason=error.message)
+    error = told(error)
     call.edge.metrics.errors.labels(error.code).inc()
     return error_answer(error, request_id=call.request_id)
 

@@ -30,7 +30,7 @@ from sandfleet.model.errors import (
     Unavailable,
 )
 from sandfleet.model.ids import OperationId, SandboxId
-from sandfleet.model.operation import Operation, OperationKind, OperationState
+from sandfleet.model.operation import Lease, Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 
 RUNNING_MAX = 5000
@@ -134,6 +134,11 @@ class OperationEngine:
         task = self._tasks.create_task(self._drive(held), name=operation.id)
         self._running[operation.id] = (held, task)
         task.add_done_callback(lambda _: self._running.pop(operation.id, None))
+
+    def lease_of(self, operation_id: OperationId) -> Lease | None:
+        """Return the lease under which the operation runs here, None if it does not."""
+        held, _ = self._running.get(operation_id, (None, None))
+        return held.operation.lease if held is not None else None
 
     def look_again(self, sandbox_id: SandboxId) -> None:
         """Have the operations of a sandbox look at once whether they are to cancel."""

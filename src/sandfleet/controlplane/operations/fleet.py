@@ -19,7 +19,7 @@ from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
-from sandfleet.controlplane.operations.create import CREATE, begin_create
+from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
 from sandfleet.controlplane.operations.destroy import DESTROY
 from sandfleet.controlplane.operations.engine import LET_GO_TOPIC, OperationEngine
 from sandfleet.controlplane.operations.expire import EXPIRE
@@ -33,7 +33,7 @@ from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
 from sandfleet.controlplane.operations.upload import UPLOAD
 from sandfleet.controlplane.operations.wake import WAKE, begin_wake
 from sandfleet.model.checkpoint import Checkpoint
-from sandfleet.model.ids import operation_id
+from sandfleet.model.ids import OperationId, SandboxId, operation_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
@@ -90,7 +90,13 @@ class Fleet:
 
     async def create(self, order: CreateOrder) -> Sandbox:
         """Write row and operation, and run it."""
-        sandbox, operation = await begin_create(self._plane, order)
+        return self._go_on(*await begin_create(self._plane, order))
+
+    async def created(self, sandbox_id: SandboxId, operation_id: OperationId) -> Sandbox:
+        """Find row and operation of an earlier attempt, and run what is ours of it."""
+        return self._go_on(*await begun_create(self._plane, sandbox_id, operation_id))
+
+    def _go_on(self, sandbox: Sandbox, operation: Operation | None) -> Sandbox:
         if operation is not None and operation.state is OperationState.RUNNING:
             self.engine.start(operation, sandbox=sandbox)
         return sandbox
