@@ -43,6 +43,7 @@ from tests.acceptance.faults import (
 from tests.acceptance.live_fleet import LiveFleet, start_fleet, wait_until
 from tests.acceptance.write_load import Checked, begin_load, check_load
 
+from sandfleet.planning.repair import RECOVERIES_MAX
 from sandfleet.testing.disposable_fleets import disposable_directory
 
 pytestmark = [pytest.mark.timeout(300)]
@@ -69,6 +70,8 @@ class Subject:
     number: int = 0
     """How far its load had come when it was looked at last."""
     is_recoverable: bool = False
+    losses: int = 0
+    """How often its QEMU was killed: a sandbox is recovered only so often an hour."""
     others: list[str] = field(default_factory=list)
     """Sandboxes that a verb made beside it."""
 
@@ -120,7 +123,7 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
     """Prepare, run the verb into the fault, let the fleet recover, and look at everything."""
     fleet = faults.fleet
     with fleet.client(timeout_s=150) as http:
-        prepare(http, subject, verb)
+        prepare(http, subject, verb, losses=(verb == "recover") + (fault == "qemu"))
         before = take_census(fleet)
         order = fault if fault in ("kill", "enospc") else "hold"
         with faults.armed(point, order), ThreadPoolExecutor(1) as pool:
@@ -149,15 +152,20 @@ def test_the_object_store_holds_no_piece_of_nobody(faults: Faults, subject: Subj
     assert pieces_of_nobody(faults.fleet) == []
 
 
-def prepare(http: httpx.Client, subject: Subject, verb: str) -> None:
-    """Have the subject in the state that the verb begins with."""
+def prepare(http: httpx.Client, subject: Subject, verb: str, *, losses: int) -> None:
+    """Have the subject in the state that the verb begins with; one that may be lost `losses` times more."""
+    if subject.losses + losses > RECOVERIES_MAX:
+        assert http.delete(f"/api/sandboxes/{subject.sandbox_id}").status_code == 204
+        subject.sandbox_id = ""
     state = status_of(http, subject.sandbox_id) if subject.sandbox_id else "none"
     if state not in ("running", "hibernated"):
         made = http.post("/api/sandboxes", json={"timeout": 0, "memoryMB": 512})
         assert made.status_code == 201, made.text
         subject.sandbox_id = made.json()["sandboxID"]
         subject.checkpoint_id, subject.number, subject.is_recoverable = "", 0, False
+        subject.losses = 0
         begin_load(http, subject.sandbox_id)
+    subject.losses += losses
     path = f"/api/sandboxes/{subject.sandbox_id}"
     if verb in ("wake", "wake_fetched"):
         if state != "hibernated":
@@ -240,14 +248,28 @@ def examine(http: httpx.Client, subject: Subject, *, may_go_back: bool, may_be_l
 
 def clear_away(http: httpx.Client, subject: Subject, *, spared: set[str]) -> None:
     """Delete what the verb made, so that whatever else is there was left behind."""
-    listed = http.get("/api/sandboxes", params={"limit": 100}).json()
-    for one in listed if isinstance(listed, list) else listed["sandboxes"]:
+    for one in listed(http, "/api/sandboxes?limit=100", "sandboxes"):
         if one["sandboxID"] not in spared:
             assert http.delete(f"/api/sandboxes/{one['sandboxID']}").status_code == 204
-    checkpoints = http.get(f"/api/sandboxes/{subject.sandbox_id}/checkpoints").json()
-    for one in checkpoints if isinstance(checkpoints, list) else checkpoints["checkpoints"]:
+    path = f"/api/sandboxes/{subject.sandbox_id}/checkpoints"
+    for one in listed(http, path, "checkpoints"):
         if one["id"] != subject.checkpoint_id:
-            http.delete(f"/api/sandboxes/{subject.sandbox_id}/checkpoints/{one['id']}")
+            http.delete(f"{path}/{one['id']}")
+
+
+def listed(http: httpx.Client, path: str, name: str) -> list[dict[str, Any]]:
+    """Return what a list says once it can be read: a command runs before the database is back."""
+    answers: list[httpx.Response] = []
+
+    def is_answered() -> bool:
+        answers[:] = [http.get(path)]
+        return answers[0].status_code != 503
+
+    wait_until(is_answered, timeout_s=SETTLE_S, what=f"an answer of {path}")
+    assert answers[0].status_code == 200, answers[0].text
+    body = answers[0].json()
+    found: list[dict[str, Any]] = body if isinstance(body, list) else body[name]
+    return found
 
 
 def outcome(asked: Future[Any], *, patience_s: float) -> None:
