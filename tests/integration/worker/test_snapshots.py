@@ -112,7 +112,17 @@ async def test_a_save_that_fails_leaves_the_sandbox_served(
         assert (await hibernate(worker))[0] == status
         assert (await worker.vm(ID))[1]["state"] == "running"
         assert (await worker.run(ID, {"cmd": "true"}))[0] == 200
-        assert (await hibernate(worker))[0] == 200
+        assert (await hibernate(worker, "s-2"))[0] == 200
+
+
+async def test_a_late_copy_of_an_order_that_was_refused_saves_nothing(tmp_path: Path) -> None:
+    async with a_keeping_worker(tmp_path) as worker:
+        await worker.start(ID)
+        fake_host(worker).faults.fail("save", HypervisorFailed("no space"))
+        for _ in range(2):
+            status, body = await hibernate(worker)
+            assert (status, body["code"]) == (500, "internal")
+        assert (await worker.vm(ID))[1]["state"] == "running"
 
 
 async def test_while_it_is_saved_work_is_sent_on_its_way_and_the_same_order_joins(tmp_path: Path) -> None:
