@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.testing.fake_snapshot_saver import FakeSnapshotSaver
 from sandfleet.worker.main import serve
@@ -46,7 +47,7 @@ async def fake_worker(
     )
     snapshots = FakeSnapshotSaver(hypervisor, data_dir / "snapshots")
     stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         serving = group.create_task(
             serve(settings, hypervisor, stop=stop, snapshots=snapshots), name=worker_id
         )

@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.http.answers import Answer, error_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.body import ClientGone, announced_length, parse_body, read_body
@@ -133,7 +134,7 @@ async def _serve_padded(call: Call, raw_body: bytes) -> None:
 
 async def _unless_hurried(call: Call, raw_body: bytes) -> Answer:
     """Return the outcome, or `shutting_down` when this replica cannot wait for it."""
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         hurry = group.create_task(call.edge.drain.hurried())
         work = group.create_task(_outcome(call, raw_body))
         await asyncio.wait({hurry, work}, return_when=asyncio.FIRST_COMPLETED)

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
@@ -73,7 +74,7 @@ class Fleet:
     @asynccontextmanager
     async def running(self, *, with_loops: bool = True) -> AsyncIterator[Fleet]:
         """Run operations and loops within; at the end let others take over at once."""
-        async with self.engine.running(), asyncio.TaskGroup() as tasks:
+        async with self.engine.running(), TaskGroup() as tasks:
             self._running = [tasks.create_task(self.loops.run())] if with_loops else []
             try:
                 yield self
