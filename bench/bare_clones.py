@@ -49,7 +49,7 @@ from sandfleet.worker.engine import engine
 from sandfleet.worker.settings import WorkerSettings
 
 IMAGE = "base"
-COMMAND_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True)
