@@ -34,6 +34,7 @@ from sandfleet.adapters.qemu.spawn import SpawnRecipe, spawn
 from sandfleet.adapters.qemu.standstill import thaw
 from sandfleet.adapters.qemu.template import (
     DATA_EMPTY_FILE,
+    DATA_FILE,
     MEMORY_FILE,
     ROOT_EMPTY_FILE,
     ROOT_FILE,
@@ -48,7 +49,7 @@ from sandfleet.worker.engine import engine
 from sandfleet.worker.settings import WorkerSettings
 
 IMAGE = "base"
-COMMAND_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True)
@@ -141,7 +142,7 @@ class Seat:
             memory=template.file(MEMORY_FILE) if self.saved is None else None,
             state=self.saved or template.file(STATE_FILE),
             root=[directory / ROOT_OVERLAY, template.file(ROOT_FILE), template.backing("root")],
-            data=[directory / DATA_OVERLAY, template.backing("data")],
+            data=[directory / DATA_OVERLAY, template.file(DATA_FILE), template.backing("data")],
             limits=limits(memory_mib=template.shape.memory_base_mib, cpu_count=1),
         )
 

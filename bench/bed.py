@@ -6,10 +6,8 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,8 +18,9 @@ from typing import Any
 import httpx
 
 from bench.bare_clones import BareClones
+from bench.left_floor import FLOOR, end_bed, floor_settings
 from sandfleet.adapters.clock import SystemClock
-from sandfleet.worker.settings import WorkerSettings, load_settings
+from sandfleet.testing.disposable_fleets import disposable_directory
 
 COMMAND = str(Path(sys.executable).parent / "sandfleet")
 MEMORY_BUDGET_MIB = 160 * 1024
@@ -32,8 +31,6 @@ COLD_MEMORY_MB = 1152
 
 SETTLED_S = 0.7
 """A machine of the pool is written down as ready before it has its identity; then it is written again."""
-FLOOR_UID_FIRST = 900_000
-FLOOR_NETWORK = "10.250.0.0/16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,33 +120,22 @@ class Bed:
 @asynccontextmanager
 async def bed() -> AsyncIterator[Bed]:
     """Start everything and take it down again."""
-    with _fleet() as (data_dir, status), tempfile.TemporaryDirectory(dir="/var/tmp") as floor_dir:
+    with _fleet() as (data_dir, status):
         headers = {"X-API-Key": status["apiKey"]}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=120)
-        floor = _floor_settings(data_dir, Path(floor_dir))
+        (data_dir / FLOOR).mkdir(mode=0o711)
         async with (
             httpx.AsyncClient(base_url=status["url"], headers=headers, timeout=120, limits=limits) as http,
-            BareClones.opened(floor) as bare,
+            BareClones.opened(floor_settings(data_dir)) as bare,
         ):
             yield Bed(data_dir, status["url"], status["apiKey"], http, bare)
 
 
-def _floor_settings(data_dir: Path, floor_dir: Path) -> WorkerSettings:
-    """Return a worker's settings for the floor: the same template, but its own place, users and addresses."""
-    (path,) = data_dir.glob("settings/wk-*.toml")
-    own = {"data_dir": floor_dir, "uid_first": FLOOR_UID_FIRST, "network_range": FLOOR_NETWORK}
-    return load_settings(path).model_copy(update=own)
-
-
 @contextmanager
 def _fleet() -> Iterator[tuple[Path, dict[str, Any]]]:
-    data_dir = Path(tempfile.mkdtemp(prefix="sandfleet-bench-", dir="/var/tmp"))
-    try:
+    with disposable_directory("sandfleet-bench", end=end_bed) as data_dir:
         run_command("up", "--data-dir", str(data_dir), "--memory", str(MEMORY_BUDGET_MIB))
         yield data_dir, json.loads(run_command("status", "--json", "--data-dir", str(data_dir)))
-    finally:
-        run_command("down", "--stop-sandboxes", "--data-dir", str(data_dir))
-        shutil.rmtree(data_dir, ignore_errors=True)
 
 
 def run_command(*arguments: str) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +19,9 @@ import asyncpg
 import psutil
 
 from bench.bed import Bed, run_command
+from bench.left_floor import end_bed
 from bench.samples import Row, Samples
+from sandfleet.testing.disposable_fleets import disposable_directory
 from sandfleet_sdk import AsyncClient, SandfleetError
 
 KILLS = 10
@@ -85,9 +85,8 @@ class Pair:
 
 @asynccontextmanager
 async def _pair() -> AsyncIterator[Pair]:
-    data_dir = Path(tempfile.mkdtemp(prefix="sandfleet-bench-", dir="/var/tmp"))
-    at = ("--data-dir", str(data_dir))
-    try:
+    with disposable_directory("sandfleet-bench", end=end_bed) as data_dir:
+        at = ("--data-dir", str(data_dir))
         run_command("up", *at, "--servers", "2", "--memory", str(_MEMORY_MIB))
         status = json.loads(run_command("status", "--json", *at))
         settings = (data_dir / "settings" / "server.toml").read_text()
@@ -99,9 +98,6 @@ async def _pair() -> AsyncIterator[Pair]:
             yield Pair(data_dir, status["url"], status["apiKey"], database)
         finally:
             await database.close()
-    finally:
-        run_command("down", "--stop-sandboxes", *at)
-        shutil.rmtree(data_dir, ignore_errors=True)
 
 
 async def measure(_: Bed) -> list[Row]:

@@ -35,7 +35,7 @@ async def measure(bed: Bed) -> list[Row]:
             floor_is="the private pages of a bare clone's QEMU",
             target="<= 1.1 x floor",
             meets=product.median <= 1.1 * floor.median,
-            note="Private pages and page tables of QEMU; a sandbox has a mounted data disk and an identity.",
+            note="Private pages and page tables of QEMU; a sandbox has an identity and its limits.",
         )
     ]
 

@@ -19,10 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import psutil
 from tests.acceptance.live_fleet import LiveFleet
 
+from sandfleet.adapters.blobs.objects import Objects
+from sandfleet.adapters.blobs.pieces import chunk_name
+from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
+from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.qemu.config import HypervisorConfig
+from sandfleet.wire.snapshot_manifest import FileDigest
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
@@ -109,10 +115,42 @@ def leftovers_of_snapshots(fleet: LiveFleet) -> list[str]:
     """Return what is left of snapshots that no row names: on the workers' disks and in the object store."""
     kept = rows(fleet, "SELECT id FROM snapshots WHERE state <> 'garbage'")
     local = [Path(data_dir) / "snapshots" for data_dir in fleet.settings("data_dir")]
-    stored = Path(fleet.setting("blob_store_url").removeprefix("file://")) / "snapshots"
+    stored = Path(fleet.setting("blob_store_url").removeprefix("file://"))
     names = [path.name for directory in local if directory.is_dir() for path in directory.iterdir()]
-    published = [path.stem for path in stored.iterdir()] if stored.is_dir() else []
+    # Uploads that died have announced themselves, and would keep the sweep from their pieces for ever.
+    places = [stored / "snapshots", stored / "uploads"]
+    published = [path.stem for place in places if place.is_dir() for path in place.iterdir()]
     return sorted({*names, *published} - kept)
+
+
+def pieces_of_nobody(fleet: LiveFleet) -> list[str]:
+    """Sweep the object store as a server does each hour, whatever the age, and return what is there
+    afterwards and should not be, and what should be and is not.
+
+    Only while nothing is being stored: what is young is spared otherwise.
+    """
+    url = fleet.setting("blob_store_url")
+    kept = rows(fleet, "SELECT id FROM snapshots WHERE state <> 'garbage'")
+    return list(in_own_loop(_swept(url, kept)))
+
+
+async def _swept(url: str, kept: frozenset[str]) -> list[str]:
+    objects = Objects.open(url)
+    try:
+        store = ObjectSnapshotStore(objects, clock=SystemClock())
+        await store.sweep(keep=kept, older_than_s=0)
+        needed: set[str] = set()
+        async for item in objects.list("snapshots"):
+            manifest = await store.manifest(Path(item.name).stem)
+            files = list(manifest.files.values())
+            for digest in manifest.backings.values():
+                needed.add(f"bases/{digest}.json")
+                files.append(msgspec.json.decode(await objects.get(f"bases/{digest}.json"), type=FileDigest))
+            needed |= {chunk_name(digest) for file in files for digest in file.chunks.values()}
+        there = {item.name for prefix in ("bases", "chunks") async for item in objects.list(prefix)}
+    finally:
+        objects.close()
+    return sorted(there ^ needed)
 
 
 def machine_of(fleet: LiveFleet, machine: str) -> str | None:

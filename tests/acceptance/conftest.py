@@ -1,19 +1,22 @@
-"""The fleet that the acceptance tests share: one `sandfleet up`, brought down and removed at the end.
+"""The fleet that the acceptance tests share: one `sandfleet up`, brought down and removed at the end,
+or by the next run if this one is killed.
 
 With SANDFLEET_ACCEPTANCE_DIR the fleet of that data directory is used instead, and left as it is: for
-the time when one test is being written.
+the time when one test is being written. For rounds of faults it has to have been started with
+SANDFLEET_FAULT_POINTS_DIR=DATA_DIR/orders.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.acceptance.faults import ORDERS
 from tests.acceptance.live_fleet import LiveFleet, find_fleet, start_fleet
+
+from sandfleet.testing.disposable_fleets import disposable_directory
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,7 +40,7 @@ def fleet() -> Iterator[LiveFleet]:
     if standing := os.environ.get("SANDFLEET_ACCEPTANCE_DIR"):
         yield find_fleet(Path(standing))
         return
-    yield from _started("sandfleet-acceptance-")
+    yield from _started("sandfleet-acceptance")
 
 
 @pytest.fixture(scope="session")
@@ -46,15 +49,13 @@ def twin_fleet() -> Iterator[LiveFleet]:
     if standing := os.environ.get("SANDFLEET_CHAOS_FLEET"):
         yield find_fleet(Path(standing))
         return
-    yield from _started("sandfleet-chaos-", "--servers", "2", "--workers", "2")
+    yield from _started("sandfleet-chaos", "--servers", "2", "--workers", "2")
 
 
-def _started(prefix: str, *options: str) -> Iterator[LiveFleet]:
-    data_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
-    data_dir.chmod(0o755)
-    running = start_fleet(data_dir, *options)
-    try:
+def _started(kind: str, *options: str) -> Iterator[LiveFleet]:
+    with disposable_directory(kind) as data_dir:
+        orders = data_dir / ORDERS
+        orders.mkdir(mode=0o700)
+        running = start_fleet(data_dir, *options, environment={"SANDFLEET_FAULT_POINTS_DIR": str(orders)})
         yield running
-    finally:
         running.down()
-        shutil.rmtree(data_dir, ignore_errors=True)

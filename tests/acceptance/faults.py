@@ -9,18 +9,21 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import psutil
 from tests.acceptance.census import machine_of, qemu_processes
+from tests.acceptance.chaos.victims import Victims
 from tests.acceptance.live_fleet import LiveFleet
 
 from sandfleet.adapters.fault_points import CALL_POINTS, WORKER_POINTS
 from sandfleet.controlplane.operations.engine import step_points
 from sandfleet.controlplane.operations.fleet import DEFINITIONS
+from sandfleet.testing.disposable_fleets import end_fleet
 
 VERBS: dict[str, tuple[str, ...]] = {
     "create": ("create.place", "create.start", "start.a", "start.identified", "start.served", "clone."),
@@ -48,8 +51,20 @@ ELSEWHERE = (
 )
 """Points on ways that need a full fleet or are no part of these verbs: tests/integration breaks off there."""
 
+DISK = "disk"
+ORDERS = "orders"
+"""The directory of orders, in that of the fleet or beside it."""
 OUTSIDE = ("server", "worker", "postgres", "valkey", "qemu", "disk", "store")
 """What is done while the work is held; `kill` and `enospc` are done by the process itself."""
+ALSO = (
+    ("wake_fetched", "fetch.begun", "spoil"),
+    ("hibernate", "put.announced", "spoil"),
+    ("hibernate", "hibernate.save.begun", "flush"),
+    ("wake", "wake.start.begun", "flush"),
+    ("fork", "fork.wait.begun", "flush"),
+    ("recover", "recover.place.begun", "flush"),
+)
+"""Rounds with what matters at few points: a store with other bytes than were put there, an emptied Valkey."""
 
 
 def all_points() -> list[str]:
@@ -107,6 +122,12 @@ class Faults:
             with self._broken_store():
                 yield
             return
+        elif fault == "spoil":
+            with self._spoilt_store():
+                yield
+            return
+        elif fault == "flush":
+            Victims(self.fleet).flush_redis()
         else:
             self.fleet.kill_9(fault)
         yield
@@ -150,18 +171,45 @@ class Faults:
             store.unlink()
             away.rename(store)
 
+    @contextmanager
+    def _spoilt_store(self) -> Iterator[None]:
+        """Change a bit in every piece that the store holds now, and put it back afterwards."""
+        pieces = [path for path in self.fleet.data_dir.glob("snapshots/chunks/**/*") if path.is_file()]
+        assert pieces, "the store holds no pieces"
+        with ExitStack() as opened:
+            # By open files: a piece that is stored anew meanwhile stays as it was stored.
+            files = [opened.enter_context(path.open("r+b", buffering=0)) for path in pieces]
+            for file in files:
+                _flip_last_bit(file)
+            try:
+                yield
+            finally:
+                for file in files:
+                    _flip_last_bit(file)
 
-@contextmanager
-def small_disk(parent: Path, *, size_gib: int) -> Iterator[Path]:
+
+def _flip_last_bit(file: FileIO) -> None:
+    file.seek(-1, os.SEEK_END)
+    (last,) = file.read(1)
+    file.seek(-1, os.SEEK_END)
+    file.write(bytes([last ^ 1]))
+
+
+def small_disk(parent: Path, *, size_gib: int) -> Path:
     """Mount a file system of its own, which can be filled without harm to the machine."""
-    image, mounted = parent / "disk.img", parent / "disk"
+    image, mounted = parent / "disk.img", parent / DISK
     with image.open("wb") as file:
         os.truncate(file.fileno(), size_gib << 30)
     mounted.mkdir()
     subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], check=True)
-    try:
-        yield mounted
-    finally:
-        subprocess.run(["umount", "-l", str(mounted)], check=False)
-        shutil.rmtree(parent, ignore_errors=True)
+    return mounted
+
+
+def end_on_small_disk(parent: Path) -> None:
+    """Bring down the fleet of such a disk, and take the disk away; `StillThere`."""
+    for order in (parent / ORDERS).glob("*"):
+        order.unlink()  # nothing waits any more
+    end_fleet(parent / DISK / "fleet")
+    if (parent / DISK).is_mount():
+        subprocess.run(["umount", "-l", str(parent / DISK)], check=True)

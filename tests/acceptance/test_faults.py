@@ -21,10 +21,30 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.acceptance.census import leftovers_of_snapshots, qemu_processes, take_census, wait_for_no_leak
-from tests.acceptance.faults import ELSEWHERE, OUTSIDE, VERBS, Faults, all_points, points_of, small_disk
+from tests.acceptance.census import (
+    leftovers_of_snapshots,
+    pieces_of_nobody,
+    qemu_processes,
+    take_census,
+    wait_for_no_leak,
+)
+from tests.acceptance.faults import (
+    ALSO,
+    ELSEWHERE,
+    ORDERS,
+    OUTSIDE,
+    VERBS,
+    Faults,
+    all_points,
+    end_on_small_disk,
+    points_of,
+    small_disk,
+)
 from tests.acceptance.live_fleet import LiveFleet, start_fleet, wait_until
 from tests.acceptance.write_load import Checked, begin_load, check_load
+
+from sandfleet.planning.repair import RECOVERIES_MAX
+from sandfleet.testing.disposable_fleets import disposable_directory
 
 pytestmark = [pytest.mark.timeout(300)]
 
@@ -50,6 +70,8 @@ class Subject:
     number: int = 0
     """How far its load had come when it was looked at last."""
     is_recoverable: bool = False
+    losses: int = 0
+    """How often its QEMU was killed: a sandbox is recovered only so often an hour."""
     others: list[str] = field(default_factory=list)
     """Sandboxes that a verb made beside it."""
 
@@ -57,17 +79,13 @@ class Subject:
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
     """A fleet on a small disk of its own, whose processes obey orders."""
-    parent = Path("/var/tmp") / f"sandfleet-faults-{uuid.uuid4().hex[:8]}"
-    parent.mkdir(mode=0o755)
-    orders = parent / "orders"
-    orders.mkdir(mode=0o700)
-    with small_disk(parent, size_gib=8) as disk:
-        data_dir = disk / "fleet"
-        try:
-            fleet = start_fleet(data_dir, environment={"SANDFLEET_FAULT_POINTS_DIR": str(orders)})
-            yield Faults(fleet, orders)
-        finally:
-            LiveFleet(data_dir, "", "").down()
+    with disposable_directory("sandfleet-faults", end=end_on_small_disk) as parent:
+        orders = parent / ORDERS
+        orders.mkdir(mode=0o700)
+        data_dir = small_disk(parent, size_gib=8) / "fleet"
+        fleet = start_fleet(data_dir, environment={"SANDFLEET_FAULT_POINTS_DIR": str(orders)})
+        yield Faults(fleet, orders)
+        fleet.down()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +107,7 @@ def _rounds() -> list[tuple[str, str, str]]:
         for point in points_of(verb):
             rounds += [(verb, point, "kill"), (verb, point, OTHERS[turn % len(OTHERS)])]
             turn += 1
-    return rounds
+    return [*rounds, *ALSO]
 
 
 @pytest.mark.chaos
@@ -105,7 +123,7 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
     """Prepare, run the verb into the fault, let the fleet recover, and look at everything."""
     fleet = faults.fleet
     with fleet.client(timeout_s=150) as http:
-        prepare(http, subject, verb)
+        prepare(http, subject, verb, losses=(verb == "recover") + (fault == "qemu"))
         before = take_census(fleet)
         order = fault if fault in ("kill", "enospc") else "hold"
         with faults.armed(point, order), ThreadPoolExecutor(1) as pool:
@@ -116,8 +134,9 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
                     faults.let_go(point)
                     outcome(asked, patience_s=20)
             outcome(asked, patience_s=150)
-        examine(http, faults, subject, may_go_back=fault == "qemu" or verb in ("restore", "recover"))
-        clear_away(http, subject)
+        may_go_back = fault in ("qemu", "spoil") or verb in ("restore", "recover")
+        examine(http, subject, may_go_back=may_go_back, may_be_lost=fault == "spoil")
+        clear_away(http, subject, spared={row.split()[0] for row in before.living})
         wait_for_no_leak(before, fleet, timeout_s=LEAK_S, but=subject.sandbox_id)
         wait_until(
             lambda: not leftovers_of_snapshots(fleet),
@@ -126,15 +145,27 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
         )
 
 
-def prepare(http: httpx.Client, subject: Subject, verb: str) -> None:
-    """Have the subject in the state that the verb begins with."""
+@pytest.mark.chaos
+def test_the_object_store_holds_no_piece_of_nobody(faults: Faults, subject: Subject) -> None:
+    """After everything above; that a sweep is right at all is asked in tests/integration/blobs."""
+    wait_durable(subject)
+    assert pieces_of_nobody(faults.fleet) == []
+
+
+def prepare(http: httpx.Client, subject: Subject, verb: str, *, losses: int) -> None:
+    """Have the subject in the state that the verb begins with; one that may be lost `losses` times more."""
+    if subject.losses + losses > RECOVERIES_MAX:
+        assert http.delete(f"/api/sandboxes/{subject.sandbox_id}").status_code == 204
+        subject.sandbox_id = ""
     state = status_of(http, subject.sandbox_id) if subject.sandbox_id else "none"
     if state not in ("running", "hibernated"):
         made = http.post("/api/sandboxes", json={"timeout": 0, "memoryMB": 512})
         assert made.status_code == 201, made.text
         subject.sandbox_id = made.json()["sandboxID"]
         subject.checkpoint_id, subject.number, subject.is_recoverable = "", 0, False
+        subject.losses = 0
         begin_load(http, subject.sandbox_id)
+    subject.losses += losses
     path = f"/api/sandboxes/{subject.sandbox_id}"
     if verb in ("wake", "wake_fetched"):
         if state != "hibernated":
@@ -176,8 +207,11 @@ def status_of(http: httpx.Client, sandbox_id: str) -> str:
     return str(answer.json().get("status", answer.status_code))
 
 
-def examine(http: httpx.Client, faults: Faults, subject: Subject, *, may_go_back: bool) -> None:
-    """The subject is settled, in time; and it is right, or it says why it is lost."""
+def examine(http: httpx.Client, subject: Subject, *, may_go_back: bool, may_be_lost: bool) -> None:
+    """The subject is settled, in time; and it is right, or it says why it is lost.
+
+    It may be lost where there is nothing to come back from, or where that was spoilt.
+    """
     seen: dict[str, Any] = {}
 
     def is_settled() -> bool:
@@ -188,7 +222,7 @@ def examine(http: httpx.Client, faults: Faults, subject: Subject, *, may_go_back
     wait_until(is_settled, timeout_s=SETTLE_S, what="the sandbox to settle")
     if seen["status"] == "error":
         assert may_go_back, seen
-        assert not subject.is_recoverable, seen
+        assert may_be_lost or not subject.is_recoverable, seen
         assert seen["errorMsg"], seen
         return
     if seen["status"] == "stopped":
@@ -203,7 +237,7 @@ def examine(http: httpx.Client, faults: Faults, subject: Subject, *, may_go_back
     (checked,) = found
     if isinstance(checked, httpx.Response):
         assert may_go_back, checked.text
-        assert not subject.is_recoverable, checked.text
+        assert may_be_lost or not subject.is_recoverable, checked.text
         assert "errorMsg" in checked.text or checked.json().get("error"), checked.text
         return
     assert checked.is_right, checked
@@ -212,16 +246,30 @@ def examine(http: httpx.Client, faults: Faults, subject: Subject, *, may_go_back
     subject.number = checked.number
 
 
-def clear_away(http: httpx.Client, subject: Subject) -> None:
+def clear_away(http: httpx.Client, subject: Subject, *, spared: set[str]) -> None:
     """Delete what the verb made, so that whatever else is there was left behind."""
-    listed = http.get("/api/sandboxes", params={"limit": 100}).json()
-    for one in listed if isinstance(listed, list) else listed["sandboxes"]:
-        if one["sandboxID"] != subject.sandbox_id:
+    for one in listed(http, "/api/sandboxes?limit=100", "sandboxes"):
+        if one["sandboxID"] not in spared:
             assert http.delete(f"/api/sandboxes/{one['sandboxID']}").status_code == 204
-    checkpoints = http.get(f"/api/sandboxes/{subject.sandbox_id}/checkpoints").json()
-    for one in checkpoints if isinstance(checkpoints, list) else checkpoints["checkpoints"]:
+    path = f"/api/sandboxes/{subject.sandbox_id}/checkpoints"
+    for one in listed(http, path, "checkpoints"):
         if one["id"] != subject.checkpoint_id:
-            http.delete(f"/api/sandboxes/{subject.sandbox_id}/checkpoints/{one['id']}")
+            http.delete(f"{path}/{one['id']}")
+
+
+def listed(http: httpx.Client, path: str, name: str) -> list[dict[str, Any]]:
+    """Return what a list says once it can be read: a command runs before the database is back."""
+    answers: list[httpx.Response] = []
+
+    def is_answered() -> bool:
+        answers[:] = [http.get(path)]
+        return answers[0].status_code != 503
+
+    wait_until(is_answered, timeout_s=SETTLE_S, what=f"an answer of {path}")
+    assert answers[0].status_code == 200, answers[0].text
+    body = answers[0].json()
+    found: list[dict[str, Any]] = body if isinstance(body, list) else body[name]
+    return found
 
 
 def outcome(asked: Future[Any], *, patience_s: float) -> None:
@@ -249,6 +297,7 @@ def _delete(faults: Faults, subject: Subject) -> str:
     """Delete another one, which is idle, so that the subject stays."""
     with faults.fleet.client(timeout_s=150) as http:
         made = http.post("/api/sandboxes", json={"timeout": 0, "memoryMB": 512})
+        assert made.status_code == 201, made.text
         return http.delete(f"/api/sandboxes/{made.json()['sandboxID']}").text
 
 

@@ -43,7 +43,8 @@ def test_a_shell_has_a_prompt_the_size_and_ctrl_c(fleet: LiveFleet, sandbox_id: 
         # The new size travels beside the keys: ask until it has come.
         terminal.press(b"until [ \"$(stty size)\" = '22 66' ]; do sleep 0.1; done; echo si''zed\r")
         terminal.until(b"sized\r\n")
-        terminal.press(b"echo sleep''ing; sleep 300\r")
+        # Said by the command itself: a Ctrl-C before the shell has given it the terminal is the shell's.
+        terminal.press(b"sh -c \"echo sleep''ing; exec sleep 300\"\r")
         terminal.until(b"sleeping\r\n")
         terminal.press(CTRL_C)
         terminal.until(PROMPT)

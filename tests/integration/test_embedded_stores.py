@@ -139,7 +139,7 @@ def test_valkey_answers_again_after_kill_9(home: Path) -> None:
         valkey.restart()
         with redis.Redis.from_url(valkey.url) as client:
             assert client.get("kept") is None  # what it holds may be lost: it writes nothing to disk
-        with redis.Redis(port=valkey.port) as stranger, pytest.raises(redis.AuthenticationError):
+        with redis.Redis("127.0.0.1", valkey.port) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
 
 

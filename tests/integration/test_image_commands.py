@@ -14,6 +14,7 @@ from sandfleet.images.build import PARTS_KEPT, _prune
 from sandfleet.images.commands import remove_tree, run
 from sandfleet.images.errors import ImageBuildFailed
 from sandfleet.images.machine_mirrors import machine_mirrors
+from sandfleet.images.root import own_mounts
 
 
 def is_alive(pid: int) -> bool:
@@ -60,7 +61,7 @@ def test_trees_are_removed_but_not_what_is_mounted_in_them(tmp_path: Path) -> No
         f"{sys.executable} -c 'from pathlib import Path; from sandfleet.images.commands import remove_tree; "
         f'remove_tree(Path("{tree}"))\'; test -e {tree}/mounted/kept && test ! -e {tree}/plain'
     )
-    subprocess.run(["unshare", "--mount", "sh", "-c", script], check=True, capture_output=True)
+    subprocess.run([*own_mounts(), "sh", "-c", script], check=True, capture_output=True)
     remove_tree(tree)
     assert not tree.exists()
     assert precious.exists()

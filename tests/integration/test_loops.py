@@ -316,6 +316,36 @@ async def test_a_loop_that_fails_or_lost_the_term_stops_no_other(replicas: Any) 
     assert runner.sentences["failing"] == "the tick failed"
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (StaleTerm("over"), "a newer leader was elected: I stop leading"),
+        (StoreUnavailable("away"), "PostgreSQL is away"),
+    ],
+)
+async def test_what_a_loop_does_at_once_is_heard_through_the_group_of_its_tasks(
+    replicas: Any, error: Exception, sentence: str
+) -> None:
+    """The reconciler looks at many workers at once: a newer term that one meets deposes the leader."""
+    plane = replicas.plane("replica-1")
+    leadership = Leadership(plane)
+    await leadership.tick()
+
+    async def fails(failure: Exception) -> None:
+        raise failure
+
+    async def many(term: int) -> str:
+        async with asyncio.TaskGroup() as outer, asyncio.TaskGroup() as inner:
+            outer.create_task(fails(ValueError("less important")))
+            inner.create_task(fails(error))
+        return "done"
+
+    runner = LoopRunner(plane, leadership, ())
+    assert await runner.tick(Loop("many", 1, many)) == sentence
+    is_deposed = isinstance(error, StaleTerm)
+    assert (leadership.term is None) is is_deposed
+
+
 async def test_the_running_loops_take_over_and_expire_by_themselves(
     replicas: Any, plane: ControlPlane
 ) -> None:

@@ -45,6 +45,7 @@ from sandfleet.model.operation import OperationState
 from sandfleet.model.organisation import Quotas
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.testing.builders import ORGANISATION, a_worker, resources
+from sandfleet.testing.fake_snapshots import SIZE_BYTES
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -317,6 +318,27 @@ async def test_the_state_before_is_kept_until_the_next_one_is_durable(replicas: 
         with pytest.raises(NotFound):
             await snapshot_state(observer, "first")
     assert list(host.saved) == ["sn-second"]
+
+
+async def test_an_upload_says_how_far_it_is_in_its_operation(replicas: Any) -> None:
+    observer, sandbox = await one_running(replicas)
+    host = replicas.workers.host("wk-one")
+    host.upload_failure, host.uploaded_bytes = "the object store is away", 7
+
+    async def told() -> dict[str, Any]:
+        (upload,) = await observer.stores.operations.open_for(sandbox.id)
+        return dict(upload.progress)
+
+    async with replicas.replica("replica-1") as fleet:
+        await fleet.hibernate(sandbox, ids=ids("first"), actor="test")
+        await until_done(observer, "op-first")
+        async with asyncio.timeout(20):
+            while await told() != {"bytes_done": 7, "bytes_total": SIZE_BYTES}:
+                await asyncio.sleep(0.02)
+        host.upload_failure = None
+        async with asyncio.timeout(20):
+            while await snapshot_state(observer, "first") is not SnapshotState.DURABLE:
+                await asyncio.sleep(0.02)
 
 
 async def test_a_restart_of_postgresql_in_the_middle_stops_no_hibernation(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
 import pytest
 
+from sandfleet.controlplane.http import idempotency as claims
 from sandfleet.controlplane.loops import expiry
-from sandfleet.controlplane.operations import create, destroy, engine, fleet, upload
+from sandfleet.controlplane.operations import arrival, destroy, engine, fleet, upload
 from sandfleet.model.errors import StaleLease
 from sandfleet.model.operation import Operation, OperationKind
 from sandfleet.model.sandbox import Sandbox
@@ -16,9 +18,11 @@ from sandfleet.model.snapshot import Snapshot
 from sandfleet.planning import placement
 from sandfleet.testing.memory import idempotency, saved_states
 from sandfleet.testing.memory.database import MemoryDatabase, StoredOperation
+from sandfleet.testing.simulation import replica
 from sandfleet.testing.simulation.invariants import WatchedDatabase
 from sandfleet.testing.simulation.running import run_seed
 from sandfleet.testing.simulation.world import Mutations
+from sandfleet.wire.worker_messages import SnapshotState
 
 SEEDS_MAX = 80
 
@@ -94,26 +98,43 @@ def test_an_artefact_that_is_removed_too_early_is_found(monkeypatch: pytest.Monk
 
 
 def test_a_state_that_is_called_durable_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(run: Any, snapshot: Snapshot) -> tuple[str, None]:
-        return upload.DURABLE, None
+    async def at_once(run: Any, snapshot: Snapshot) -> tuple[SnapshotState, None]:
+        return SnapshotState(snapshot_id=snapshot.id, state=upload.DURABLE), None
 
     monkeypatch.setattr(upload, "ask", at_once)
     finds("is called durable and is not stored")
 
 
 def test_a_key_that_is_handed_out_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idempotency, "_is_left", lambda known, digest, *, now: known.answer is None)
-    finds("was answered|made 2 sandboxes|beside|request failed: Duplicate")
+    claim = idempotency.MemoryIdempotencyStore.claim
+
+    async def forgetting(self: Any, scope: Any, **given: Any) -> Any:
+        known = self._database.claims.get(scope)
+        if known is not None and known.answer is None:
+            del self._database.claims[scope]
+        return await claim(self, scope, **given)
+
+    monkeypatch.setattr(idempotency.MemoryIdempotencyStore, "claim", forgetting)
+    finds(r"was answered|made \d sandboxes")
+
+
+def test_a_create_that_is_forgotten_although_it_may_have_begun_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    route = ("POST", "/api/sandboxes")
+    forgetful = dataclasses.replace(replica._BY_ROUTE[route], resumes=False)
+    monkeypatch.setitem(replica._BY_ROUTE, route, forgetful)
+    monkeypatch.setattr(claims, "_UNCERTAIN", frozenset())
+    finds(r"made \d sandboxes")
 
 
 def test_a_create_that_two_replicas_run_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def as_if_it_were_ours(plane: Any, order: Any) -> tuple[Sandbox, Operation]:
-        sandbox, operation, log = create.new_sandbox(plane, order)
-        await plane.stores.sandboxes.create(sandbox, operation, log)
-        return sandbox, operation
+    async def as_if_it_were_ours(plane: Any, sandbox_id: Any, create_id: Any) -> tuple[Sandbox, Operation]:
+        stored = await plane.stores.operations.get(create_id)
+        return await plane.stores.sandboxes.get_any(sandbox_id), stored
 
-    monkeypatch.setattr(fleet, "begin_create", as_if_it_were_ours)
-    finds("step_failed: Duplicate")
+    monkeypatch.setattr(fleet, "begun_create", as_if_it_were_ours)
+    finds("is run by .* in one lease")
 
 
 def test_a_step_that_is_repeated_without_a_look_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +142,7 @@ def test_a_step_that_is_repeated_without_a_look_is_found(monkeypatch: pytest.Mon
         """Look at nothing."""
 
     monkeypatch.setattr(engine.OperationEngine, "_read_again", not_at_all)
+    monkeypatch.setattr(arrival, "_is_placed", lambda sandbox: False)
     finds("step_failed: Duplicate")
 
 

@@ -25,6 +25,7 @@ from sandfleet.local.configuration import (
     with_servers,
     with_workers_added,
 )
+from sandfleet.local.demo_owner import METADATA_KEY, left_by_the_dead, ownership
 from sandfleet.local.layout import Layout
 from sandfleet.local.log_rotation import rotate
 from sandfleet.local.machines import MachineCount, count_machines
@@ -43,6 +44,7 @@ from sandfleet.local.status import fleet_status
 from sandfleet.local.supervisor import RestartPolicy
 from sandfleet.worker.engine import MACHINES_MAX
 from sandfleet.worker.settings import WorkerSettings
+from sandfleet_sdk import Sandbox
 
 STORES = Stores(postgres_url="postgresql://u:p@127.0.0.1:1/d", redis_url="redis://:p@127.0.0.1:2/0")
 
@@ -327,3 +329,13 @@ def test_sandboxes_are_not_waited_for_when_no_server_can_end_them(
     told = "a server that is ready.*server.log" if owner else "machines that stand ready"
     with pytest.raises(ServiceFailed, match=told):
         stop_sandboxes.stop_sandboxes(layout)
+
+
+def test_a_demo_ends_what_a_killed_one_left_and_nothing_else() -> None:
+    own = ownership()
+    ended = {METADATA_KEY: own[METADATA_KEY].replace(".", ".1", 1)}  # the pid is another process's by now
+    bodies = [
+        {"sandboxID": name, "status": "running", "metadata": metadata}
+        for name, metadata in [("own", own), ("left", ended), ("odd", {METADATA_KEY: "x"}), ("user's", {})]
+    ]
+    assert left_by_the_dead([Sandbox.parse(body) for body in bodies]) == ["left", "odd"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -155,3 +155,12 @@ def test_every_descriptor_that_is_named_is_inherited() -> None:
     boot = KernelBoot(20, 21, "quiet")
     inherited = all_descriptors(replace(DESCRIPTORS, kvm_fd=30), boot)
     assert sorted(inherited) == [*range(10, 22), 30]
+
+
+def test_a_card_announces_only_in_what_was_saved_with_such_a_one() -> None:
+    def card(shape: MachineShape) -> str:
+        return next(word for word in values(arguments(shape), "-device") if "virtio-net" in word)
+
+    assert "guest_announce=off" in card(replace(SHAPE, card_announces=False))
+    saved_before = {name: value for name, value in asdict(SHAPE).items() if name != "card_announces"}
+    assert "guest_announce=on" in card(MachineShape(**saved_before))

@@ -72,6 +72,19 @@ def test_a_checkpoint_is_returned_ready_or_at_once() -> None:
     assert made.status == "processing"
 
 
+def test_who_waits_for_a_checkpoint_is_told_how_far_it_is() -> None:
+    told: list[tuple[int, int]] = []
+    storing = {**CHECKPOINT, "upload": {"bytesDone": 3, "bytesTotal": 10}}
+    play(
+        flows.create_checkpoint("sb-1", "one", on_progress=lambda done, total: told.append((done, total))),
+        CHECKPOINT,
+        [{**CHECKPOINT, "upload": None}],
+        [storing],
+        [{**CHECKPOINT, "status": "ready"}],
+    )
+    assert told == [(3, 10)]
+
+
 def test_a_checkpoint_that_failed_is_an_error_with_its_reason() -> None:
     with pytest.raises(ApiError, match="disk full"):
         play(

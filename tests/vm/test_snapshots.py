@@ -74,6 +74,14 @@ async def begin_load(guest: Guest) -> None:
     )
     assert await run(guest, script) == (0, "")
     await guest.start_exec(ExecOrder("load", ["python3", "/root/w.py"], user="root"))
+    await moves_on(guest, 0)  # a slow guest may not have opened its files yet
+
+
+async def moves_on(guest: Guest, beyond: int) -> None:
+    """Return once the load has told more than ``beyond`` bytes; fail if it does not within 60 s."""
+    async with asyncio.timeout(60):
+        while (await guest.exec_status("load")).output_bytes <= beyond:
+            await asyncio.sleep(0.05)
 
 
 async def check_load(guest: Guest) -> int:
@@ -85,12 +93,7 @@ async def check_load(guest: Guest) -> int:
     )
     assert code == 0, said
     first = (await guest.exec_status("load")).output_bytes
-    for _ in range(200):
-        if (await guest.exec_status("load")).output_bytes > first:
-            break
-        await asyncio.sleep(0.05)
-    else:
-        raise AssertionError("the guest does not go on")
+    await moves_on(guest, first)
     return first
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from sandfleet.adapters.task_group import TaskGroup
 
 T = TypeVar("T")
 
@@ -12,7 +13,7 @@ T = TypeVar("T")
 async def both(main: Coroutine[Any, Any, T], beside: Coroutine[Any, Any, None]) -> T:
     """Run both and return the result of `main`; when one fails the other is cancelled first."""
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             first = group.create_task(main)
             group.create_task(beside)
     except BaseExceptionGroup as failed:

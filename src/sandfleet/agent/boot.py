@@ -16,6 +16,7 @@ from sandfleet.agent import data_disk, machine_id, network
 from sandfleet.agent.console import say_exception
 from sandfleet.agent.spawn import protect_agent
 from sandfleet.agent.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
+from sandfleet.agent.users import User
 
 CGROUP_MOUNT = "/sys/fs/cgroup"
 HOST_NAME = "sandbox"
@@ -57,6 +58,14 @@ def prepare_system() -> None:
     os.umask(0o022)
     for step in _STEPS:
         _try(step)
+
+
+def mount_data(user: User) -> None:
+    """Mount the data disk, whose parts belong to `user`; who becomes somebody tries again what failed."""
+    try:
+        data_disk.mount_data_disk(owner=(user.uid, user.gid))
+    except OSError:
+        say_exception("mount of the data disk")
 
 
 def _try(step: Callable[[], None]) -> None:

@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     agent = _agent(loop, options, is_init=is_init)
     listeners = _connect(agent, options.socket)
     if is_init:
-        # Asked for now, and so in no clone: who the user is takes several files to find out.
-        agent.users.find(agent.places.user)
+        # Done now, and so in no clone: who the user is takes several files to find out.
+        boot.mount_data(agent.users.find(agent.places.user))
     gc.collect()
     gc.freeze()
     say(f"serving, {len(listeners)} listener")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandfleet.cli.options import ApiKey, AsJson, SandboxName, Url
-from sandfleet.cli.output import age, say, show_json, show_table, size, waiting
+from sandfleet.cli.output import age, say, show_json, show_table, size, transfer_progress, waiting
 
 if TYPE_CHECKING:
     from sandfleet_sdk import Checkpoint
@@ -32,8 +32,14 @@ def create(
     from sandfleet.cli.connection import connect
     from sandfleet.cli.sandbox_names import resolve
 
-    with connect(url, api_key) as client, waiting("taking and storing a checkpoint"):
-        made = client.checkpoints.create(resolve(client, sandbox), name, wait_s=READY_WAIT_S if wait else 0.0)
+    bar = transfer_progress("storing the checkpoint", total_bytes=None, is_wanted=wait and not as_json)
+    with connect(url, api_key) as client, bar as (progress, task):
+        made = client.checkpoints.create(
+            resolve(client, sandbox),
+            name,
+            wait_s=READY_WAIT_S if wait else 0.0,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
     if as_json:
         show_json(made.raw)
     else:

@@ -56,7 +56,9 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: 
 
 
 @contextmanager
-def transfer_progress(description: str, *, total_bytes: int | None) -> Iterator[tuple[Progress, TaskID]]:
+def transfer_progress(
+    description: str, *, total_bytes: int | None, is_wanted: bool = True
+) -> Iterator[tuple[Progress, TaskID]]:
     """Show a progress bar on standard error when that is a terminal."""
     from rich.console import Console
     from rich.progress import (
@@ -76,16 +78,16 @@ def transfer_progress(description: str, *, total_bytes: int | None) -> Iterator[
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not (is_wanted and sys.stderr.isatty()),
     )
     with progress:
         yield progress, progress.add_task(description, total=total_bytes)
 
 
 @contextmanager
-def waiting(message: str) -> Iterator[None]:
+def waiting(message: str, *, is_wanted: bool = True) -> Iterator[None]:
     """Show that something takes its time, on a terminal's standard error."""
-    if not sys.stderr.isatty():
+    if not (is_wanted and sys.stderr.isatty()):
         yield
         return
     from rich.console import Console

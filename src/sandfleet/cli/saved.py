@@ -17,7 +17,7 @@ def hibernate(
     from sandfleet.cli.connection import connect
     from sandfleet.cli.sandbox_names import resolve
 
-    with connect(url, api_key) as client, waiting("saving memory and disk"):
+    with connect(url, api_key) as client, waiting("saving memory and disk", is_wanted=not as_json):
         saved = client.sandboxes.hibernate(resolve(client, sandbox))
     if as_json:
         show_json(saved.raw)
@@ -40,7 +40,7 @@ def wake(
     from sandfleet.cli.connection import connect
     from sandfleet.cli.sandbox_names import resolve
 
-    with connect(url, api_key) as client, waiting("waking it"):
+    with connect(url, api_key) as client, waiting("waking it", is_wanted=not as_json):
         woken = client.sandboxes.wake(resolve(client, sandbox), timeout_s=timeout)
     if as_json:
         show_json(woken.raw)
@@ -72,7 +72,7 @@ def fork(  # noqa: PLR0913 -- one argument per option
     from sandfleet.cli.sandbox_names import resolve
 
     envs = parse_pairs(env or [], option="-e")
-    with connect(url, api_key) as client, waiting("starting the forks"):
+    with connect(url, api_key) as client, waiting("starting the forks", is_wanted=not as_json):
         source = resolve(client, sandbox)
         if checkpoint is None:
             forks = client.sandboxes.fork(source, count=count, partial=partial, timeout_s=timeout, envs=envs)

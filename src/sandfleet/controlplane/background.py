@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import Unavailable
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ TASKS_MAX = 20_000
 class Background:
     """Owner of tasks; a task group holds them all and ends with its process."""
 
-    def __init__(self, group: asyncio.TaskGroup) -> None:
+    def __init__(self, group: TaskGroup) -> None:
         self._group = group
         self._tasks: set[asyncio.Task[Any]] = set()
 

@@ -98,6 +98,10 @@ class Lifecycle(Protocol):
         """
         ...
 
+    async def created(self, sandbox_id: SandboxId, operation_id: OperationId) -> Sandbox:
+        """Return what an earlier attempt of a create has written, and go on with it; NotFound."""
+        ...
+
     async def kill(self, sandbox: Sandbox, *, actor: str) -> Sandbox:
         """Write `stopped` and the destroy operation, forget the route; a dead sandbox stays as it is.
 

@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.adapters.web_sockets import server_options
 from sandfleet.controlplane.http.drain import Drain
 from sandfleet.wire.session_frames import MESSAGE_BYTES_MAX
@@ -74,7 +75,7 @@ async def serve_until(
 ) -> None:
     """Serve until `stop`; then say so, stop listening, and let the requests in flight end."""
     drain = departure.drain
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         serving = group.create_task(_serve(server, listener), name="http")
         stopping = group.create_task(stop.wait(), name="stop")
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

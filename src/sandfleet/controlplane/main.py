@@ -12,6 +12,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from sandfleet import __version__
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.api.health import exposition
 from sandfleet.controlplane.app import Application
 from sandfleet.controlplane.edge import Edge
@@ -81,7 +82,7 @@ async def _internal_metrics(edge: Edge, settings: ControlPlaneSettings) -> Async
 
     with listen(settings.listen_host, settings.metrics_listen_port or 0) as listener:
         server = http_server(app, drain_max_s=1)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(server.serve(sockets=[listener]), name="metrics")
             try:
                 yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +18,7 @@ from sandfleet.adapters.redis.connection import RedisConnection
 from sandfleet.adapters.redis.leases import RedisLeaseStore
 from sandfleet.adapters.redis.routes import RedisRouteCache
 from sandfleet.adapters.redis.wakeups import RedisWakeUps
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.adapters.workers.client import AiohttpWorkerClient
 from sandfleet.adapters.workers.connections import worker_session
 from sandfleet.adapters.workers.data_plane import AiohttpDataPlane
@@ -76,7 +76,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             observer=metrics,
             faults=faults,
         )
-        background = Background(group := await stack.enter_async_context(asyncio.TaskGroup()))
+        background = Background(group := await stack.enter_async_context(TaskGroup()))
         stack.callback(background.cancel_all)
         stack.callback(group.create_task(wake_ups.run(), name="wake-ups").cancel)
         lifecycle = await stack.enter_async_context(Fleet(plane).running())

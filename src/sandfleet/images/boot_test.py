@@ -16,6 +16,7 @@ from pathlib import Path
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.guest.calls import GuestBounds
 from sandfleet.adapters.guest.virtio_guest import VirtioGuest
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.images.commands import run
 from sandfleet.images.errors import ImageBuildFailed
 from sandfleet.images.installed import InstalledImage
@@ -116,7 +117,7 @@ async def _boot_and_check(image: InstalledImage) -> None:
 
 async def _answer(guest: Guest, vm: asyncio.subprocess.Process) -> None:
     """Return when the agent has answered; a VM that ends before is an error at once."""
-    async with asyncio.TaskGroup() as tasks:
+    async with TaskGroup() as tasks:
         ended = tasks.create_task(vm.wait())
         answered = tasks.create_task(guest.ping())
         await asyncio.wait((ended, answered), return_when=asyncio.FIRST_COMPLETED)

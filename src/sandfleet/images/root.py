@@ -95,13 +95,18 @@ def _bootstrap(tree: Path, *, guest_dir: Path, mirrors: Mirrors) -> None:
 
 def _isolation() -> Sequence[str]:
     """Return what starts mmdebstrap so that nothing it mounts or starts outlives the build."""
-    # Inside a chroot the root directory is no mount, and its propagation is not ours to change.
-    propagation = "private" if _is_mount_point("/") else "unchanged"
     return (
         *("setpriv", "--pdeathsig", "KILL"),
-        *("unshare", "--mount", "--propagation", propagation),
+        *own_mounts(),
         *("--pid", "--fork", "--kill-child", "--mount-proc"),
     )
+
+
+def own_mounts() -> Sequence[str]:
+    """Return the beginning of a command whose program mounts for itself alone."""
+    # Inside a chroot the root directory is no mount, and its propagation is not ours to change.
+    propagation = "private" if _is_mount_point("/") else "unchanged"
+    return ("unshare", "--mount", "--propagation", propagation)
 
 
 def _is_mount_point(path: str) -> bool:

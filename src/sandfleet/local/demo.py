@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from sandfleet.local.configuration import load_configuration, load_secrets
+from sandfleet.local.demo_owner import end_left_sandboxes, ownership
 from sandfleet.local.demo_report import DemoReport, NotVerified, Say, Step
 from sandfleet.local.layout import Layout
 from sandfleet.local.machines import count_machines
@@ -27,7 +28,6 @@ from sandfleet.local.state import ServiceKind, ServiceState, read_state
 from sandfleet_sdk import Client, ExecResult, Gone, SandfleetError
 
 _TIMEOUT_S = 600
-"""The sandboxes end by themselves should the demo be killed."""
 _FILE_BYTES = 8 * 2**20
 _SAMPLES = 10
 _BACK_WITHIN_S = 60.0
@@ -70,7 +70,7 @@ class _Tour:
     def create(self, name: str) -> str:
         """Create a sandbox and remember it."""
         with self.measured(name):
-            sandbox = self.client.sandboxes.create(timeout_s=_TIMEOUT_S, metadata={"made-by": "demo"})
+            sandbox = self.client.sandboxes.create(timeout_s=_TIMEOUT_S, metadata=ownership())
         self.sandboxes.append(sandbox.id)
         return sandbox.id
 
@@ -228,6 +228,7 @@ def tour(layout: Layout, *, narrate: Say) -> DemoReport:
     report = DemoReport(steps_planned=len(_STEPS))
     with Client(state.url, load_secrets(layout).bootstrap_key) as client:
         shared = _Tour(layout, client, report)
+        end_left_sandboxes(client)
         try:
             for number, (title, function) in enumerate(_STEPS, 1):
                 step = _taken(title, function, shared)

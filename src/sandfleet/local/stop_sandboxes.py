@@ -28,7 +28,7 @@ _READY_WITHIN_S = 20.0
 _POLL_S = 0.1
 _PAGE = 1000
 _PAGES_MAX = 1000
-_LIVING = ("creating", "running", "hibernating")
+_LIVING = ("creating", "running", "hibernating", "waking", "restoring", "rebooting")
 
 
 def stop_sandboxes(layout: Layout) -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.local import processes
 from sandfleet.local.layout import Layout
 from sandfleet.local.log_rotation import rotate
@@ -113,7 +114,7 @@ class Supervisor:
         """Run until asked to stop; then end all services, the last started first."""
         await self._end_leftovers()
         self._inherit()
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             keepers = [tasks.create_task(self._keep(entry)) for entry in self._entries.values()]
             rotation = tasks.create_task(self._rotate_logs())
             await self._stopping.wait()
@@ -202,7 +203,7 @@ class Supervisor:
                 return f"it cannot be started: {error}"
         if identity is None:
             return self._ending(entry)
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             ready = tasks.create_task(self._await_ready(entry, identity))
             await self._gone(identity)
             ready.cancel()

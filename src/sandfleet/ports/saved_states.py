@@ -42,6 +42,10 @@ class SnapshotRecords(Protocol):
         """Delete the row of garbage of which no host and no store has anything left. Idempotent."""
         ...
 
+    async def with_row(self, snapshots: Sequence[SnapshotId]) -> frozenset[SnapshotId]:
+        """Return those of these ids that have a row, garbage included."""
+        ...
+
     async def kept(self) -> Sequence[SnapshotId]:
         """Return the ids of all that is not garbage."""
         ...

@@ -333,6 +333,10 @@ class IdempotencyStore(Protocol):
         """Keep our claim for so long from now; 0 lets it go together with what it has fixed."""
         ...
 
+    async def join(self, scope: IdempotencyScope, *, holder: str, resource: Mapping[str, Any]) -> None:
+        """Replace what our claim has fixed: the request goes by other work that was under way."""
+        ...
+
     async def abandon(self, scope: IdempotencyScope, *, holder: str) -> None:
         """Forget the claim, so that a retry runs again."""
         ...

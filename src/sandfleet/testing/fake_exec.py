@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import BadRequest, GuestUnresponsive, OffsetGone, SandfleetError
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.guest import ExecOrder, ExecOutput, ExecPlace, ExecStatus, StdinPlace, TerminalSize
@@ -87,7 +88,7 @@ class FakeExec:
         if not self.order.stdin:
             self.stdin.put_nowait(b"")
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 racers = [
                     group.create_task(self._program(program, process)),
                     group.create_task(self._time_out()),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import GuestUnresponsive, NotFound
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.guest import (
@@ -33,7 +34,7 @@ class FakeGuest:
     def __init__(
         self,
         *,
-        tasks: asyncio.TaskGroup,
+        tasks: TaskGroup,
         clock: Clock,
         faults: Faults | None = None,
         program: Program = small_shell,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import HypervisorFailed, PortClosed
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Accelerator, Machine, MachineFacts, MachineOrder, TemplateInfo
@@ -149,7 +150,7 @@ class FakeHypervisor:
         """For each restart, whether it was a clean one."""
         self._program = program
         self._clock = clock or SystemClock()
-        self._tasks = asyncio.TaskGroup()
+        self._tasks = TaskGroup()
 
     async def __aenter__(self) -> FakeHypervisor:
         await self._tasks.__aenter__()

@@ -23,6 +23,7 @@ from sandfleet.testing.fake_hypervisor import FakeHypervisor, FakeMachine
 from sandfleet.wire.snapshot_manifest import MEMORY_FILE, SnapshotManifest, SnapshotShape
 
 MANIFEST_FILE = "manifest.json"
+PAUSE_S = 0.012
 _BASE, _BASE_CONTENT = "base", b"the same below every disk"
 _SHAPE = SnapshotShape(
     qemu_version="fake",
@@ -64,7 +65,7 @@ class FakeSnapshotSaver:
         await self._hypervisor.faults.at("load")
         manifest = _manifest(directory)
         for name, file in manifest.files.items():
-            if digest_of(directory / name) != file:
+            if not (directory / name).exists() or digest_of(directory / name) != file:
                 raise SnapshotUnusable(f"{name} of snapshot {manifest.snapshot_id} is not what was saved")
         guest = msgspec.json.decode((directory / MEMORY_FILE).read_bytes(), type=dict[str, str])
         order = MachineOrder(
@@ -92,7 +93,11 @@ class FakeSnapshotSaver:
         """Take it in."""
         directory = self._directory / manifest.snapshot_id
         directory.mkdir(exist_ok=True)
-        await fetch(StoredFiles(files={name: directory / name for name in manifest.files}, backings={}))
+        try:
+            await fetch(StoredFiles(self.stored_files(manifest).files, backings={}))
+        except BaseException:
+            shutil.rmtree(directory)
+            raise
         (directory / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
         return _saved_in(directory)
 
@@ -107,6 +112,7 @@ class FakeSnapshotSaver:
 
     async def drop(self, snapshot_id: str) -> bool:
         """Remove it."""
+        await self._hypervisor.faults.at("drop")
         directory = self._directory / snapshot_id
         existed = directory.exists()
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -150,4 +156,4 @@ def _manifest(directory: Path) -> SnapshotManifest:
 
 def _saved_in(directory: Path) -> SavedSnapshot:
     size_bytes = sum(file.size for file in _manifest(directory).files.values())
-    return SavedSnapshot(_manifest(directory), directory, size_bytes=size_bytes, pause_s=0.012)
+    return SavedSnapshot(_manifest(directory), directory, size_bytes=size_bytes, pause_s=PAUSE_S)

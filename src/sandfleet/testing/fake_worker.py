@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.ports.moves import Mover
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.testing.fake_snapshot_saver import FakeSnapshotSaver
@@ -48,7 +49,7 @@ async def fake_worker(  # noqa: PLR0913 -- what a worker is made of
     )
     snapshots = FakeSnapshotSaver(hypervisor, data_dir / "snapshots")
     stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         serving = group.create_task(
             serve(settings, hypervisor, stop=stop, snapshots=snapshots, mover=mover), name=worker_id
         )

@@ -49,6 +49,8 @@ class FakeHost:
     starts: int = 0
     saved: dict[str, SavedVm] = field(default_factory=dict)
     upload_failure: str | None = None
+    uploaded_bytes: int = 0
+    """How far the uploads are that fail."""
     save_failure: SandfleetError | None = None
     """Raised by the next save or capture: the VM runs on."""
     start_failure: SandfleetError | None = None
@@ -206,7 +208,7 @@ class FakeWorkerClient:
 
     def _state(self, host: FakeHost, snapshot_id: str) -> SnapshotState:
         state = "durable" if snapshot_id in self.durable else "failed" if host.upload_failure else "local"
-        done = SIZE_BYTES if state == "durable" else 0
+        done = SIZE_BYTES if state == "durable" else host.uploaded_bytes
         return SnapshotState(
             snapshot_id=snapshot_id,
             state=state,

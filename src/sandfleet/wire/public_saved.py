@@ -58,8 +58,18 @@ class CreateCheckpoint(RequestBody):
     kind: str | None = Field(default=None, json_schema_extra={"enum": ["full"]})
 
 
+class UploadBody(AnswerBody):
+    """How much of what was saved is in the object store."""
+
+    bytes_done: int
+    bytes_total: int
+
+
 class CheckpointBody(AnswerBody):
-    """A checkpoint. When it is `ready` both keys are set and it has a size."""
+    """A checkpoint. When it is `ready` both keys are set and it has a size.
+
+    `upload` is there while it is `processing` and its worker has said how far it is.
+    """
 
     id: str
     sandbox_id: str
@@ -77,6 +87,7 @@ class CheckpointBody(AnswerBody):
     ready_at: Time | None
     failed_at: Time | None
     error_msg: str | None
+    upload: UploadBody | None = None
 
 
 class RestoringBody(AnswerBody):

@@ -42,6 +42,8 @@ class MachineShape:
     memory_max_mib: int
     memory_block_mib: int
     translation_cache_mib: int = 64
+    card_announces: bool = True
+    """Whether the network card can tell of its arrival; what was saved before it could be chosen can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def qemu_arguments(
         *_control(descriptors),
         *_disk(ROOT_DRIVE, descriptors.root_fds),
         *_disk(DATA_DRIVE, descriptors.data_fds),
-        *_network(descriptors),
+        *_network(shape, descriptors),
         *("-device", "virtio-rng-pci"),
         *("-device", f"vmgenid,guid={generation_id}"),
         *_start(boot),
@@ -211,10 +213,13 @@ def _disk(drive: str, fds: Sequence[int]) -> list[str]:
     return [*blockdevs, "-device", device]
 
 
-def _network(descriptors: MachineDescriptors) -> list[str]:
+def _network(shape: MachineShape, descriptors: MachineDescriptors) -> list[str]:
+    announces = "on" if shape.card_announces else "off"
     return [
         *("-netdev", f"tap,id=net0,fd={descriptors.tap_fd},vhost=off"),
-        *("-device", f"virtio-net-pci,netdev=net0,mac={GUEST_MAC},rombar=0"),
+        # Loaded with no announcement to make, a card that could make one has no timer for it, and QEMU
+        # ends with a fault as soon as the guest's driver resets the card: when it powers off, for one.
+        *("-device", f"virtio-net-pci,netdev=net0,mac={GUEST_MAC},rombar=0,guest_announce={announces}"),
     ]
 
 

@@ -41,6 +41,7 @@ class SnapshotShape(msgspec.Struct, frozen=True, kw_only=True):
     memory_max_mib: int
     memory_block_mib: int
     translation_cache_mib: int = 64
+    card_announces: bool = True
 
 
 class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import NotReady, SandfleetError
 
 log = structlog.get_logger("sandfleet.worker")
@@ -59,7 +60,7 @@ class Background:
     """The worker's own task group, entered once by `main` (or by a test)."""
 
     def __init__(self) -> None:
-        self._group = asyncio.TaskGroup()
+        self._group = TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Background:

@@ -17,6 +17,7 @@ import psutil
 import structlog
 
 from sandfleet import __version__
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import SandfleetError
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 from sandfleet.worker.authentication import FleetTokens
@@ -152,7 +153,7 @@ class HeartbeatSender:
             except (SandfleetError, OSError) as error:
                 log.info("not_measured", sandbox=resident.sandbox_id, reason=str(error))
         self._measure_from += _MEASURED_PER_BEAT
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for resident in turn:
                 # To ask wakes a guest that may be asleep: only where the answer can have changed.
                 if resident.running_execs or resident.counted_uses != resident.uses:

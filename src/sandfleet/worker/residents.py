@@ -29,6 +29,7 @@ from sandfleet.worker.moves import Arrival, Departure
 from sandfleet.worker.session_clients import SessionClients
 
 _BURIED_MAX = 20_000
+_REFUSED_SAVES_MAX = 100
 HELD_S_MAX = 60.0
 """How long work waits at the gate of a sandbox that is being switched."""
 
@@ -67,6 +68,8 @@ class Resident:
         self.saving: OwnedTask[Any] | None = None
         self.saving_to: str | None = None
         """The snapshot that a hibernation under way makes."""
+        self.refused_saves: OrderedDict[str, SandfleetError] = OrderedDict()
+        """Snapshots whose making was refused, and why."""
         self.successor: Resident | None = None
         """What is being loaded beside this VM, to take its place when it answers."""
         self.departure: Departure | None = None
@@ -127,6 +130,12 @@ class Resident:
         self.reason = reason
         self._end_work()
         self._decided.set()
+
+    def refuse_save(self, snapshot_id: str, reason: SandfleetError) -> None:
+        """Note that this snapshot was refused: it is not made any more."""
+        self.refused_saves[snapshot_id] = reason
+        if len(self.refused_saves) > _REFUSED_SAVES_MAX:
+            self.refused_saves.popitem(last=False)
 
     def close(self) -> None:
         """Close the gate for good and end all work, in one step."""

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from sandfleet.images.root import own_mounts
+
 _ROOT = Path("/sys/fs/cgroup")
 
 
@@ -56,7 +58,7 @@ def _nft(script: str, unified: Path) -> None:
     # nft looks the cgroup up at the usual place, where an older host has its old hierarchies.
     bound = f"mount --bind {unified} {_ROOT} && " if unified != _ROOT else ""
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", f"{bound}nft -f -"], input=script, text=True, capture_output=True
+        [*own_mounts(), "sh", "-c", f"{bound}nft -f -"], input=script, text=True, capture_output=True
     )
     assert done.returncode == 0, f"{script}: {done.stderr}"
 

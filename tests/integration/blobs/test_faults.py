@@ -136,6 +136,25 @@ async def test_bytes_that_change_on_the_way_are_noticed(
         assert list(target.iterdir()) == []
 
 
+async def test_bytes_that_change_on_the_way_once_are_asked_for_again(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, manifest: SnapshotManifest, tmp_path: Path
+) -> None:
+    faults = Faults()
+    spoilt: set[str] = set()
+
+    def once(method: str, path: str) -> bool:
+        if method != "GET" or "/chunks/" not in path or path in spoilt:
+            return False
+        spoilt.add(path)
+        return True
+
+    async with a_store(s3_server, monkeypatch, faults) as store:
+        await store.put(manifest, files_in(tmp_path / "source", manifest), progress=silent)
+        faults.spoils = once
+        await _comes_back(store, manifest, tmp_path)
+    assert spoilt
+
+
 async def test_a_server_that_hangs_is_given_up(
     s3_server: str, monkeypatch: pytest.MonkeyPatch, manifest: SnapshotManifest, tmp_path: Path
 ) -> None:

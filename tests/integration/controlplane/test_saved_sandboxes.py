@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.controlplane.api import hibernation
 from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, StoreUnavailable
 
@@ -326,6 +327,57 @@ async def test_a_wake_whose_answer_was_lost_is_answered_as_woken(
     assert (again.status_code, again.json()["status"]) == (200, "running")
 
 
+async def test_a_joined_wake_whose_answer_was_lost_is_answered_as_woken(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repeat goes by the wake that the first attempt joined, though another request began it."""
+    sandbox = await fleet.create()
+    await write(fleet, sandbox, "kept")
+    await hibernate(fleet, sandbox)
+    key = {"Idempotency-Key": "k-1"}
+
+    async def lost(*_given: object) -> None:
+        raise StoreUnavailable("the connection broke")
+
+    fleet.hypervisor.faults.hold("load")
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(read(fleet, sandbox))
+        await fleet.hypervisor.faults.reached("load")
+        with monkeypatch.context() as broken:
+            broken.setattr(hibernation, "outcome", lost)
+            assert (await post(fleet, f"{sandbox}/wake", headers=key)).status_code == 503
+        fleet.hypervisor.faults.release("load")
+    assert reading.result() == "kept"
+    again = await post(fleet, f"{sandbox}/wake", headers=key)
+    assert (again.status_code, again.json()["status"]) == (200, "running")
+    assert code(await post(fleet, f"{sandbox}/wake")) == (
+        400,
+        "not_hibernated",
+    )  # a new request comes too late
+
+
+async def test_a_wake_that_finds_it_woken_when_its_turn_comes_has_what_it_asked_for(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = await fleet.create()
+    await hibernate(fleet, sandbox)
+
+    async def too_early(*_given: object) -> None:
+        return None  # the other's wake was not there yet when this one looked
+
+    monkeypatch.setattr(hibernation, "open_wake", too_early)
+    fleet.hypervisor.faults.hold("load")
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(post(fleet, f"{sandbox}/wake"))
+        await fleet.hypervisor.faults.reached("load")
+        second = group.create_task(post(fleet, f"{sandbox}/wake", {"timeout": 90}))
+        await asyncio.sleep(0.2)
+        fleet.hypervisor.faults.release("load")
+    answers = [(one.result().status_code, one.result().json()["status"]) for one in (first, second)]
+    assert answers == [(200, "running")] * 2
+    assert second.result().json()["timeout"] == 90
+
+
 # --- checkpoints, restore, fork
 
 
@@ -387,6 +439,29 @@ async def test_what_is_wrong_with_a_checkpoint_is_said(fleet: Fleet) -> None:
         assert code(answer) == expected
     answer = await fleet.client.delete(f"/api/sandboxes/{other}/checkpoints/{made['id']}")
     assert code(answer) == (404, "not_found")
+
+
+async def test_a_checkpoint_that_is_being_stored_says_how_far_it_is(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, may_go_on = ObjectSnapshotStore.put, asyncio.Event()
+
+    async def slow(self: ObjectSnapshotStore, *given: Any, progress: Any) -> int:
+        progress(3, 10)
+        await may_go_on.wait()
+        return await whole(self, *given, progress=progress)
+
+    monkeypatch.setattr(ObjectSnapshotStore, "put", slow)
+    sandbox = await fleet.create()
+    made = await post(fleet, f"{sandbox}/checkpoints", {"name": "one"})
+    assert made.json()["upload"] is None
+    async with asyncio.timeout(20):
+        while (await listed(fleet, sandbox))[0]["upload"] != {"bytesDone": 3, "bytesTotal": 10}:
+            await asyncio.sleep(0.02)
+        may_go_on.set()
+        while (await listed(fleet, sandbox))[0]["status"] != "ready":
+            await asyncio.sleep(0.02)
+    assert (await listed(fleet, sandbox))[0]["upload"] is None
 
 
 async def test_what_is_not_ready_is_waited_for(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.model.errors import BlobsUnavailable, GuestUnresponsive, HypervisorFailed
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
-from sandfleet.testing.fake_saver import FakeSaver
+from sandfleet.testing.fake_snapshot_saver import PAUSE_S, FakeSnapshotSaver
 from sandfleet.wire.worker_messages import SnapshotSource
 from sandfleet.worker.operations.upload_snapshot import resume_uploads
 from sandfleet.worker.uploads import DURABLE_FILE
@@ -37,7 +37,7 @@ async def a_keeping_worker(
         return
     objects = Objects.open((tmp_path / "store").as_uri())
     async with a_worker(hypervisor) as worker:
-        worker.host.snapshots = FakeSaver(hypervisor, tmp_path / place)
+        worker.host.snapshots = FakeSnapshotSaver(hypervisor, tmp_path / place)
         worker.host.store = ObjectSnapshotStore(objects, clock=SystemClock())
         await resume_uploads(worker.host)
         yield worker
@@ -79,7 +79,7 @@ async def test_a_hibernated_sandbox_leaves_its_snapshot_and_nothing_else(tmp_pat
     async with a_keeping_worker(tmp_path) as worker:
         await worker.start(ID)
         status, body = await hibernate(worker)
-        assert (status, body["snapshot_id"], body["pause_ms"]) == (200, "s-1", 20.0)
+        assert (status, body["snapshot_id"], body["pause_ms"]) == (200, "s-1", PAUSE_S * 1000)
         assert body["manifest"]["owner"] == ID
         assert not fake_host(worker).machines
         assert (await worker.vm(ID))[0] == 404
@@ -112,7 +112,17 @@ async def test_a_save_that_fails_leaves_the_sandbox_served(
         assert (await hibernate(worker))[0] == status
         assert (await worker.vm(ID))[1]["state"] == "running"
         assert (await worker.run(ID, {"cmd": "true"}))[0] == 200
-        assert (await hibernate(worker))[0] == 200
+        assert (await hibernate(worker, "s-2"))[0] == 200
+
+
+async def test_a_late_copy_of_an_order_that_was_refused_saves_nothing(tmp_path: Path) -> None:
+    async with a_keeping_worker(tmp_path) as worker:
+        await worker.start(ID)
+        fake_host(worker).faults.fail("save", HypervisorFailed("no space"))
+        for _ in range(2):
+            status, body = await hibernate(worker)
+            assert (status, body["code"]) == (500, "internal")
+        assert (await worker.vm(ID))[1]["state"] == "running"
 
 
 async def test_while_it_is_saved_work_is_sent_on_its_way_and_the_same_order_joins(tmp_path: Path) -> None:
@@ -248,10 +258,11 @@ async def test_a_local_copy_that_is_damaged_is_replaced_by_the_stored_one(tmp_pa
         await worker.start(ID)
         await hibernate(worker)
         memory = tmp_path / "one" / "s-1" / "memory"
+        content = memory.read_bytes()
         memory.unlink()
         source = SnapshotSource(snapshot_id="s-1")
         assert (await worker.start(ID, epoch=2, snapshot=source))[1]["code"] == "snapshot_unusable"
-        memory.write_text("memory of m-0001 in s-1")
+        memory.write_bytes(content)
         await durable(worker)
         memory.unlink()
         assert (await worker.start(ID, epoch=3, snapshot=source))[0] == 200

@@ -1,10 +1,18 @@
-"""Why an operation failed, in the words of the API."""
+"""Why an operation failed and what was raised, in the words of the API."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
 import pytest
 
-from sandfleet.controlplane.http.operation_errors import operation_error
+import sandfleet
+from sandfleet.controlplane.http.body import ClientGone
+from sandfleet.controlplane.http.error_codes import CODES
+from sandfleet.controlplane.http.operation_errors import operation_error, told
+from sandfleet.model.errors import SandfleetError, WorkerUnreachable
 from sandfleet.testing.builders import an_operation
 from sandfleet.wire.errors import status_of
 
@@ -15,8 +23,11 @@ from sandfleet.wire.errors import status_of
         ("busy", "operation_in_progress", 409),
         ("moved", "operation_in_progress", 409),
         ("deadline_exceeded", "not_ready", 503),
+        ("move_undecided", "not_ready", 503),
+        ("worker_gone", "not_ready", 503),
         ("worker_unreachable", "not_ready", 503),
         ("blobs_unavailable", "not_ready", 503),
+        ("snapshot_unusable", "checkpoint_failed", 400),
         ("oom_floor", "oom_floor", 409),
         ("internal", "internal", 500),
     ],
@@ -24,3 +35,33 @@ from sandfleet.wire.errors import status_of
 def test_what_a_worker_says_of_itself_is_no_defect(code: str, told: str, status: int) -> None:
     error = operation_error(an_operation(error_code=code, error_message="why"))
     assert (error.code, status_of(error), error.message) == (told, status, "why")
+
+
+SERVERS = ("sandfleet.model", "sandfleet.controlplane", "sandfleet.adapters", "sandfleet.wire")
+
+
+def kinds(base: type[SandfleetError] = SandfleetError) -> Iterator[type[SandfleetError]]:
+    """Return every class of error that may reach the API."""
+    for kind in base.__subclasses__():
+        if kind.__module__.startswith(SERVERS):
+            yield kind
+        yield from kinds(kind)
+
+
+def test_every_class_of_error_has_a_documented_code_and_its_status() -> None:
+    """Also one that is added later: what the API does not know by name would be told as a defect."""
+    for found in pkgutil.walk_packages(sandfleet.__path__, "sandfleet."):
+        if found.name.startswith(SERVERS) and ".migrations" not in found.name:
+            importlib.import_module(found.name)
+    told_kinds = [kind for kind in kinds() if kind is not ClientGone]  # nobody is there to be told
+    assert len(told_kinds) > 25
+    for kind in told_kinds:
+        error = told(kind("why"))
+        assert error.code in CODES, kind
+        assert CODES[error.code][0] == status_of(error), kind
+
+
+def test_what_the_fleet_says_of_itself_is_told_with_its_reason_and_its_time() -> None:
+    error = told(WorkerUnreachable("worker wk-1 did not answer", retry_after_s=7, details={"a": 1}))
+    assert (error.code, error.message, error.details) == ("not_ready", "worker wk-1 did not answer", {"a": 1})
+    assert getattr(error, "retry_after_s", None) == 7

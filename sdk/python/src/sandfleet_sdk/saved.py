@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sandfleet_sdk.calls import Call, Flow, Pause, path_of
@@ -43,8 +43,17 @@ def wake(sandbox_id: str, *, timeout_s: int | None = None, wait_s: float = 120.0
     return (yield from _arrived(sandbox, wait_s=wait_s))
 
 
-def create_checkpoint(sandbox_id: str, name: str, *, wait_s: float = 600.0) -> Flow[Checkpoint]:
-    """Take a checkpoint of a running sandbox and return it ready; with `wait_s` 0 return it at once."""
+def create_checkpoint(
+    sandbox_id: str,
+    name: str,
+    *,
+    wait_s: float = 600.0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Flow[Checkpoint]:
+    """Take a checkpoint of a running sandbox and return it ready; with `wait_s` 0 return it at once.
+
+    `on_progress` is told, while it is being stored, how many bytes are, and of how many.
+    """
     answer = yield Call(
         method="POST",
         path=path_of("sandboxes", sandbox_id, "checkpoints"),
@@ -58,6 +67,8 @@ def create_checkpoint(sandbox_id: str, name: str, *, wait_s: float = 600.0) -> F
         yield Pause(_POLL_S)
         found = yield from list_checkpoints(sandbox_id)
         checkpoint = next((one for one in found if one.id == checkpoint.id), checkpoint)
+        if on_progress is not None and checkpoint.uploaded is not None:
+            on_progress(*checkpoint.uploaded)
     if checkpoint.status == "failed":
         raise ApiError(
             f"checkpoint {name} failed: {checkpoint.error or 'no reason given'}",

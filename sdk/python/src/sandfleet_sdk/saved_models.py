@@ -43,6 +43,8 @@ class Checkpoint:
     memory_mib: int
     created_at: datetime | None
     error: str | None
+    uploaded: tuple[int, int] | None
+    """While it is `processing`: bytes that are stored, and all bytes, as far as that is known."""
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
     @classmethod
@@ -60,6 +62,7 @@ class Checkpoint:
             memory_mib=int(body.get("memoryMB") or 0),
             created_at=datetime.fromisoformat(created) if isinstance(created, str) else None,
             error=body.get("errorMsg"),
+            uploaded=_uploaded(body.get("upload")),
             raw=body,
         )
 
@@ -85,3 +88,7 @@ class Forks:
             missing=[str(one.get("error") or "") for one in body.get("failed") or []],
             raw=body,
         )
+
+
+def _uploaded(upload: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    return (int(upload["bytesDone"]), int(upload["bytesTotal"])) if upload else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from contextlib import suppress
 
 import zstandard
 
@@ -13,6 +15,7 @@ from sandfleet.wire.snapshot_manifest import CHUNK_BYTES
 
 COMPRESSION_LEVEL = 1
 UPLOAD_TRIES = 3
+DOWNLOAD_TRIES = 2
 
 
 def chunk_name(digest: str) -> str:
@@ -51,3 +54,16 @@ async def put_verified(objects: Objects, digest: str, content: bytes) -> None:
             continue
     await objects.delete(name)
     raise BlobsUnavailable(f"the object store does not give back what was put into {name}", retry_after_s=30)
+
+
+async def get_verified(objects: Objects, digest: str) -> bytes:
+    """Return a piece. A store that gives something else is asked again: a sandbox ends by it."""
+    for _ in range(DOWNLOAD_TRIES - 1):
+        with suppress(SnapshotUnusable):
+            return await _got(objects, digest)
+    return await _got(objects, digest)
+
+
+async def _got(objects: Objects, digest: str) -> bytes:
+    content = await objects.get(chunk_name(digest))
+    return await asyncio.to_thread(unpacked, content, digest=digest)

@@ -25,9 +25,10 @@ import msgspec
 
 from sandfleet.adapters.blobs import sweep as sweeping
 from sandfleet.adapters.blobs.objects import Objects
-from sandfleet.adapters.blobs.pieces import chunk_name, packed, put_verified, unpacked
+from sandfleet.adapters.blobs.pieces import chunk_name, get_verified, packed, put_verified, unpacked
 from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.sparse_files import digest_of
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import BlobsUnavailable, NotFound, SnapshotUnusable
 from sandfleet.ports.blobs import Progress, StoredFiles
 from sandfleet.ports.clock import Clock
@@ -184,7 +185,7 @@ class ObjectSnapshotStore:
             new = len(content)
         count.add(CHUNK_BYTES, new=new)
 
-    async def _begin(self, group: asyncio.TaskGroup, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _begin(self, group: TaskGroup, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin the work of one piece when there is room.
 
         The room is given back by the task's end: a task that is cancelled before its first step
@@ -259,8 +260,7 @@ class ObjectSnapshotStore:
     async def _fetch_pieces(self, file: FileDigest, fd: int, count: _Count) -> None:
         async def fetch(place: int, digest: str) -> None:
             try:
-                content = await self._objects.get(chunk_name(digest))
-                piece = await asyncio.to_thread(unpacked, content, digest=digest)
+                piece = await get_verified(self._objects, digest)
                 await asyncio.to_thread(_write, fd, piece, place * CHUNK_BYTES)
                 count.add(CHUNK_BYTES)
             except NotFound as error:
@@ -272,10 +272,10 @@ class ObjectSnapshotStore:
 
 
 @asynccontextmanager
-async def _together() -> AsyncIterator[asyncio.TaskGroup]:
+async def _together() -> AsyncIterator[TaskGroup]:
     """A task group whose first failure is raised as itself."""
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             yield group
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from failed

@@ -70,6 +70,7 @@ _FINISH = (
     update(keys).where(_MINE).values(answer_sealed=bindparam("b_answer", type_=keys.c.answer_sealed.type))
 )
 _PROLONG = update(keys).where(_MINE).values(lease_deadline_at=_LEASE_END)
+_JOIN = update(keys).where(_MINE).values(resource=bindparam("b_resource", type_=keys.c.resource.type))
 _ABANDON = delete(keys).where(_MINE)
 _REMOVE_OLD = delete(keys).where(keys.c.created_at < func.now() - _KEPT)
 
@@ -136,6 +137,13 @@ class PostgresIdempotencyStore:
         parameters = {**_identity(scope), "b_holder": holder, "lease_s": lease_s}
         await self._database.statement(
             lambda connection: connection.execute(_PROLONG, parameters), repeatable=True
+        )
+
+    async def join(self, scope: Scope, *, holder: str, resource: Mapping[str, Any]) -> None:
+        """Replace what the claim has fixed."""
+        parameters = {**_identity(scope), "b_holder": holder, "b_resource": dict(resource)}
+        await self._database.statement(
+            lambda connection: connection.execute(_JOIN, parameters), repeatable=True
         )
 
     async def abandon(self, scope: Scope, *, holder: str) -> None:

@@ -68,6 +68,7 @@ _COMPLETE_OF = (
     .order_by(snapshots.c.created_at.desc(), snapshots.c.id.desc())
     .limit(100)
 )
+_WITH_ROW = select(snapshots.c.id).where(snapshots.c.id.in_(bindparam("ids", expanding=True)))
 _KEPT = select(snapshots.c.id).where(snapshots.c.state != _GARBAGE)
 _GET = select(checkpoints).where(
     checkpoints.c.organisation_id == bindparam("organisation_id"), checkpoints.c.id == bindparam("id")
@@ -139,6 +140,13 @@ class PostgresSnapshotRecords:
         await self._database.statement(
             lambda connection: connection.execute(_REMOVE, {"id": snapshot_id}), repeatable=True
         )
+
+    async def with_row(self, snapshots: Sequence[SnapshotId]) -> frozenset[SnapshotId]:
+        """Return those that have a row."""
+        found = await self._database.statement(
+            lambda connection: connection.execute(_WITH_ROW, {"ids": list(snapshots)}), repeatable=True
+        )
+        return frozenset(SnapshotId(row.id) for row in found)
 
     async def kept(self) -> Sequence[SnapshotId]:
         """Return all that is not garbage."""

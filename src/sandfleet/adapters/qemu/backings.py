@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from sandfleet.adapters.qemu.manifest import write_atomically
-from sandfleet.adapters.qemu.template import ROOT_FILE, TemplateManifest
+from sandfleet.adapters.qemu.template import DATA_FILE, ROOT_FILE, TemplateManifest
 from sandfleet.adapters.sparse_files import fingerprint
 from sandfleet.model.errors import SnapshotUnusable
 
@@ -64,7 +64,8 @@ class Backings:
         yield from (path for path in known if path.is_file())
         yield from self.directory.glob("*.qcow2")
         for manifest in self.templates_dir.glob("[0-9a-f]*/manifest.json"):
-            yield manifest.parent / ROOT_FILE
+            frozen = (manifest.parent / ROOT_FILE, manifest.parent / DATA_FILE)
+            yield from (path for path in frozen if path.is_file())
             yield from self._images_below(manifest)
 
     def _images_below(self, manifest: Path) -> Iterator[Path]:

@@ -27,6 +27,7 @@ from sandfleet.adapters.qemu.slots import new_machine_id
 from sandfleet.adapters.qemu.spawn import Spawned, SpawnRecipe, spawn
 from sandfleet.adapters.qemu.template import (
     DATA_EMPTY_FILE,
+    DATA_FILE,
     ROOT_EMPTY_FILE,
     ROOT_FILE,
     STATE_FILE,
@@ -63,7 +64,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
             memory=resident,
             state=template.file(STATE_FILE),
             root=[overlays[0], template.file(ROOT_FILE), template.backing("root")],
-            data=[overlays[1], template.backing("data")],
+            data=[overlays[1], template.file(DATA_FILE), template.backing("data")],
             limits=limits(memory_mib=template.shape.memory_base_mib, cpu_count=order.cpu_count),
         )
         spawned = await spawn(host, manifest, recipe)

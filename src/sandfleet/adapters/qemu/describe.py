@@ -71,6 +71,7 @@ def snapshot_shape(machine: Manifest) -> SnapshotShape:
         memory_max_mib=shape.memory_max_mib,
         memory_block_mib=shape.memory_block_mib,
         translation_cache_mib=shape.translation_cache_mib,
+        card_announces=shape.card_announces,
     )
 
 
@@ -85,6 +86,7 @@ def machine_shape(shape: SnapshotShape) -> MachineShape:
         memory_max_mib=shape.memory_max_mib,
         memory_block_mib=shape.memory_block_mib,
         translation_cache_mib=shape.translation_cache_mib,
+        card_announces=shape.card_announces,
     )
 
 

@@ -33,6 +33,7 @@ from sandfleet.adapters.qemu.template import Template, inputs_of
 from sandfleet.adapters.qemu.template_memory import forget_others
 from sandfleet.adapters.qemu.template_store import find_or_build
 from sandfleet.adapters.qemu.write_faults import allow_background_saves
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import HypervisorFailed, NotFound, SandfleetError, SizeOutOfRange
 from sandfleet.ports.guest import Guest
 from sandfleet.ports.hypervisor import Accelerator, Machine, MachineOrder, TemplateInfo
@@ -197,7 +198,7 @@ class QemuHypervisor:
             async with at_once:
                 return await adopting.adopt_machine(self._host, manifest)
 
-        async with asyncio.TaskGroup() as together:
+        async with TaskGroup() as together:
             adoptions = [together.create_task(adopt(manifest)) for manifest in ready]
         return [adoption.result() for adoption in adoptions]
 
@@ -215,6 +216,7 @@ class QemuHypervisor:
             memory_base_mib=config.memory_base_mib,
             memory_max_mib=min(config.memory_max_mib, self._host_memory_max_mib()),
             memory_block_mib=config.memory_block_mib,
+            card_announces=False,
         )
 
     def _host_memory_max_mib(self) -> int:

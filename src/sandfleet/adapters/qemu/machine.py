@@ -16,6 +16,7 @@ from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.manifest import Manifest, write_manifest
 from sandfleet.adapters.qemu.process import ProcessHandle, is_running, memory_used_mib
 from sandfleet.adapters.qemu.qmp import Qmp
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.guest import Guest
 from sandfleet.ports.hypervisor import MachineFacts
@@ -70,14 +71,14 @@ class QemuMachine:
         """Return the reason when QEMU has ended; until then a guest that a full disk stops goes on."""
         sessions = self.sessions
         if sessions is not None:  # kept: whoever destroys the machine meanwhile lets go of them
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 going = sessions.qmp and tasks.create_task(
                     self.room.keep_going(sessions.qmp, machine_id=self.manifest.machine_id)
                 )
                 await sessions.handle.ended()
                 if going:
                     going.cancel()
-            cause = None if sessions.qmp is None else sessions.qmp.shutdown_cause()
+            cause = None if sessions.qmp is None else await sessions.qmp.shutdown_cause()
             if cause is not None:
                 return f"the guest ended: {cause}"
         said = log_tail(self.host.directory(self.manifest.machine_id))

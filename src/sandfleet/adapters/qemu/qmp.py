@@ -7,11 +7,11 @@ import asyncio
 import logging
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from sandfleet.adapters.awake import awake_timeout
 from sandfleet.model.errors import HypervisorFailed
@@ -19,6 +19,8 @@ from sandfleet.model.errors import HypervisorFailed
 COMMAND_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 25.0
 """A QEMU that has ended is noticed at once; one of 200 that come up together on two cores takes its time."""
+LAST_WORDS_S = 1.0
+"""A monitor that QEMU has closed is read to its end within milliseconds."""
 TRANSIENT = ("not finalized yet",)
 """What QEMU says while the end of a migration is being put away: the same command works shortly after."""
 
@@ -136,8 +138,15 @@ class Qmp:
         """Return a scope in which the named events are collected; enter it before causing them."""
         return self._client.listener(names)
 
-    def shutdown_cause(self) -> str | None:
-        """Return why QEMU ended its guest, when it has said so (`guest-reset`, `guest-shutdown`, …)."""
+    async def shutdown_cause(self) -> str | None:
+        """Return why a QEMU that has ended did so, if it said so (`guest-reset`, `guest-shutdown`, …).
+
+        Its end may be noticed before its last words are read: they are read to their end first.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                while self._client.runstate is Runstate.RUNNING:
+                    await self._client.runstate_changed()
         for event in self._shutdowns.history:
             data = event.get("data")
             if isinstance(data, dict):

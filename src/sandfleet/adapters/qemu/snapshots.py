@@ -19,7 +19,7 @@ from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.probe import host_cpu_model
 from sandfleet.adapters.qemu.qemu_version import qemu_version
 from sandfleet.adapters.qemu.save import SaveOrder, capture, save
-from sandfleet.adapters.qemu.template import ROOT_FILE, Template
+from sandfleet.adapters.qemu.template import DATA_FILE, ROOT_FILE, Template
 from sandfleet.model.errors import Conflict, HypervisorFailed, SnapshotUnusable
 from sandfleet.ports.blobs import StoredFiles
 from sandfleet.ports.clock import Clock
@@ -49,8 +49,8 @@ class QemuSnapshots:
     async def know_backings(self, templates: Iterable[Template]) -> None:
         """Compute the digests of what disks stand on before a guest must stand still for it."""
         for template in templates:
-            paths = [template.file(ROOT_FILE), *map(Path, template.manifest.backing.values())]
-            for path in paths:
+            frozen = [template.file(ROOT_FILE), template.file(DATA_FILE)]
+            for path in (*frozen, *map(Path, template.manifest.backing.values())):
                 await asyncio.to_thread(self.backings.digest, path)
 
     async def save(self, machine: Machine, snapshot_id: str) -> SavedSnapshot:

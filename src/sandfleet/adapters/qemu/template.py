@@ -1,4 +1,4 @@
-"""A template: the memory, device state and frozen root overlay of a booted, quiesced machine.
+"""A template: the memory, device state and frozen disk overlays of a booted, quiesced machine.
 
 It is named twice: by the digest of all its bytes (its directory, and the version that
 is reported), and by the digest of everything it was made from (a link, by which it is
@@ -20,15 +20,16 @@ from sandfleet.adapters.qemu.process import BOOT_ID
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.wire.qemu_command import MachineShape
 
-FORMAT = 1
+FORMAT = 3
 MANIFEST_FILE = "manifest.json"
 MEMORY_FILE = "memory"
 STATE_FILE = "state"
 ROOT_FILE = "root.qcow2"
+DATA_FILE = "data.qcow2"
 ROOT_EMPTY_FILE = "root-empty.qcow2"
 DATA_EMPTY_FILE = "data-empty.qcow2"
 VERIFIED_FILE = ".verified"
-DIGESTED_FILES = (MEMORY_FILE, STATE_FILE, ROOT_FILE)
+DIGESTED_FILES = (MEMORY_FILE, STATE_FILE, ROOT_FILE, DATA_FILE)
 
 MITIGATED_KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet panic=-1 swiotlb=noforce tsc=reliable clocksource=tsc maxcpus=1"

@@ -15,7 +15,7 @@ import msgspec
 
 from sandfleet.adapters.qemu import disks
 from sandfleet.adapters.qemu.clone import IGNORE_SHARED, clone, seat
-from sandfleet.adapters.qemu.config import AGENT_SOCKET, DATA_OVERLAY, QMP_SOCKET, ImageFiles
+from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET, ImageFiles
 from sandfleet.adapters.qemu.erase import end_process
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
@@ -25,6 +25,7 @@ from sandfleet.adapters.qemu.qmp import Qmp, next_event, set_capabilities
 from sandfleet.adapters.qemu.spawn import KernelFiles, Spawned, SpawnRecipe, spawn
 from sandfleet.adapters.qemu.template import (
     DATA_EMPTY_FILE,
+    DATA_FILE,
     DIGESTED_FILES,
     MANIFEST_FILE,
     MEMORY_FILE,
@@ -47,18 +48,24 @@ from sandfleet.wire.qemu_command import CONSOLE_CHARDEV, MachineShape
 _T = TypeVar("_T")
 
 SAVE_TIMEOUT_S = 60.0
-WARM_UP_TIMEOUT_S = 30.0
+WARM_UP_TIMEOUT_S = 180.0
+"""A guest on a host that is busy with others needs minutes where an idle one needs a second."""
+ANSWER_S = 10.0
 MEMORY_HEADROOM_MIB = 128
 PIDS_MAX = 1024
 """Until a clone is given its own."""
 BUILDING_PREFIX = ".building-"
+_COMMON = "bash cat cp env find grep head id ls mkdir mv ps rm sed sleep sort tail true uname wc"
 WARM_UPS: Sequence[Sequence[str]] = (
     ("sh", "-c", "true"),
     ("python3", "-c", "import json, subprocess, socket"),
     ("node", "-e", "0"),
     ("sh", "-c", "ls / >/dev/null; cat /etc/os-release >/dev/null"),
+    # A clone's first command would read its program from the disk, and run all that takes for the first time.
+    ("sh", "-c", f"cd /usr/bin && cat {_COMMON} >/dev/null 2>&1"),
 )
 """Run once before the save, so that their pages are in memory that all clones share."""
+DATA_MOUNTED = ("mountpoint", "-q", "/home/sandbox")
 
 
 async def build_template(host: Host, image: ImageFiles, inputs: TemplateInputs) -> Template:
@@ -78,17 +85,16 @@ async def _save_booted(host: Host, image: ImageFiles, inputs: TemplateInputs, st
     order = MachineOrder(image.name, inputs.shape.memory_base_mib, 1, 0, network_enabled=False)
     async with AsyncExitStack() as undo:
         manifest = seat(host, undo, order, template_version="", shape=inputs.shape)
-        overlay = host.directory(manifest.machine_id) / DATA_OVERLAY
         tool = host.config.image_tool
         await disks.create_overlay(tool, staging / ROOT_FILE, backing=image.root_disk)
-        await disks.create_overlay(tool, overlay, backing=image.data_disk)
+        await disks.create_overlay(tool, staging / DATA_FILE, backing=image.data_disk)
         _create_memory(staging / MEMORY_FILE, size=inputs.shape.memory_base_mib << 20, uid=manifest.uid)
         recipe = SpawnRecipe(
             shape=inputs.shape,
             memory=staging / MEMORY_FILE,
             state=staging / STATE_FILE,
             root=[staging / ROOT_FILE, image.root_disk],
-            data=[overlay, image.data_disk],
+            data=[staging / DATA_FILE, image.data_disk],
             limits=limits(memory_mib=inputs.shape.memory_base_mib + MEMORY_HEADROOM_MIB, cpu_count=2),
             kernel=KernelFiles(image.kernel, image.initrd, inputs.kernel_arguments),
         )
@@ -112,8 +118,11 @@ async def _boot_and_save(host: Host, undo: AsyncExitStack, manifest: Manifest, s
             f"the image {manifest.template} did not boot to an answering agent: {said} {log_tail(directory)}"
         ) from error
     try:
-        for argv in WARM_UPS:
-            await _run(guest, argv)
+        await warm_up(guest, WARM_UPS)
+        if await _run(guest, DATA_MOUNTED) != 0:
+            raise HypervisorFailed(
+                f"the guest did not mount its data disk, as every clone would have to: {await _console(qmp)}"
+            )
         await _use_once(guest, manifest.shape)
         await guest.quiesce()
     finally:
@@ -160,7 +169,7 @@ async def _describe(host: Host, image: ImageFiles, inputs: TemplateInputs, stagi
     data_size = await disks.virtual_size(tool, image.data_disk)
     root_empty, data_empty = staging / ROOT_EMPTY_FILE, staging / DATA_EMPTY_FILE
     await disks.create_overlay(tool, root_empty, backing=final / ROOT_FILE, size_bytes=root_size)
-    await disks.create_overlay(tool, data_empty, backing=image.data_disk, size_bytes=data_size)
+    await disks.create_overlay(tool, data_empty, backing=final / DATA_FILE, size_bytes=data_size)
     manifest = TemplateManifest(
         version=version,
         inputs=inputs,
@@ -216,19 +225,30 @@ def _freeze(staging: Path) -> None:
             os.fsync(file.fileno())
 
 
-async def _run(guest: Guest, argv: Sequence[str]) -> int | None:
+async def warm_up(
+    guest: Guest, commands: Sequence[Sequence[str]], *, timeout_s: float = WARM_UP_TIMEOUT_S
+) -> None:
+    """Run each to its end. A template saved before that would make each of its clones go on with it."""
+    for argv in commands:
+        await _run(guest, argv, timeout_s=timeout_s)
+
+
+async def _run(guest: Guest, argv: Sequence[str], *, timeout_s: float = WARM_UP_TIMEOUT_S) -> int | None:
     """Run one command as root; a program that the image lacks is nobody's fault here."""
     order = ExecOrder(
         exec_id=f"{WARM_EXEC_PREFIX}{secrets.token_hex(8)}",
         argv=argv,
         user="root",
-        timeout_s=WARM_UP_TIMEOUT_S,
+        timeout_s=timeout_s,
     )
     try:
         await guest.start_exec(order)
     except ExecFailed:
         return None
-    status = await guest.wait_exec(order.exec_id, timeout_s=WARM_UP_TIMEOUT_S)
+    # The guest ends it at its time limit: its answer is waited for a little longer than that.
+    status = await guest.wait_exec(order.exec_id, timeout_s=timeout_s + ANSWER_S)
+    if status.running or status.timed_out:
+        raise HypervisorFailed(f"{' '.join(argv)!r} had not ended in the new guest after {timeout_s:g} s")
     return status.exit_code
 
 

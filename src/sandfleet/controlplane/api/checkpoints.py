@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 from uuid import UUID
 
@@ -18,13 +19,14 @@ from sandfleet.controlplane.proxy.readiness import find_sandbox, gone
 from sandfleet.model.checkpoint import Checkpoint, CheckpointState
 from sandfleet.model.errors import BadRequest, Conflict, NotFound, SnapshotUnusable
 from sandfleet.model.ids import CheckpointId
-from sandfleet.model.operation import Operation, OperationState
+from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
-from sandfleet.wire.public_saved import CheckpointBody, CreateCheckpoint, RestoringBody
+from sandfleet.wire.public_saved import CheckpointBody, CreateCheckpoint, RestoringBody, UploadBody
 
 NAME_LENGTH_MAX = 128
 RESTORE_READY_WAIT_S = 25.0
 KIND = "full"
+_NO_UPLOADS: Mapping[str, UploadBody] = {}
 CHECKPOINT = SANDBOX + "/checkpoints/{cp}"
 
 
@@ -65,7 +67,24 @@ async def list_checkpoints(call: Call) -> Answer:
     """Return all of a sandbox, newest first, in every status of it."""
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
     found = await call.edge.plane.stores.checkpoints.list(sandbox.organisation_id, sandbox.id)
-    return list_answer([checkpoint_body(one) for one in found])
+    uploads = await _uploads(call, sandbox) if any(map(_is_processing, found)) else {}
+    return list_answer([checkpoint_body(one, uploads=uploads) for one in found])
+
+
+def _is_processing(checkpoint: Checkpoint) -> bool:
+    return checkpoint.state is CheckpointState.PROCESSING
+
+
+async def _uploads(call: Call, sandbox: Sandbox) -> Mapping[str, UploadBody]:
+    """Return how far the uploads of the sandbox's snapshots are, by snapshot."""
+    still_open = await call.edge.plane.stores.operations.open_for(sandbox.id)
+    return {
+        one.arguments["snapshot_id"]: UploadBody(
+            bytes_done=one.progress["bytes_done"], bytes_total=one.progress["bytes_total"]
+        )
+        for one in still_open
+        if one.kind is OperationKind.UPLOAD and one.progress
+    }
 
 
 async def delete_checkpoint(call: Call) -> Answer:
@@ -78,6 +97,18 @@ async def delete_checkpoint(call: Call) -> Answer:
 
 async def restore_checkpoint(call: Call) -> Answer:
     """Bring the sandbox back to the instant of the checkpoint; calls that come meanwhile wait."""
+    operation = await resumed(call) or await _begin_restore(call)
+    operation = await outcome(call, operation, fails=False)
+    if operation.state is OperationState.FAILED and operation.error_code == SnapshotUnusable.code:
+        raise unusable(operation.error_message)
+    if operation.state is not OperationState.RUNNING:
+        await outcome(call, operation)
+    sandbox_id, name = operation.sandbox_id, checkpoint_id(call)
+    return model_answer(200, RestoringBody(sandbox_id=sandbox_id, checkpoint_id=name, status="restoring"))
+
+
+async def _begin_restore(call: Call) -> Operation:
+    """Begin it once the checkpoint is ready and it is the sandbox's turn."""
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
     if sandbox.is_terminal:
         raise gone(sandbox)
@@ -87,17 +118,11 @@ async def restore_checkpoint(call: Call) -> Answer:
         raise BadRequest("the checkpoint is of another sandbox", code="checkpoint_mismatch")
     needs_running(sandbox)
     ready = await until_ready(call, checkpoint, seconds=RESTORE_READY_WAIT_S)
-    operation = await resumed(call) or await begin_in_turn(
+    return await begin_in_turn(
         call,
         lambda row: call.edge.lifecycle.restore(row, ready, ids=call.fixed, actor=call.principal.actor),
         check=needs_running,
     )
-    operation = await outcome(call, operation, fails=False)
-    if operation.state is OperationState.FAILED and operation.error_code == SnapshotUnusable.code:
-        raise unusable(operation.error_message)
-    if operation.state is not OperationState.RUNNING:
-        await outcome(call, operation)
-    return model_answer(200, RestoringBody(sandbox_id=sandbox.id, checkpoint_id=ready.id, status="restoring"))
 
 
 def checkpoint_id(call: Call) -> CheckpointId:
@@ -130,7 +155,9 @@ def unusable(reason: str | None) -> BadRequest:
     return BadRequest(f"the checkpoint has failed: {reason or 'no reason'}", code="checkpoint_failed")
 
 
-def checkpoint_body(checkpoint: Checkpoint) -> CheckpointBody:
+def checkpoint_body(
+    checkpoint: Checkpoint, *, uploads: Mapping[str, UploadBody] = _NO_UPLOADS
+) -> CheckpointBody:
     """Return a checkpoint as clients see it; the keys are names, not places."""
     key = checkpoint.snapshot_id if checkpoint.state is CheckpointState.READY else None
     size = checkpoint.resources
@@ -160,6 +187,7 @@ def checkpoint_body(checkpoint: Checkpoint) -> CheckpointBody:
         ready_at=checkpoint.ready_at,
         failed_at=checkpoint.failed_at,
         error_msg=checkpoint.error_message,
+        upload=uploads.get(checkpoint.snapshot_id or "") if _is_processing(checkpoint) else None,
     )
 
 

@@ -25,7 +25,7 @@ from sandfleet.controlplane.http.operation_errors import operation_error
 from sandfleet.controlplane.http.preference import preferred_wait_s
 from sandfleet.controlplane.proxy.preview_gate import digest_of
 from sandfleet.controlplane.proxy.readiness import gone
-from sandfleet.model.errors import BadRequest, NotAvailable, SandfleetError, Unavailable
+from sandfleet.model.errors import BadRequest, NotAvailable, NotFound, SandfleetError, Unavailable
 from sandfleet.model.ids import OperationId, SandboxId, operation_id, sandbox_id
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.planning.sizing import check_caps, effective_resources
@@ -50,15 +50,13 @@ def _ids() -> Mapping[str, str]:
 async def create_sandbox(call: Call) -> Answer:
     """Create a sandbox and answer when it runs, or by the 25-second rule before."""
     body = cast(CreateSandbox, call.model)
-    order = await _order(call, body)
-    topic = sandbox_topic(order.sandbox_id)
-    hints = call.edge.plane.wake_ups.subscribe(topic)
-    sandbox = await call.edge.lifecycle.create(order)
+    hints = call.edge.plane.wake_ups.subscribe(sandbox_topic(SandboxId(call.fixed["sandbox_id"])))
+    sandbox = await begun(call) or await call.edge.lifecycle.create(await _order(call, body))
     sandbox = await await_arrival(call, sandbox, hints)
     seconds = call.edge.plane.clock.monotonic() - call.received_at
     call.edge.metrics.operation_seconds.labels("create", sandbox.state.value).observe(seconds)
     if sandbox.state is SandboxState.FAILED:
-        raise await why_it_failed(call, order, sandbox)
+        raise await why_it_failed(call, sandbox)
     if sandbox.is_terminal:
         raise gone(sandbox)
     seen = sandbox_body(call, sandbox)
@@ -66,6 +64,17 @@ async def create_sandbox(call: Call) -> Answer:
     if token is None:
         return model_answer(201, seen)
     return model_answer(201, GatedSandboxBody(**seen.model_dump(), preview_auth_token=token))
+
+
+async def begun(call: Call) -> Sandbox | None:
+    """Return what an earlier attempt of this very request has created, if it came so far."""
+    if not call.is_resumed:
+        return None
+    ids = SandboxId(call.fixed["sandbox_id"]), OperationId(call.fixed["operation_id"])
+    try:
+        return await call.edge.lifecycle.created(*ids)
+    except NotFound:
+        return None
 
 
 async def _order(call: Call, body: CreateSandbox) -> CreateOrder:
@@ -166,9 +175,10 @@ async def await_arrival(call: Call, sandbox: Sandbox, hints: AsyncIterator[None]
     return sandbox
 
 
-async def why_it_failed(call: Call, order: CreateOrder, sandbox: Sandbox) -> SandfleetError:
-    """Return the error of a create that ended `failed`."""
-    operation = await call.edge.plane.stores.operations.get(order.operation_id)
+async def why_it_failed(call: Call, sandbox: Sandbox) -> SandfleetError:
+    """Return the error of a create that ended `failed`; asked for again, it begins anew."""
+    operation = await call.edge.plane.stores.operations.get(OperationId(call.fixed["operation_id"]))
+    call.is_settled = True
     message = operation.error_message or sandbox.error_message or "the sandbox could not be created"
     error = operation_error(operation)
     if isinstance(error, Unavailable):  # no room, or no answer in time: asked again, it may be there
@@ -203,5 +213,6 @@ ENDPOINTS = (
         ),
         changes=True,
         fixes=_ids,
+        resumes=True,
     ),
 )

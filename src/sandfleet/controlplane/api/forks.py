@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import cast
 
 from sandfleet.controlplane.api.checkpoints import find_checkpoint, until_ready, unusable
-from sandfleet.controlplane.api.create_sandbox import await_arrival, check_labels, why_it_failed
+from sandfleet.controlplane.api.create_sandbox import await_arrival, begun, check_labels, why_it_failed
 from sandfleet.controlplane.api.field_values import checked_envs, checked_timeout, invalid, without_null
 from sandfleet.controlplane.api.hibernation import require_store
 from sandfleet.controlplane.api.paths import SANDBOX
@@ -54,26 +54,31 @@ def _fork_ids() -> Mapping[str, str]:
 
 async def create_from_checkpoint(call: Call) -> Answer:
     """Create a sandbox from a checkpoint and answer when it runs, or by the 25-second rule before."""
+    hints = call.edge.plane.wake_ups.subscribe(sandbox_topic(SandboxId(call.fixed["sandbox_id"])))
+    sandbox = await begun(call) or await call.edge.lifecycle.create(await _checkpoint_order(call))
+    sandbox = await await_arrival(call, sandbox, hints)
+    if sandbox.state is SandboxState.FAILED:
+        operation = await call.edge.plane.stores.operations.get(OperationId(call.fixed["operation_id"]))
+        if operation.error_code == SnapshotUnusable.code:
+            raise unusable(operation.error_message)
+        raise await why_it_failed(call, sandbox)
+    if sandbox.is_terminal:
+        raise gone(sandbox)
+    return model_answer(201, sandbox_body(call, sandbox))
+
+
+async def _checkpoint_order(call: Call) -> CreateOrder:
+    """Return the order, once the checkpoint is ready."""
     checkpoint = await find_checkpoint(call)
     ids = (SandboxId(call.fixed["sandbox_id"]), OperationId(call.fixed["operation_id"]))
     order = await _order(call, checkpoint, ids)  # a wrong value is told before any waiting
     checkpoint = await until_ready(call, checkpoint, seconds=READY_WAIT_S)
-    order = replace(
+    return replace(
         order,
         snapshot_id=checkpoint.snapshot_id,
         from_checkpoint_id=checkpoint.id,
         cpu_percent=await _kept_limit(call, checkpoint, order.resources),
     )
-    hints = call.edge.plane.wake_ups.subscribe(sandbox_topic(order.sandbox_id))
-    sandbox = await await_arrival(call, await call.edge.lifecycle.create(order), hints)
-    if sandbox.state is SandboxState.FAILED:
-        operation = await call.edge.plane.stores.operations.get(order.operation_id)
-        if operation.error_code == SnapshotUnusable.code:
-            raise unusable(operation.error_message)
-        raise await why_it_failed(call, order, sandbox)
-    if sandbox.is_terminal:
-        raise gone(sandbox)
-    return model_answer(201, sandbox_body(call, sandbox))
 
 
 async def fork_sandbox(call: Call) -> Answer:
@@ -204,6 +209,7 @@ ENDPOINTS = (
         errors=(*_ERRORS, "checkpoint_failed", "checkpoint_not_ready"),
         changes=True,
         fixes=_ids,
+        resumes=True,
     ),
     Endpoint(
         method="POST",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 from sandfleet.controlplane.api.field_values import checked_timeout
@@ -13,6 +12,7 @@ from sandfleet.controlplane.api.verbs import begin_in_turn, not_running, outcome
 from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.controlplane.http.idempotency import go_by
 from sandfleet.controlplane.proxy.readiness import find_sandbox
 from sandfleet.controlplane.proxy.waking import open_wake
 from sandfleet.model.errors import BadRequest, NotAvailable
@@ -23,6 +23,7 @@ from sandfleet.wire.public_api import SandboxBody
 from sandfleet.wire.public_saved import HibernatedBody, WakeSandbox
 
 _ASLEEP = frozenset({SandboxState.HIBERNATING, SandboxState.HIBERNATED})
+_TO_WAKE = frozenset({SandboxState.HIBERNATED, SandboxState.WAKING})
 _ERRORS = ("not_found", "gone", "operation_in_progress", "invalid_argument", "not_ready")
 
 
@@ -65,39 +66,45 @@ def _check_hibernate(call: Call, sandbox: Sandbox) -> None:
         raise not_running()
 
 
+class _Woken(Exception):
+    """Others woke the sandbox while this request waited for its turn."""
+
+
 async def wake_sandbox(call: Call) -> Answer:
     """Bring a hibernated sandbox back; a wake that is under way is joined."""
     body = cast(WakeSandbox, call.model)
+    was_asleep = False
 
     def check(sandbox: Sandbox) -> None:
+        nonlocal was_asleep
         if body.timeout is not None:
             checked_timeout(body.timeout)
         if sandbox.state is SandboxState.RUNNING:
-            raise BadRequest("sandbox is not hibernated", code="not_hibernated")
+            raise _Woken if was_asleep else BadRequest("sandbox is not hibernated", code="not_hibernated")
+        was_asleep = was_asleep or sandbox.state in _TO_WAKE
 
     async def begin(sandbox: Sandbox) -> Operation:
         return await call.edge.lifecycle.wake(
             sandbox, ids=call.fixed, actor=call.principal.actor, timeout_s=body.timeout
         )
 
-    # Its own first attempt may be done by now: that the sandbox runs is then what was asked for.
-    operation = await resumed(call) or await _joined(call, check, timeout_s=body.timeout)
-    if operation is None:
-        operation = await begin_in_turn(call, begin, check=check)
-    await outcome(call, operation)
+    async def join(sandbox: Sandbox) -> Operation | None:
+        operation = await open_wake(call.edge, sandbox)
+        if operation is not None:
+            await go_by(call, operation.id)
+            if body.timeout is not None:
+                await store_timeout(call, body.timeout)
+        return operation
+
+    try:
+        # Its own first attempt may be done by now: that the sandbox runs is then what was asked for.
+        operation = await resumed(call) or await begin_in_turn(call, begin, check=check, join=join)
+        await outcome(call, operation)
+    except _Woken:
+        if body.timeout is not None:
+            await store_timeout(call, body.timeout)
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
     return model_answer(200, sandbox_body(call, sandbox))
-
-
-async def _joined(call: Call, check: Callable[[Sandbox], None], *, timeout_s: int | None) -> Operation | None:
-    """Return the wake that another request began and that is under way, if there is one."""
-    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
-    operation = await open_wake(call.edge, sandbox)
-    if operation is not None:
-        check(sandbox)
-        if timeout_s is not None:
-            await store_timeout(call, timeout_s)
-    return operation
 
 
 ENDPOINTS = (

@@ -49,26 +49,55 @@ def needs_running(sandbox: Sandbox) -> None:
         raise not_running()
 
 
+async def _joins_nothing(_sandbox: Sandbox) -> Operation | None:
+    return None
+
+
 async def begin_in_turn(
     call: Call,
     act: Callable[[Sandbox], Awaitable[Operation]],
     *,
     check: Callable[[Sandbox], None],
+    join: Callable[[Sandbox], Awaitable[Operation | None]] = _joins_nothing,
     owner: OrganisationId | None = None,
 ) -> Operation:
     """Wait for the sandbox's turn, and begin; `check` refuses by what the row says, before any waiting.
 
+    `join` may return what others have begun and what is taken instead.
     `owner`: whose sandbox it is, where that is not the caller.
+
+    Another attempt of this very request may overtake this one, when it was held up for longer
+    than its claim: whatever refuses it then, the operation that the other began is its own.
     """
+    owner = owner or call.principal.organisation_id
+    try:
+        return await _begun_in_turn(call, act, check=check, join=join, owner=owner)
+    except Exception:
+        operation = await resumed(call)
+        if operation is None:
+            raise
+        return operation
+
+
+async def _begun_in_turn(
+    call: Call,
+    act: Callable[[Sandbox], Awaitable[Operation]],
+    *,
+    check: Callable[[Sandbox], None],
+    join: Callable[[Sandbox], Awaitable[Operation | None]],
+    owner: OrganisationId,
+) -> Operation:
     clock, settings = call.edge.plane.clock, call.edge.plane.settings
     deadline = call.received_at + settings.sandbox_wait_s
-    owner, name = owner or call.principal.organisation_id, call.values["id"]
+    name = call.values["id"]
     sandbox = await find_sandbox(call.edge, owner, name)
     hints = call.edge.plane.wake_ups.subscribe(sandbox_topic(sandbox.id))
     for _ in range(BEGIN_ATTEMPTS_MAX):
         if sandbox.is_terminal:
             raise gone(sandbox)
         check(sandbox)
+        if (joined := await join(sandbox)) is not None:
+            return joined
         is_free = sandbox.state in SETTLED_STATES and not await _is_busy(call, sandbox)
         if is_free:
             try:
@@ -127,5 +156,6 @@ async def outcome(
     call.edge.metrics.operation_seconds.labels(name, operation.state.value).observe(seconds)
     if fails and operation.state is not OperationState.SUCCEEDED:
         sandbox = await plane.stores.sandboxes.get(operation.organisation_id, operation.sandbox_id)
+        call.is_settled = True  # asked for again, it begins anew
         raise gone(sandbox) if sandbox.is_terminal else operation_error(operation)
     return operation

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from sandfleet.controlplane.http.answers import Answer
 from sandfleet.controlplane.http.authentication import Access, Principal
+from sandfleet.model.ids import OrganisationId
 from sandfleet.wire.public_api import RequestBody
 
 if TYPE_CHECKING:
@@ -71,6 +72,14 @@ class Endpoint:
         return self.fixes is not _fixes_nothing
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The idempotency key that a request has claimed."""
+
+    scope: tuple[OrganisationId, str, str, str]
+    holder: str
+
+
 class Call:
     """One request: what was sent, who sent it, and the ports to serve it."""
 
@@ -87,6 +96,11 @@ class Call:
         self.caller: Principal | None = None
         self.model: BaseModel | None = None
         self.fixed: Mapping[str, Any] = {}
+        self.is_resumed = False
+        """Whether an earlier attempt of this very request fixed the ids, and may have begun."""
+        self.is_settled = False
+        """Whether what goes by the ids has ended for certain: nothing of it is to be joined again."""
+        self.claim: Claim | None = None
         self.receive: Receive
         self.send: Send
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.http.call import Call
 from sandfleet.controlplane.proxy.relay import client_left
 from sandfleet.model.errors import SandfleetError
@@ -36,7 +37,7 @@ class EventStream:
         headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
         await call.send({"type": "http.response.start", "status": 200, "headers": headers})
         if call.method != "HEAD":
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 parts = [
                     group.create_task(self._send_events(call)),
                     group.create_task(client_left(call)),

@@ -5,6 +5,8 @@ Rule 2: whoever finds a running claim waits for its answer; a claim whose holder
 vanished is resumed with the same ids, so that nothing is done twice. A holder that lives
 renews its claim, so that one that died holds nobody up for long.
 Rule 3: answers that a retry should not get again (401, 403, 408, 429, 5xx) are not kept.
+Rule 4: after such an answer the ids are forgotten only if what goes by them has ended for
+certain. Else it may go on, or begin late, and a retry under new ids would do it twice.
 """
 
 from __future__ import annotations
@@ -12,16 +14,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import msgspec
 
 from sandfleet.controlplane.http.answers import Answer
-from sandfleet.controlplane.http.call import Call
+from sandfleet.controlplane.http.call import Call, Claim
 from sandfleet.controlplane.http.drain import shutting_down
 from sandfleet.model.errors import BadRequest, Conflict, NotReady, StoreUnavailable
-from sandfleet.model.ids import OrganisationId
+from sandfleet.model.ids import OperationId, OrganisationId
 from sandfleet.ports.stores import IdempotencyRecord, StoredAnswer
 
 HEADER = "idempotency-key"
@@ -62,10 +64,12 @@ async def once(call: Call, key: str, *, raw_body: bytes, produce: Callable[[], A
     scope = _scope(call, key)
     holder = secrets.token_hex(16)
     digest = hashlib.sha256(call.scope["query_string"] + b"\0" + raw_body).digest()
-    record = await _claim(call, scope, holder=holder, digest=digest)
+    minted = call.endpoint.fixes()
+    record = await _claim(call, Claim(scope, holder), digest=digest, resource=minted)
     if record.answer is not None:
         return _replayed(record.answer)
-    call.fixed = record.resource
+    call.fixed, call.claim = record.resource, Claim(scope, holder)
+    call.is_resumed = dict(record.resource) != dict(minted)
     done = asyncio.Event()
     call.edge.background.start(_renew(call, scope, holder=holder, done=done), name=f"claim {call.request_id}")
     try:
@@ -74,6 +78,15 @@ async def once(call: Call, key: str, *, raw_body: bytes, produce: Callable[[], A
     finally:
         done.set()
     return answer
+
+
+async def go_by(call: Call, operation_id: OperationId) -> None:
+    """Have a repeat of this request go by work that another began and that it has joined."""
+    if call.claim is None:
+        return
+    fixed = {**call.fixed, "operation_id": operation_id}
+    await call.edge.plane.stores.idempotency.join(call.claim.scope, holder=call.claim.holder, resource=fixed)
+    call.fixed = fixed
 
 
 def _lease_s(call: Call) -> float:
@@ -102,11 +115,13 @@ def _topic(scope: Scope) -> str:
     return "idempotency:" + hashlib.sha256("\0".join(scope).encode()).hexdigest()
 
 
-async def _claim(call: Call, scope: Scope, *, holder: str, digest: bytes) -> IdempotencyRecord:
+async def _claim(
+    call: Call, claim: Claim, *, digest: bytes, resource: Mapping[str, str]
+) -> IdempotencyRecord:
     """Claim the key, waiting while another request works under it."""
     store = call.edge.plane.stores.idempotency
     lease_s = _lease_s(call)
-    resource = call.endpoint.fixes()
+    scope, holder = claim.scope, claim.holder
     hints = call.edge.plane.wake_ups.subscribe(_topic(scope))
     for _ in range(WAITS_MAX):
         record = await store.claim(
@@ -140,7 +155,7 @@ async def _keep(call: Call, scope: Scope, *, holder: str, answer: Answer) -> Non
     store = call.edge.plane.stores.idempotency
     if answer.is_repeatable:
         await store.finish(scope, holder=holder, answer=_stored(answer))
-    elif call.endpoint.resumes or _code_of(answer) in _UNCERTAIN:
+    elif not call.is_settled and (call.endpoint.resumes or _code_of(answer) in _UNCERTAIN):
         await store.prolong(scope, holder=holder, lease_s=0.0)
     else:
         await store.abandon(scope, holder=holder)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import msgspec
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.http.answers import JSON, Answer
 from sandfleet.ports.clock import Clock
 
@@ -28,7 +29,7 @@ async def first_of(work: asyncio.Future[Answer], *, seconds: float, clock: Clock
     """Return the answer if it comes within `seconds`, else None. The work goes on."""
     if work.done():
         return work.result()
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         timer = group.create_task(clock.sleep(max(0.0, seconds)))
         work.add_done_callback(lambda _: timer.cancel())
     return work.result() if work.done() else None

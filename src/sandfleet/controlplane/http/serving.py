@@ -6,12 +6,14 @@ import asyncio
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.http.answers import Answer, error_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.body import ClientGone, announced_length, parse_body, read_body
 from sandfleet.controlplane.http.call import Call, Streamed
 from sandfleet.controlplane.http.drain import shutting_down
 from sandfleet.controlplane.http.idempotency import idempotency_key, once
+from sandfleet.controlplane.http.operation_errors import told
 from sandfleet.controlplane.http.padding import PADDED_HEADERS, first_of, padded_pieces
 from sandfleet.model.errors import SandfleetError
 
@@ -107,6 +109,7 @@ def _as_answer(call: Call, error: Exception) -> Answer:
         error = SandfleetError("internal error")
     elif error.code == "internal":
         log.error("request failed", request_id=call.request_id, reason=error.message)
+    error = told(error)
     call.edge.metrics.errors.labels(error.code).inc()
     return error_answer(error, request_id=call.request_id)
 
@@ -131,7 +134,7 @@ async def _serve_padded(call: Call, raw_body: bytes) -> None:
 
 async def _unless_hurried(call: Call, raw_body: bytes) -> Answer:
     """Return the outcome, or `shutting_down` when this replica cannot wait for it."""
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         hurry = group.create_task(call.edge.drain.hurried())
         work = group.create_task(_outcome(call, raw_body))
         await asyncio.wait({hurry, work}, return_when=asyncio.FIRST_COMPLETED)

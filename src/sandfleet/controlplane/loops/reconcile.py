@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane, sandbox_topic
 from sandfleet.controlplane.operations.engine import OperationEngine
 from sandfleet.controlplane.operations.recover import decide, loss
@@ -57,7 +58,7 @@ class Reconciler:
             async with at_once:
                 done.extend(await self._look(worker, term=term))
 
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             for worker in workers:
                 tasks.create_task(look(worker))
         return "; ".join(sorted(done)) or "rows and machines agree"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops.leadership import Leadership
 from sandfleet.model.errors import StaleTerm, StoreUnavailable
@@ -48,7 +49,7 @@ class LoopRunner:
 
     async def run(self) -> None:
         """Run them all, each in its own task."""
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             for loop in self._loops:
                 tasks.create_task(self._run_one(loop), name=f"loop-{loop.name}")
 

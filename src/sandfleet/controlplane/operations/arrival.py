@@ -127,6 +127,8 @@ class Arrival:
         snapshot = await usable_snapshot(run, await run.row(operation))
         for _ in range(WRITE_ATTEMPTS):
             sandbox = await run.row(operation)
+            if _is_placed(sandbox):
+                raise StoreUnavailable("the outcome of an earlier placement was not known")
             mine = _waiting(operation, sandbox, snapshot)
 
             def decide(
@@ -246,6 +248,11 @@ async def announce(run: Run, sandbox: Sandbox, *, url: str) -> None:
     route = Route(sandbox.id, sandbox.organisation_id, sandbox.worker_id, url, sandbox.epoch)
     await run.plane.wake_ups.publish(sandbox_topic(sandbox.id))
     await run.plane.routes.put(route)
+
+
+def _is_placed(sandbox: Sandbox) -> bool:
+    """Whether an attempt of unknown outcome has placed it: then all of it is to be read again."""
+    return sandbox.worker_id is not None
 
 
 def _took(run: Run, placed: Placed) -> Operation:

@@ -16,7 +16,7 @@ from sandfleet.controlplane.operations.records import ended, log_row, new_operat
 from sandfleet.controlplane.operations.step import Run
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance
 from sandfleet.model.errors import SandfleetError, StaleVersion
-from sandfleet.model.ids import operation_id
+from sandfleet.model.ids import OperationId, SandboxId, operation_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.transition import Transition
@@ -29,9 +29,16 @@ async def begin_create(plane: ControlPlane, order: CreateOrder) -> tuple[Sandbox
     sandbox, operation, log = new_sandbox(plane, order)
     if await plane.stores.sandboxes.create(sandbox, operation, log):
         return sandbox, operation
-    stored = await plane.stores.operations.get(order.operation_id)
+    return await begun_create(plane, order.sandbox_id, order.operation_id)
+
+
+async def begun_create(
+    plane: ControlPlane, sandbox_id: SandboxId, create_id: OperationId
+) -> tuple[Sandbox, Operation | None]:
+    """Return what an earlier attempt wrote, or raise NotFound; None: others run it."""
+    stored = await plane.stores.operations.get(create_id)
     is_ours = stored.lease is not None and stored.lease.holder == plane.replica_id
-    return await plane.stores.sandboxes.get_any(order.sandbox_id), stored if is_ours else None
+    return await plane.stores.sandboxes.get_any(sandbox_id), stored if is_ours else None
 
 
 def new_sandbox(plane: ControlPlane, order: CreateOrder) -> tuple[Sandbox, Operation, Transition]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane, sandbox_topic
 from sandfleet.controlplane.operations.backoff import Backoff
 from sandfleet.controlplane.operations.creation_queue import CreationQueue
@@ -30,7 +31,7 @@ from sandfleet.model.errors import (
     Unavailable,
 )
 from sandfleet.model.ids import OperationId, SandboxId
-from sandfleet.model.operation import Operation, OperationKind, OperationState
+from sandfleet.model.operation import Lease, Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 
 RUNNING_MAX = 5000
@@ -97,14 +98,14 @@ class OperationEngine:
         self._plane = plane
         self._definitions = definitions
         self._lease_s = plane.settings.operation_lease_s
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: TaskGroup | None = None
         self._running: dict[OperationId, tuple[_Held, asyncio.Task[None]]] = {}
         self.queue = CreationQueue(plane.wake_ups)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[OperationEngine]:
         """Run operations within; at the end drop them so that others take over at once."""
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             self._tasks = tasks
             serving = tasks.create_task(self.queue.run())
             try:
@@ -134,6 +135,11 @@ class OperationEngine:
         task = self._tasks.create_task(self._drive(held), name=operation.id)
         self._running[operation.id] = (held, task)
         task.add_done_callback(lambda _: self._running.pop(operation.id, None))
+
+    def lease_of(self, operation_id: OperationId) -> Lease | None:
+        """Return the lease under which the operation runs here, None if it does not."""
+        held, _ = self._running.get(operation_id, (None, None))
+        return held.operation.lease if held is not None else None
 
     def look_again(self, sandbox_id: SandboxId) -> None:
         """Have the operations of a sandbox look at once whether they are to cancel."""
@@ -182,7 +188,7 @@ class OperationEngine:
     ) -> SandfleetError | None:
         """Run `work` while the lease is ours; return why it must be given up, if it must."""
         held.interruption = None
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             working = tasks.create_task(_caught(work))
             watching = tasks.create_task(self._watch(held, working))
             working.add_done_callback(lambda _: watching.cancel())

@@ -12,14 +12,15 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
-from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, sweep, takeover
+from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
-from sandfleet.controlplane.operations.create import CREATE, begin_create
+from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
 from sandfleet.controlplane.operations.destroy import DESTROY
 from sandfleet.controlplane.operations.engine import LET_GO_TOPIC, OperationEngine
 from sandfleet.controlplane.operations.expire import EXPIRE
@@ -35,7 +36,7 @@ from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
 from sandfleet.controlplane.operations.upload import UPLOAD
 from sandfleet.controlplane.operations.wake import WAKE, begin_wake
 from sandfleet.model.checkpoint import Checkpoint
-from sandfleet.model.ids import WorkerId, operation_id
+from sandfleet.model.ids import OperationId, SandboxId, WorkerId, operation_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
@@ -59,6 +60,7 @@ DEFINITIONS = {
 RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0
 GARBAGE_EVERY_S = 5.0
+STRAYS_EVERY_S = 60.0
 SWEEP_EVERY_S = 3600.0
 
 
@@ -76,7 +78,7 @@ class Fleet:
     @asynccontextmanager
     async def running(self, *, with_loops: bool = True) -> AsyncIterator[Fleet]:
         """Run operations and loops within; at the end let others take over at once."""
-        async with self.engine.running(), asyncio.TaskGroup() as tasks:
+        async with self.engine.running(), TaskGroup() as tasks:
             self._running = [tasks.create_task(self.loops.run())] if with_loops else []
             try:
                 yield self
@@ -93,7 +95,13 @@ class Fleet:
 
     async def create(self, order: CreateOrder) -> Sandbox:
         """Write row and operation, and run it."""
-        sandbox, operation = await begin_create(self._plane, order)
+        return self._go_on(*await begin_create(self._plane, order))
+
+    async def created(self, sandbox_id: SandboxId, operation_id: OperationId) -> Sandbox:
+        """Find row and operation of an earlier attempt, and run what is ours of it."""
+        return self._go_on(*await begun_create(self._plane, sandbox_id, operation_id))
+
+    def _go_on(self, sandbox: Sandbox, operation: Operation | None) -> Sandbox:
         if operation is not None and operation.state is OperationState.RUNNING:
             self.engine.start(operation, sandbox=sandbox)
         return sandbox
@@ -194,6 +202,7 @@ class Fleet:
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),
             Loop("garbage", GARBAGE_EVERY_S, lambda term: garbage.tick(plane, term=term)),
+            Loop("strays", STRAYS_EVERY_S, lambda term: strays.tick(plane, term=term)),
             Loop("sweep", SWEEP_EVERY_S, lambda _: sweep.tick(plane)),
             Loop("cleanup", CLEANUP_EVERY_S, lambda _: cleanup.tick(plane)),
         )

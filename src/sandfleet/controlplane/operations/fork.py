@@ -129,7 +129,7 @@ async def _spread(run: Run, operation: Operation) -> None:
     if run.plane.settings.blob_store_url is None:
         return
     snapshot = await snapshot_of(run, operation)
-    if snapshot.state is SnapshotState.LOCAL and (await ask(run, snapshot))[0] == DURABLE:
+    if snapshot.state is SnapshotState.LOCAL and (await ask(run, snapshot))[0].state == DURABLE:
         await run.plane.stores.snapshots.save(replace(snapshot, state=SnapshotState.DURABLE))
         await run.plane.wake_ups.publish(CAPACITY_TOPIC)
 

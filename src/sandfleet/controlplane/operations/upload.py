@@ -22,6 +22,7 @@ from sandfleet.model.ids import operation_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.snapshot import Snapshot, SnapshotState
+from sandfleet.wire.worker_messages import SnapshotState as Upload
 
 POLL_FIRST_S = 0.1
 POLL_MOST_S = 2.0
@@ -57,25 +58,34 @@ async def _upload(run: Run, operation: Operation) -> Operation:
         if not snapshot.is_complete:
             return await _unneeded(run, operation)
         state, reason = await ask(run, snapshot)
-        if DURABLE in (state, snapshot.state.value):
+        if DURABLE in (state.state, snapshot.state.value):
             return await _durable(run, operation, snapshot)
+        operation = await _with_progress(run, operation, state)
         if reason is not None:
             log.warning("upload_failed", snapshot_id=snapshot.id, reason=reason)
         await (polling if reason is None else trouble).wait()
 
 
-async def ask(run: Run, snapshot: Snapshot) -> tuple[str, str | None]:
+async def _with_progress(run: Run, operation: Operation, state: Upload) -> Operation:
+    """Write down how far the upload is, where that is news."""
+    progress = {"bytes_done": state.bytes_done, "bytes_total": state.bytes_total}
+    if state.bytes_total == 0 or progress == operation.progress:
+        return operation
+    return await run.plane.stores.operations.save(replace(operation, progress=progress))
+
+
+async def ask(run: Run, snapshot: Snapshot) -> tuple[Upload, str | None]:
     """Have the worker upload it; return how it stands there, and why if that is bad."""
     if snapshot.worker_id is None:
-        return FAILED, "no worker has it"
+        return Upload(snapshot_id=snapshot.id, state=FAILED), "no worker has it"
     try:
         worker = await run.plane.stores.workers.get(snapshot.worker_id)
         state = await run.plane.worker_client.upload_snapshot(worker.id, worker.http_url, snapshot.id)
     except StoreUnavailable:
         raise
     except SandfleetError as error:
-        return FAILED, error.message
-    return state.state, state.reason or "no reason" if state.state == FAILED else None
+        return Upload(snapshot_id=snapshot.id, state=FAILED), error.message
+    return state, state.reason or "no reason" if state.state == FAILED else None
 
 
 async def _durable(run: Run, operation: Operation, snapshot: Snapshot) -> Operation:

@@ -8,12 +8,12 @@ start one command.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.proxy.forward import Forwarding, open_answer
 from sandfleet.controlplane.proxy.readiness import locate, wait_until_ready
@@ -70,7 +70,7 @@ async def start_what_others_left(edge: Edge) -> None:
 async def _perform(edge: Edge, command: PendingCommand, request_id: str) -> None:
     """Start it under a lease that is kept, and write down what came of it."""
     store, holder = edge.plane.stores.commands, edge.plane.replica_id
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         keeping = group.create_task(_keep(edge, command))
         failure = await _start(edge, command, request_id)
         keeping.cancel()

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 import structlog
 from starlette.types import Scope
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.http.answers import Answer, error_answer
 from sandfleet.controlplane.http.authentication import Access
@@ -169,7 +170,7 @@ async def _relay(call: Call, answer: DataPlaneAnswer, upload: Upload) -> None:
             return
         await call.send({"type": "http.response.body", "body": b""})
 
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         sending = group.create_task(body())
         watching = group.create_task(upload.client_left())
         leaving = group.create_task(call.edge.drain.leaving() if is_endless else asyncio.Event().wait())

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.http.call import Call
 from sandfleet.model.errors import SandfleetError
 from sandfleet.ports.data_plane import DataPlaneAnswer
@@ -36,7 +37,7 @@ class RelayedAnswer:
             if call.method == "HEAD":
                 await call.send({"type": "http.response.body", "body": b""})
                 return
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 sending = group.create_task(self._send_body(call))
                 watching = group.create_task(client_left(call))
                 await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)

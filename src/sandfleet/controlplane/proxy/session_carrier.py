@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import sandbox_topic
 from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.http.client_socket import ClientSocket
@@ -135,7 +136,7 @@ class SessionCarrier:
         """Pass messages on in both directions; return whether the exit has been told."""
         self.stdin.begin_again()
         self.changed.set()
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             up = group.create_task(_outcome(self._send_stdin(worker)))
             down = group.create_task(_outcome(self._send_output(worker)))
             await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)

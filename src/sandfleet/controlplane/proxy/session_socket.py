@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call
 from sandfleet.controlplane.http.client_socket import ClientSlow, ClientSocket
@@ -58,7 +59,7 @@ async def _serve(call: Call, client: ClientSocket, *, kind: str) -> None:
     )
     located = await locate(call.edge, call.principal.organisation_id, call.values["id"])
     carrier = SessionCarrier(call.edge, client, _target(call, kind), call.request_id)
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         carrying = group.create_task(_caught(carrier.carry(located)))
         deciding = group.create_task(carrier.attached.wait())
         waited_s = DECIDED_WITHIN_S - (call.edge.plane.clock.monotonic() - call.received_at)
@@ -78,7 +79,7 @@ async def _carry_on(
     carrier: SessionCarrier,
     client: ClientSocket,
     carrying: asyncio.Task[Exception | None],
-    group: asyncio.TaskGroup,
+    group: TaskGroup,
 ) -> None:
     """Let the client in; return when the session has ended or the client has left."""
     known = carrier.target.offset if carrier.position is None else carrier.position

@@ -7,11 +7,11 @@ check would notice.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from uuid import uuid4
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import BadRequest, ExecFailed, NotFound, SandfleetError
 from sandfleet.ports.guest import ExecOrder, ExecStatus, Guest, GuestIdentity
 
@@ -113,7 +113,7 @@ async def execs_run_side_by_side(guest: Guest, root: str) -> None:
     """A slow one holds up no other."""
     slow = _order("sleep 30")
     await guest.start_exec(slow)
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         quick = [group.create_task(_run(guest, f"echo {number}")) for number in range(5)]
     assert [task.result()[1] for task in quick] == [f"{number}\n".encode() for number in range(5)]
     assert slow.exec_id in [status.exec_id for status in await guest.list_execs() if status.running]

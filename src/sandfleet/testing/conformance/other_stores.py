@@ -114,6 +114,14 @@ async def a_left_claim_is_resumed_with_what_the_first_attempt_fixed(stores: Stor
     assert (read.is_mine, read.answer) == (False, None)
 
 
+async def a_claim_that_joined_other_work_is_resumed_with_that(stores: Stores) -> None:
+    await stores.idempotency.claim(SCOPE, body_digest=b"b", holder="a", lease_s=0, resource={"id": 1})
+    await stores.idempotency.join(SCOPE, holder="someone-else", resource={"id": 3})
+    await stores.idempotency.join(SCOPE, holder="a", resource={"id": 2})
+    resumed = await stores.idempotency.claim(SCOPE, body_digest=b"b", holder="b", lease_s=30, resource={})
+    assert (resumed.is_mine, resumed.resource) == (True, {"id": 2})
+
+
 async def an_abandoned_claim_is_free(stores: Stores) -> None:
     await stores.idempotency.claim(SCOPE, body_digest=b"b", holder="a", lease_s=30, resource={"id": 1})
     await stores.idempotency.abandon(SCOPE, holder="someone-else")
@@ -185,6 +193,8 @@ async def what_is_saved_is_kept_as_long_as_something_names_it(stores: Stores) ->
     with refusing(NotFound):
         await stores.snapshots.save(saved)
     assert await stores.snapshots.kept() == []
+    asked = [snapshot.id, SnapshotId("sn-never")]
+    assert await stores.snapshots.with_row(asked) == {snapshot.id}
     await stores.snapshots.remove(snapshot.id)
     assert (await stores.sandboxes.get_any(sandbox.id)).snapshot_id is None
 
@@ -237,6 +247,7 @@ CHECKS: tuple[Check, ...] = (
     organisations_and_keys_come_back,
     one_of_many_claims_does_the_work_and_the_answer_is_replayed,
     a_left_claim_is_resumed_with_what_the_first_attempt_fixed,
+    a_claim_that_joined_other_work_is_resumed_with_that,
     an_abandoned_claim_is_free,
     a_worker_becomes_silent_then_unreachable_and_comes_back,
     a_worker_that_speaks_is_not_lost_and_one_that_holds_something_is_not_forgotten,

@@ -66,6 +66,16 @@ class MemoryIdempotencyStore:
 
         await self._link.call(work, repeatable=True, name="prolong")
 
+    async def join(self, scope: Scope, *, holder: str, resource: Mapping[str, Any]) -> None:
+        """Replace what the claim has fixed."""
+
+        def work() -> None:
+            known = self._database.claims.get(scope)
+            if known is not None and known.holder == holder and known.answer is None:
+                known.resource = as_json(resource)
+
+        await self._link.call(work, repeatable=True, name="join")
+
     async def abandon(self, scope: Scope, *, holder: str) -> None:
         """Forget the claim."""
 

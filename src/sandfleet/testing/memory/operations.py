@@ -75,8 +75,10 @@ class MemoryOperationStore:
             if sandbox is not None:
                 database.require_version(sandbox)
             if follow_up is not None:
-                database.insert_operation(follow_up)
+                database.require_new(follow_up)
             database.write_operation(operation)
+            if follow_up is not None:
+                database.insert_operation(follow_up)
             if sandbox is not None:
                 database.write_sandbox(sandbox)
             if transition is not None:

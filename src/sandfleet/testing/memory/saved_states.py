@@ -93,6 +93,14 @@ class MemorySnapshotRecords:
 
         await self._link.call(work, repeatable=True, name="remove_snapshot")
 
+    async def with_row(self, snapshots: Sequence[SnapshotId]) -> frozenset[SnapshotId]:
+        """Return those that have a row."""
+
+        def work() -> frozenset[SnapshotId]:
+            return frozenset(one for one in snapshots if one in self._database.snapshots)
+
+        return await self._link.call(work, repeatable=True, name="with_row")
+
     async def kept(self) -> Sequence[SnapshotId]:
         """Return all that is not garbage."""
 

@@ -140,11 +140,16 @@ class Client:
             written = await self._world.write(row.worker_id, known.id, row.epoch)
         except (OSError, TimeoutError, SandfleetError):
             return
-        if not known.is_restored:
+        if not known.is_restored and not self._is_recovered(known):
             self._world.findings.require(
                 written > before, f"{known.id}: {before} writes were answered, {written} are there"
             )
             known.written = max(known.written, written)
+
+    def _is_recovered(self, known: Known) -> bool:
+        """Whether its VM was lost and it went back to what was saved, which its log says."""
+        log = self._world.database.transitions
+        return any(one.event == "recover" and one.sandbox_id == known.id for one in log)
 
     def _learn(self, sandbox_id: str) -> None:
         if all(one.id != sandbox_id for one in self._known):

@@ -6,7 +6,7 @@ What it finds is kept, not raised: the run goes on for nobody and is stopped by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandfleet.lifecycle.sandbox import TRANSITIONS
@@ -18,6 +18,7 @@ from sandfleet.model.snapshot import Snapshot, SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.testing.memory.database import MemoryDatabase, Reservation
 from sandfleet.testing.simulation.host import Host, Watcher
+from sandfleet.testing.simulation.replica import Replica
 from sandfleet.testing.simulation.trace import Trace
 from sandfleet.testing.simulation.vm import RUNNING, ObjectStore, Vm
 
@@ -95,6 +96,7 @@ class WatchedDatabase(MemoryDatabase):
     findings: Findings
     hosts: Mapping[WorkerId, Host]
     objects: ObjectStore
+    replicas: Sequence[Replica] = ()
 
     def watch(self, findings: Findings, hosts: Mapping[WorkerId, Host], objects: ObjectStore) -> None:
         """Begin to look."""
@@ -145,6 +147,14 @@ class WatchedDatabase(MemoryDatabase):
         token = operation.lease.token if operation.lease else -1
         is_ours = self.running[operation.id].token == token
         self.findings.require(is_ours, f"{operation.id} was written without its lease")
+        runners = [
+            one.process.name
+            for one in self.replicas
+            if one.fleet is not None
+            and not one.process.is_dead
+            and one.fleet.engine.lease_of(operation.id) == operation.lease
+        ]
+        self.findings.require(len(runners) <= 1, f"{operation.id} is run by {runners} in one lease")
         return super().write_operation(operation)
 
     def log(self, transition: Transition) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.app import ENDPOINTS
 from sandfleet.controlplane.background import Background
 from sandfleet.controlplane.dependencies import ControlPlane
@@ -99,7 +100,7 @@ class Replica:
 
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
-            background = Background(await stack.enter_async_context(asyncio.TaskGroup()))
+            background = Background(await stack.enter_async_context(TaskGroup()))
             stack.callback(background.cancel_all)
             self.fleet = Fleet(self.plane)
             lifecycle = await stack.enter_async_context(self.fleet.running())

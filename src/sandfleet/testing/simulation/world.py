@@ -98,6 +98,7 @@ class World:
         self.host_weather: dict[WorkerId, Weather] = {}
         self.redis = MemoryRedis(self.loop.time, deliver=self._deliver)
         self.replicas: list[Replica] = []
+        self.database.replicas = self.replicas
         self.clients: list[Client] = []
         self.known: list[Known] = []
         """What all clients know of sandboxes: each works with those of all."""

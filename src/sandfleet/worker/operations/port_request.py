@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import BadRequest, PortClosed
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.port_frames import HeadReader, PortAnswer, PortRequest, encode_head, end_to_end
@@ -105,7 +106,7 @@ class PortRelay(Response):
             except Exception as error:  # noqa: BLE001 -- raised again below, without a group around it
                 failure = error
 
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             relaying = group.create_task(relay())
             watching = group.create_task(incoming.left())
             await asyncio.wait({relaying, watching}, return_when=asyncio.FIRST_COMPLETED)

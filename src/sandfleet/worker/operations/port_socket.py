@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import PortClosed, SandfleetError
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.port_frames import (
@@ -82,7 +83,7 @@ class SocketRelay(Response):
 
     async def _exchange(self, guest: aiohttp.ClientWebSocketResponse, incoming: Incoming, send: Send) -> None:
         self._resident.touch()
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             down = group.create_task(self._down(guest, send))
             up = group.create_task(self._up(guest, incoming))
             await asyncio.wait({down, up}, return_when=asyncio.FIRST_COMPLETED)

@@ -4,6 +4,9 @@ What if this process dies
     before the snapshot has its name   the next one resumes the guest at adoption: as if nothing had been
     after it has                       the next one removes the machine: the snapshot is the sandbox
 Either way the repeated order gets the right answer: a save, or the snapshot.
+
+A refusal is final: whoever heard it has written the snapshot off, so a copy of the order that
+arrives late must not end the VM after all. It cannot outlive this process, nor can the refusal.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import asyncio
 
 import structlog
 
-from sandfleet.model.errors import Conflict, NotFound, SandfleetError, StaleEpoch
+from sandfleet.model.errors import Conflict, NoCapacity, NotFound, SandfleetError, StaleEpoch, Unavailable
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.ports.snapshots import SavedSnapshot
 from sandfleet.wire.worker_messages import SavedVm, SaveVm
@@ -43,7 +46,14 @@ async def save_vm(host: Host, sandbox_id: str, order: SaveVm) -> SavedVm:
         raise NotFound(f"sandbox {sandbox_id} is not on this worker")
     if resident.epoch != order.epoch:
         raise StaleEpoch(f"sandbox {sandbox_id} is here under epoch {resident.epoch}, not {order.epoch}")
-    return saved_vm(await _begin(host, resident, order).result(), owner=sandbox_id)
+    if (refusal := resident.refused_saves.get(order.snapshot_id)) is not None:
+        raise refusal
+    try:
+        return saved_vm(await _begin(host, resident, order).result(), owner=sandbox_id)
+    except SandfleetError as error:
+        if isinstance(error, NoCapacity) or not isinstance(error, Unavailable):  # the rest is asked again
+            resident.refuse_save(order.snapshot_id, error)
+        raise
 
 
 def _begin(host: Host, resident: Resident, order: SaveVm) -> OwnedTask[SavedSnapshot]:

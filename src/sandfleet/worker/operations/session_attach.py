@@ -17,6 +17,7 @@ from typing import Any
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import BadRequest, NotReady, SandfleetError
 from sandfleet.ports.guest import ExecAttachment, ExecPlace, Guest, StdinPlace
 from sandfleet.wire import session_frames as frames
@@ -70,7 +71,7 @@ class _Client:
     async def serve(self) -> None:
         """Serve until the exec's end has been told, or the client has left."""
         failure: SandfleetError | None = None
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             work = [
                 group.create_task(_as_value(self._send_output())),
                 group.create_task(_as_value(self._take_messages())),

@@ -1,0 +1,19 @@
+"""What is run in a guest before it is saved as a template, with a real agent."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandfleet.adapters.guest.virtio_guest import VirtioGuest
+from sandfleet.adapters.qemu.template_build import warm_up
+from sandfleet.model.errors import HypervisorFailed
+
+
+async def test_what_has_not_ended_fails_the_template(guest: VirtioGuest) -> None:
+    with pytest.raises(HypervisorFailed, match=r"sleep 60.* had not ended .* after 0.2 s"):
+        await warm_up(guest, [["true"], ["sleep", "60"]], timeout_s=0.2)
+
+
+async def test_what_ends_or_is_not_there_is_no_failure(guest: VirtioGuest) -> None:
+    await warm_up(guest, [["true"], ["false"], ["no-such-program"]], timeout_s=60)
+    assert [status.exit_code for status in await guest.list_execs()] == [0, 1]
