@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sandfleet.testing.check_history import main
@@ -32,6 +32,7 @@ class OneSandbox:
         self._loses = may_lose_answers
         self._clock = itertools.count(1)
         self._state = "absent"
+        self._changes = 0
         self.records: list[Record] = []
 
     def play(self, *, clients: int, calls: int) -> list[Record]:
@@ -76,10 +77,10 @@ class OneSandbox:
         begun = next(self._clock)
         yield
         if self._state == "absent":
-            self._state = "creating"
+            self._become("creating")
         yield
         if self._state == "creating":
-            self._state = "running"
+            self._become("running")
         yield
         self._record(process, "create", begun, ID, None)
 
@@ -93,9 +94,15 @@ class OneSandbox:
     def _delete(self, process: str) -> Iterator[None]:
         begun = next(self._clock)
         yield
-        self._state = "stopped"
+        self._become("stopped")
         yield
         self._record(process, "delete", begun, None, None)
+
+    def _become(self, state: str) -> int:
+        """Change the state and return which change it was: a later one ends what this one began."""
+        self._state = state
+        self._changes += 1
+        return self._changes
 
     def _hibernate(self, process: str) -> Iterator[None]:
         return self._verb(process, "hibernate", begins="running", middle="hibernating", ends="hibernated")
@@ -114,16 +121,19 @@ class OneSandbox:
             yield
             self._record(process, kind, begun, None, code)
             return
-        self._state = middle
+        attempt = self._become(middle)
         yield
         works = self._dice.random() < 0.8
-        if self._state == middle:
-            self._state = ends if works else begins
+        if self._changes == attempt:
+            self._become(ends if works else begins)
             yield
             error = None if works else ("agent_unresponsive" if kind == "hibernate" else "no_capacity")
             self._record(process, kind, begun, ends if works else None, error)
-        else:
+        elif self._state == "stopped":
             self._record(process, kind, begun, None, "gone")
+        else:
+            # A call on what is inside has ended the wake for all who wait for it.
+            self._record(process, kind, begun, ends, None)
 
     def _touch(self, process: str) -> Iterator[None]:
         begun = next(self._clock)
@@ -131,17 +141,17 @@ class OneSandbox:
         while self._state in ("hibernating", "waking", "creating"):
             yield
         if self._state == "hibernated":
-            self._state = "waking"
+            self._become("waking")
             yield
             if self._state == "waking":
-                self._state = "running"
+                self._become("running")
         yield
         # What came in between is waited for again.
         while self._state not in ("running", "stopped"):
             if self._state == "hibernated":
-                self._state = "waking"
+                self._become("waking")
             elif self._state == "waking":
-                self._state = "running"
+                self._become("running")
             yield
         error = None if self._state == "running" else "gone"
         yield
@@ -150,6 +160,7 @@ class OneSandbox:
 
 @settings(derandomize=True)
 @given(seed=st.integers(0, 10**9), clients=st.integers(1, 4), calls=st.integers(1, 14))
+@example(seed=2915, clients=4, calls=7)  # a wake that a call on what is inside ends
 def test_whatever_a_correct_sandbox_shows_is_accepted(seed: int, clients: int, calls: int) -> None:
     records = OneSandbox(seed, may_lose_answers=True).play(clients=clients, calls=calls)
     judgement = judge(records)
@@ -229,6 +240,20 @@ def test_a_status_from_before_an_answered_verb_is_stale() -> None:
         ("hibernated", 6.0, True),
     ):
         assert judge([create, saved, _read(status, at)]).is_linearizable is fits, (status, at)
+
+
+def test_a_wake_that_is_told_gone_has_seen_the_end() -> None:
+    create = Record(process="a", kind="create", subject=KEY, invoked_at=0, returned_at=1, answer=ID)
+    saved = Record(
+        process="a", kind="hibernate", subject=ID, invoked_at=2, returned_at=5, answer="hibernated"
+    )
+    wake = Record(process="b", kind="wake", subject=ID, invoked_at=3, returned_at=6, error="gone")
+    touch = Record(process="c", kind="touch", subject=ID, invoked_at=4, returned_at=8)
+    kill = Record(process="d", kind="delete", subject=ID, invoked_at=5)
+    assert not judge([create, saved, wake]).is_linearizable
+    assert judge([create, saved, wake, kill]).is_linearizable
+    assert judge([create, saved, wake, kill, replace(touch, error="gone")]).is_linearizable
+    assert not judge([create, saved, wake, kill, replace(touch, invoked_at=7)]).is_linearizable
 
 
 def test_an_unanswered_kill_may_happen_at_any_later_time_but_not_be_undone() -> None:
