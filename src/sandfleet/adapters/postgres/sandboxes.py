@@ -12,6 +12,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     func,
+    or_,
     select,
     text,
     tuple_,
@@ -91,7 +92,7 @@ _TOUCH = (
     update(sandboxes)
     .where(
         sandboxes.c.id == bindparam("sandbox"),
-        sandboxes.c.state.in_(_SERVED),
+        or_(*[sandboxes.c.state == state for state in _SERVED]),  # a list is not allowed with many rows
         # By less than that is not worth a write: the worker knows the idle time exactly.
         sandboxes.c.active_at
         < bindparam("at", type_=sandboxes.c.active_at.type) - text("interval '1 second'"),
