@@ -27,6 +27,7 @@ from sandfleet.worker.budget import Budget
 from sandfleet.worker.executions import SANDBOX_BYTES_MAX, Executions
 from sandfleet.worker.moves import Arrival, Departure
 from sandfleet.worker.session_clients import SessionClients
+from sandfleet.worker.size_orders import SizeOrders
 
 _BURIED_MAX = 20_000
 _REFUSED_SAVES_MAX = 100
@@ -77,6 +78,7 @@ class Resident:
         self.arrival: Arrival | None = None
         """The move by which it comes, or came, here."""
         self.resizing = asyncio.Lock()
+        self.sizes = SizeOrders()
         self.restarted = ""
         """Names the last restart, so that its repetition is none."""
         self.sessions = SessionClients()

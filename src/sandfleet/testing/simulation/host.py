@@ -27,6 +27,7 @@ from sandfleet.testing.simulation.vm import (
     Vm,
 )
 from sandfleet.wire.worker_messages import Heartbeat, StartVm, StopVm, VmStatus, VmStopped
+from sandfleet.worker.size_orders import SizeOrders
 
 T = TypeVar("T")
 VERSION = "digest-1"
@@ -106,6 +107,7 @@ class Host:
             is_there = False
         successor, vm.successor = vm.successor, None
         vm.saving = None
+        vm.resizing, vm.sizes = asyncio.Lock(), SizeOrders()
         if successor is not None and successor.is_loaded and is_there:
             self._replace(vm, successor)
         elif vm.saving_to in self.saved or (vm.state in (STARTING, STOPPING) and not is_there):
