@@ -31,7 +31,6 @@ from sandfleet.local.demo_owner import METADATA_KEY, left_by_the_dead, ownership
 from sandfleet.local.layout import Layout
 from sandfleet.local.log_rotation import rotate
 from sandfleet.local.machines import MachineCount, count_machines
-from sandfleet.local.service_process import ServiceFailed
 from sandfleet.local.services import server_name, with_ports
 from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
 from sandfleet.local.state import (
