@@ -146,7 +146,7 @@ async def measure(_: Bed) -> list[Row]:
             floor_is="starting Python with the worker's modules",
             target="< 2 s",
             meets=back.p99 < 2000,
-            note="The supervisor waits 0.2 s before it starts it again.",
+            note="The supervisor starts it again at once.",
         ),
     ]
 

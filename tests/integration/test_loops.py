@@ -162,6 +162,27 @@ async def test_what_ran_on_a_host_that_is_no_more_ends_and_frees_its_room(
     assert (worker.state, worker.committed.memory_mib) == (WorkerState.GONE, 0)
 
 
+async def test_a_lost_worker_that_speaks_again_is_told_what_is_over(
+    replicas: Any, plane: ControlPlane
+) -> None:
+    """It is told by epochs: what the row still says to be its own is not over."""
+    async with replicas.replica("replica-1", plane=plane) as fleet:
+        sandbox = await running_sandbox(plane, fleet)
+        vms = [VmStatus(sandbox_id=name, epoch=1, state="running") for name in (sandbox.id, "sb-unknown")]
+        heard = await record_heartbeat(plane, a_heartbeat(sequence=2, vms=vms))
+        assert (heard.gone, heard.cordoned, heard.over) == (False, False, {})
+        await plane.stores.workers.mark_absent(WorkerState.SILENT, silent_for=timedelta(0), term=1)
+        await plane.stores.workers.forget(WorkerId("wk-one"), is_lost=True, actor="operator")
+        heard = await record_heartbeat(plane, a_heartbeat(sequence=3, vms=vms))
+        assert (heard.gone, heard.cordoned, heard.over) == (True, True, {sandbox.id: sandbox.epoch - 1})
+        await fleet.reconciler.tick(term=1)
+        lost = await until(plane, SandboxState.ERROR)
+    heard = await record_heartbeat(plane, a_heartbeat(sequence=4, vms=vms))
+    assert heard.over == {sandbox.id: lost.epoch}
+    assert lost.epoch > sandbox.epoch
+    assert (await record_heartbeat(plane, a_heartbeat(sequence=5))).over == {}
+
+
 async def test_a_running_row_without_a_machine_is_lost_after_the_second_look(
     replicas: Any, plane: ControlPlane
 ) -> None:

@@ -28,7 +28,7 @@ class Background:
         self._is_over = False
 
     def start(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Future[T]:
-        """Run `work` on its own and return its outcome, which nobody needs to await; Unavailable at the end."""
+        """Run `work` on its own and return its outcome, which nobody need await; Unavailable at the end."""
         if self._is_over:
             work.close()
             raise shutting_down()

@@ -251,3 +251,7 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     cordoned: bool = False
     quarantined: list[str] = []
     heartbeat_interval_s: float = 2.0
+    gone: bool = False
+    """The worker was taken off the fleet: it gets nothing any more, and what is `over` it must end."""
+    over: dict[str, int] = {}
+    """For sandboxes of a worker that is gone: VMs under this epoch, or an older one, are nobody's."""

@@ -22,6 +22,7 @@ from sandfleet.model.errors import SandfleetError
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.host import Host
+from sandfleet.worker.operations.fence import fence
 from sandfleet.worker.operations.stop import end
 from sandfleet.worker.residents import Resident, VmState
 
@@ -100,6 +101,8 @@ class HeartbeatSender:
         if self._host.is_cordoned != answer.cordoned:
             self._host.is_cordoned = answer.cordoned
             self._host.pool.poke()
+        if answer.gone:
+            fence(self._host, answer.over)
         self._end_quarantined(answer.quarantined)
         return True
 

@@ -135,6 +135,27 @@ async def test_a_quarantined_vm_ends_when_it_has_been_named_twice() -> None:
         assert not fake_host(worker).machines
 
 
+async def test_a_worker_that_was_forgotten_ends_what_is_over_and_nothing_else() -> None:
+    async with a_worker_with() as worker, a_control_plane() as plane, a_sender(worker, plane) as sender:
+        assert (await worker.start("sb-two", epoch=4))[0] == 200
+        over = {ID: 1, "sb-two": 3, "sb-past": 7}
+        plane.answer = HeartbeatAnswer(term=1, public_keys={}, cordoned=True, gone=True, over=over)
+        await sender.beat()
+        while (await worker.vm(ID))[0] != 404:
+            pass
+        assert (await worker.vm("sb-two"))[1]["state"] == "running"
+        assert [machine.facts.owner for machine in fake_host(worker).machines.values()] == ["sb-two"]
+        for late in ((ID, 1), ("sb-past", 7)):
+            assert (await worker.start(late[0], epoch=late[1]))[1]["code"] == "moved"
+        async with worker.http.get("/health") as answer:
+            assert (await answer.json())["trouble"] == "the fleet has forgotten this worker"
+        plane.answer = HeartbeatAnswer(term=1, public_keys={}, cordoned=True, gone=True, over={"sb-two": 4})
+        await sender.beat()
+        while (await worker.vm("sb-two"))[0] != 404:
+            pass
+        assert not fake_host(worker).machines
+
+
 async def test_new_keys_replace_old_ones_and_survive_a_restart(tmp_path: Path) -> None:
     async with a_worker_with() as worker, a_control_plane() as plane, a_sender(worker, plane) as sender:
         other = ControlPlaneKey()
