@@ -23,6 +23,7 @@ from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
+from sandfleet.ports.drain_store import DrainStore
 from sandfleet.ports.labels import PreviewStore, TagStore
 from sandfleet.ports.move_client import MoveClient
 from sandfleet.ports.move_store import MoveStore
@@ -186,6 +187,7 @@ class Stores:
     tags: TagStore
     sizes: SizeStore
     moves: MoveStore
+    drains: DrainStore
     log: TransitionLog
     commands: PendingCommandStore
 

@@ -28,7 +28,7 @@ async def record_heartbeat(plane: ControlPlane, beat: Heartbeat) -> HeartbeatAns
     return HeartbeatAnswer(
         term=registration.term,
         public_keys=dict(plane.public_keys),
-        cordoned=registration.worker.cordoned,
+        cordoned=registration.worker.cordoned or registration.worker.draining,
         quarantined=list(registration.quarantined),
         heartbeat_interval_s=plane.settings.heartbeat_interval_s,
     )

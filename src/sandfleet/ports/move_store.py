@@ -30,12 +30,17 @@ class MoveStore(Protocol):
     """Each change of a moving sandbox's places, in one transaction with its row."""
 
     async def begin(
-        self, sandbox: Sandbox, decide: Callable[[FleetView], MoveBeginning | NoPlacement]
+        self,
+        sandbox: Sandbox,
+        decide: Callable[[FleetView], MoveBeginning | NoPlacement],
+        *,
+        term: int | None = None,
     ) -> MoveBeginning | NoPlacement:
         """Lock placement, decide, write the row, the operation and the second place.
 
         NoPlacement writes nothing. StaleVersion when the row changed; Conflict `operation_in_progress`
-        when the sandbox still has a second place from a move before.
+        when the sandbox still has a second place from a move before. StaleTerm when `term`, which a
+        leader's effects carry, is not the newest.
         """
         ...
 

@@ -13,6 +13,7 @@ from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.operation_statements import start_statement
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCK, raise_stale, read_view
 from sandfleet.adapters.postgres.tables import reservations, second_places
+from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.errors import Conflict, StaleVersion
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.operation import Operation
@@ -77,7 +78,11 @@ class PostgresMoveStore:
         self._database = database
 
     async def begin(
-        self, sandbox: Sandbox, decide: Callable[[FleetView], MoveBeginning | NoPlacement]
+        self,
+        sandbox: Sandbox,
+        decide: Callable[[FleetView], MoveBeginning | NoPlacement],
+        *,
+        term: int | None = None,
     ) -> MoveBeginning | NoPlacement:
         """Decide and write, in one transaction."""
         where = {"sandbox": sandbox.id, "worker": sandbox.worker_id}
@@ -98,7 +103,12 @@ class PostgresMoveStore:
                 **statements.new_operation_parameters(beginning.operation),
                 **statements.transition_parameters(beginning.transition),
             }
-            if (await connection.execute(start_statement(term=False), parameters)).scalar_one() == 0:
+            if term is not None:
+                parameters["term"] = term
+            begun = await connection.execute(start_statement(term=term is not None), parameters)
+            if begun.scalar_one() == 0:
+                if term is not None:
+                    await require_term(connection, term)
                 raise StaleVersion(f"sandbox {sandbox.id} has changed meanwhile")
             place = {
                 "sandbox_id": sandbox.id,

@@ -87,9 +87,18 @@ _STATE = SandboxState.MIGRATING
 
 
 async def begin_migrate(
-    plane: ControlPlane, sandbox: Sandbox, *, target: WorkerId | None, operation_id: str, actor: str
+    plane: ControlPlane,
+    sandbox: Sandbox,
+    *,
+    target: WorkerId | None,
+    operation_id: str,
+    actor: str,
+    term: int | None = None,
 ) -> Operation:
-    """Write `migrating`, the operation and the place at the target; StaleVersion, TargetUnavailable."""
+    """Write `migrating`, the operation and the place at the target; StaleVersion, TargetUnavailable.
+
+    `term`: that of the leader whose effect it is; StaleTerm.
+    """
     require_mover(plane)
     if target is not None:
         await _check_named(plane, sandbox, target)
@@ -117,7 +126,7 @@ async def begin_migrate(
         log = log_row(sandbox, after, event=event, actor=actor, reason=reason, operation=operation)
         return MoveBeginning(choice.worker_id, operation, log)
 
-    beginning = await plane.stores.moves.begin(after, decide)
+    beginning = await plane.stores.moves.begin(after, decide, term=term)
     if isinstance(beginning, NoPlacement):
         why = "; ".join(f"{worker} {reason}" for worker, reason in sorted(beginning.refusals.items()))
         raise TargetUnavailable(

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from sandfleet.model.checkpoint import Checkpoint
+from sandfleet.model.drain import Drain
 from sandfleet.model.errors import NotFound, QuotaExceeded, StaleLease, StaleTerm, StaleVersion
 from sandfleet.model.ids import (
     CheckpointId,
@@ -104,6 +105,7 @@ class MemoryDatabase:
     keys: dict[KeyId, tuple[ApiKey, bytes]] = field(default_factory=dict)
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     quarantined: dict[WorkerId, list[SandboxId]] = field(default_factory=dict)
+    drains: dict[WorkerId, Drain] = field(default_factory=dict)
     sandboxes: dict[SandboxId, Sandbox] = field(default_factory=dict)
     operations: dict[OperationId, StoredOperation] = field(default_factory=dict)
     running: dict[OperationId, StoredOperation] = field(default_factory=dict)

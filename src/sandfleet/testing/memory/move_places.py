@@ -25,12 +25,17 @@ class MemoryMoveStore:
         self._link = link
 
     async def begin(
-        self, sandbox: Sandbox, decide: Callable[[FleetView], MoveBeginning | NoPlacement]
+        self,
+        sandbox: Sandbox,
+        decide: Callable[[FleetView], MoveBeginning | NoPlacement],
+        *,
+        term: int | None = None,
     ) -> MoveBeginning | NoPlacement:
         """Decide and write."""
 
         def work() -> MoveBeginning | NoPlacement:
             database = self._database
+            database.require_term(term)
             held = database.reservations.get(sandbox.id)
             if held is None or held.worker_id != sandbox.worker_id:
                 raise StaleVersion(f"sandbox {sandbox.id} is on its worker no longer")
