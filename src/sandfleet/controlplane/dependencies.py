@@ -111,7 +111,10 @@ class Lifecycle(Protocol):
         ...
 
     async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
-        """Reserve what it grows by, and begin; StaleVersion, QuotaExceeded, NoCapacity."""
+        """Reserve what it grows by, here or at a worker that it then moves to, and begin.
+
+        StaleVersion, QuotaExceeded, NoCapacity.
+        """
         ...
 
     async def migrate(

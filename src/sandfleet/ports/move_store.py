@@ -24,6 +24,8 @@ class MoveBeginning:
     target: WorkerId
     operation: Operation
     transition: Transition
+    memory_mib: int = 0
+    """What it is to have there, if that is more than it has."""
 
 
 class MoveStore(Protocol):
@@ -38,7 +40,8 @@ class MoveStore(Protocol):
     ) -> MoveBeginning | NoPlacement:
         """Lock placement, decide, write the row, the operation and the second place.
 
-        NoPlacement writes nothing. StaleVersion when the row changed; Conflict `operation_in_progress`
+        NoPlacement writes nothing. QuotaExceeded when it is to grow by too much. StaleVersion when
+        the row changed; Conflict `operation_in_progress`
         when the sandbox still has a second place from a move before. StaleTerm when `term`, which a
         leader's effects carry, is not the newest.
         """
@@ -47,7 +50,7 @@ class MoveStore(Protocol):
     async def commit(
         self, operation: Operation, sandbox: Sandbox, transition: Transition, *, source: WorkerId
     ) -> None:
-        """Write row and operation; the reservation becomes the new owner's, the second place the source's.
+        """Write row and operation; reservation and second place exchange their workers and amounts.
 
         StaleVersion, StaleLease: nothing is written.
         """

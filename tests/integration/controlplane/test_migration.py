@@ -220,3 +220,20 @@ async def test_of_a_drain_that_goes_nowhere_each_reason_is_told(pair: Pair) -> N
     assert (await pair.client.post(f"/admin/workers/{home}/drain?drain=maybe")).status_code == 400
     async with await pair.fleet.other_organisation() as other:
         assert (await other.post(f"/admin/workers/{home}/drain")).status_code == 403
+
+
+async def test_a_size_that_does_not_fit_moves_the_sandbox_and_is_given_there(pair: Pair) -> None:
+    sandbox, _, away = await pair.create()
+    filler = await pair.client.post("/api/sandboxes", json={"memoryMB": 7168})
+    assert filler.status_code == 201, filler.text
+    scaled = await pair.client.post(f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": 2048})
+    assert scaled.status_code == 200, scaled.text
+    body = scaled.json()
+    assert (body["workerID"], body["memoryMB"], body["migrated"]) == (away, 2048, True)
+    ran = await pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo there"})
+    assert ran.json()["stdout"] == "there\n"
+    more = await pair.client.post(f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": 8320})
+    assert (more.status_code, more.json()["code"]) == (503, "no_capacity")
+    assert f"worker {away} is short of" in more.json()["error"]
+    for one in (sandbox, filler.json()["sandboxID"]):
+        await pair.client.delete(f"/api/sandboxes/{one}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sandfleet.controlplane.dependencies import ControlPlane
-from sandfleet.controlplane.operations.migrate import begin_migrate
+from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.model.drain import Drain, DrainState, Stay, StayReason
 from sandfleet.model.errors import NotFound, SandfleetError, StaleTerm, StaleVersion, StoreUnavailable
 from sandfleet.model.ids import OperationId, SandboxId, WorkerId, operation_id

@@ -20,6 +20,7 @@ from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
+from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
 from sandfleet.controlplane.operations.destroy import DESTROY
@@ -28,11 +29,12 @@ from sandfleet.controlplane.operations.expire import EXPIRE
 from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
 from sandfleet.controlplane.operations.kill import kill
-from sandfleet.controlplane.operations.migrate import MIGRATE, begin_migrate
+from sandfleet.controlplane.operations.migrate import MIGRATE
 from sandfleet.controlplane.operations.reboot import REBOOT, begin_restart
 from sandfleet.controlplane.operations.recover import RECOVER
 from sandfleet.controlplane.operations.release import RELEASE
-from sandfleet.controlplane.operations.resize import RESIZE, begin_resize
+from sandfleet.controlplane.operations.resize import RESIZE
+from sandfleet.controlplane.operations.resize_or_move import begin_resize_or_move
 from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
 from sandfleet.controlplane.operations.upload import UPLOAD
 from sandfleet.controlplane.operations.wake import WAKE, begin_wake
@@ -118,8 +120,10 @@ class Fleet:
         return await kill(self._plane, sandbox, actor=actor, begin=begin)
 
     async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
-        """Reserve, write the operation, and run it."""
-        operation = await begin_resize(self._plane, sandbox, wanted, operation_id=operation_id, actor=actor)
+        """Reserve, here or where there is room, write the operation, and run it."""
+        operation = await begin_resize_or_move(
+            self._plane, sandbox, wanted, operation_id=operation_id, actor=actor
+        )
         self.engine.start(operation)
         return operation
 

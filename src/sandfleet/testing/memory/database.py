@@ -164,7 +164,9 @@ class MemoryDatabase:
     def usage(self, organisation_id: OrganisationId) -> Quotas:
         """Return what counts against the quotas: what is reserved, and what comes without a place yet."""
         counted = [
-            one.resources for one in self.reservations.values() if one.organisation_id == organisation_id
+            self._larger(sandbox_id, one.resources)
+            for sandbox_id, one in self.reservations.items()
+            if one.organisation_id == organisation_id
         ]
         counted += [
             row.resources
@@ -175,6 +177,12 @@ class MemoryDatabase:
         ]
         total = sum(counted, start=NOTHING)
         return Quotas(len(counted), total.cpu_count, total.memory_mib, total.disk_mib)
+
+    def _larger(self, sandbox_id: SandboxId, reserved: Resources) -> Resources:
+        """Return what counts of a sandbox that moves to grow: the larger of its two places."""
+        second = self.second_places.get(sandbox_id)
+        memory_mib = max(reserved.memory_mib, second.resources.memory_mib if second else 0)
+        return replace(reserved, memory_mib=memory_mib)
 
     def admit(self, organisation_id: OrganisationId, quotas: Quotas, wanted: Resources) -> None:
         """Raise QuotaExceeded if one more of that size is too much."""
@@ -213,6 +221,13 @@ class MemoryDatabase:
         kept = {name: getattr(stored, name) for name in _UNCHANGEABLE}
         active = [at for at in (stored.active_at, sandbox.active_at) if at is not None]
         self.sandboxes[sandbox.id] = replace(sandbox, active_at=max(active, default=None), **kept)
+
+    def reserve(self, sandbox_id: SandboxId, memory_mib: int) -> None:
+        """Have so much reserved where it is."""
+        held = self.reservations.get(sandbox_id)
+        if held is not None:
+            resources = replace(held.resources, memory_mib=memory_mib)
+            self.reservations[sandbox_id] = replace(held, resources=resources)
 
     def write_operation(self, operation: Operation) -> Operation:
         """Write step, progress and state, and prolong the lease by its length."""
