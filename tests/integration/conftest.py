@@ -135,6 +135,7 @@ class Replicas:
                 tags=stores.tags,
                 sizes=stores.sizes,
                 moves=stores.moves,
+                drains=stores.drains,
                 log=stores.log,
                 commands=stores.commands,
             ),

@@ -7,6 +7,7 @@ import pytest
 from sandfleet.adapters.postgres.wiring import PostgresStores
 from sandfleet.controlplane.wiring import _stores
 from sandfleet.testing.conformance import (
+    drain_store,
     move_store,
     operation_store,
     other_stores,
@@ -21,6 +22,7 @@ CHECKS = (
     *placement_store.CHECKS,
     *other_stores.CHECKS,
     *move_store.CHECKS,
+    *drain_store.CHECKS,
 )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.testing.conformance import (
+    drain_store,
     move_store,
     operation_store,
     other_stores,
@@ -22,6 +23,7 @@ CHECKS = (
     *placement_store.CHECKS,
     *other_stores.CHECKS,
     *move_store.CHECKS,
+    *drain_store.CHECKS,
 )
 
 

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from sandfleet.controlplane.api import (
     checkpoints,
     commands,
+    drains,
     events,
     files,
     forks,
@@ -63,6 +64,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *sizes.ENDPOINTS,
     *migration.ENDPOINTS,
     *workers.ENDPOINTS,
+    *drains.ENDPOINTS,
     *organisations.ENDPOINTS,
 )
 

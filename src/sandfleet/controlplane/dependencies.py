@@ -23,6 +23,7 @@ from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
+from sandfleet.ports.drain_store import DrainStore
 from sandfleet.ports.labels import PreviewStore, TagStore
 from sandfleet.ports.move_client import MoveClient
 from sandfleet.ports.move_store import MoveStore
@@ -110,7 +111,10 @@ class Lifecycle(Protocol):
         ...
 
     async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
-        """Reserve what it grows by, and begin; StaleVersion, QuotaExceeded, NoCapacity."""
+        """Reserve what it grows by, here or at a worker that it then moves to, and begin.
+
+        StaleVersion, QuotaExceeded, NoCapacity.
+        """
         ...
 
     async def migrate(
@@ -186,6 +190,7 @@ class Stores:
     tags: TagStore
     sizes: SizeStore
     moves: MoveStore
+    drains: DrainStore
     log: TransitionLog
     commands: PendingCommandStore
 

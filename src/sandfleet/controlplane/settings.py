@@ -138,6 +138,8 @@ class ControlPlaneSettings(BaseSettings):
     """Whether a guest may be slowed down so that its writes can be kept up with."""
     move_may_post_copy: bool = False
     """Whether a guest may go on before its memory is there. When either host fails then, it is lost."""
+    drain_moves_at_once: Annotated[int, Field(ge=1, le=64)] = 2
+    """How many sandboxes leave a worker at a time that is being drained, and how many come to one."""
     fault_points_dir: Path | None = None
     """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
     postgres_pool_max: Annotated[int, Field(ge=1)] = 20

@@ -152,6 +152,7 @@ def _stores(stores: PostgresStores) -> Stores:
         tags=stores.tags,
         sizes=stores.sizes,
         moves=stores.moves,
+        drains=stores.drains,
         log=stores.log,
         commands=stores.commands,
     )

@@ -24,25 +24,33 @@ class MoveBeginning:
     target: WorkerId
     operation: Operation
     transition: Transition
+    memory_mib: int = 0
+    """What it is to have there, if that is more than it has."""
 
 
 class MoveStore(Protocol):
     """Each change of a moving sandbox's places, in one transaction with its row."""
 
     async def begin(
-        self, sandbox: Sandbox, decide: Callable[[FleetView], MoveBeginning | NoPlacement]
+        self,
+        sandbox: Sandbox,
+        decide: Callable[[FleetView], MoveBeginning | NoPlacement],
+        *,
+        term: int | None = None,
     ) -> MoveBeginning | NoPlacement:
         """Lock placement, decide, write the row, the operation and the second place.
 
-        NoPlacement writes nothing. StaleVersion when the row changed; Conflict `operation_in_progress`
-        when the sandbox still has a second place from a move before.
+        NoPlacement writes nothing. QuotaExceeded when it is to grow by too much. StaleVersion when
+        the row changed; Conflict `operation_in_progress`
+        when the sandbox still has a second place from a move before. StaleTerm when `term`, which a
+        leader's effects carry, is not the newest.
         """
         ...
 
     async def commit(
         self, operation: Operation, sandbox: Sandbox, transition: Transition, *, source: WorkerId
     ) -> None:
-        """Write row and operation; the reservation becomes the new owner's, the second place the source's.
+        """Write row and operation; reservation and second place exchange their workers and amounts.
 
         StaleVersion, StaleLease: nothing is written.
         """

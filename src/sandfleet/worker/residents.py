@@ -93,9 +93,8 @@ class Resident:
         self._clock = clock
         self._idle_since = clock.monotonic()
         self._scopes: set[asyncio.Timeout] = set()
-        self._decided = asyncio.Event()
+        self._decided = _set()
         """Set unless it is open whether the sandbox goes on here."""
-        self._decided.set()
 
     @property
     def machine(self) -> Machine | None:
@@ -362,3 +361,9 @@ class Residents:
         if self._by_id.get(resident.sandbox_id) is resident:
             del self._by_id[resident.sandbox_id]
             resident.executions.forget_all()
+
+
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event

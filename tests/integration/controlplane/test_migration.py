@@ -178,3 +178,62 @@ async def test_what_is_refused(pair: Pair) -> None:
         assert answer.status_code == 403
     await pair.client.delete(f"/api/sandboxes/{sandbox}")
     assert (await moved(pair, sandbox, away)).status_code == 410
+
+
+async def test_a_worker_is_drained_and_takes_sandboxes_again(pair: Pair) -> None:
+    sandbox, home, _ = await pair.create()
+    drain = f"/admin/workers/{home}/drain"
+    assert (await pair.client.get(drain)).json()["state"] == "none"
+    begun = await pair.client.post(drain)
+    assert (begun.status_code, begun.json()["workerID"], begun.json()["draining"]) == (200, home, True)
+    shown = begun.json()
+    for _ in range(POLLS_MAX):
+        if shown["state"] == "drained":
+            break
+        await asyncio.sleep(0.02)
+        shown = (await pair.client.get(drain)).json()
+    assert (shown["state"], shown["moved"], shown["remaining"]) == ("drained", 1, 0), shown
+    ran = await pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo there"})
+    assert ran.json()["stdout"] == "there\n"
+    assert (await pair.workers())[home]["draining"]
+    undone = await pair.client.post(f"{drain}?drain=false")
+    assert (undone.status_code, undone.json()["draining"]) == (200, False)
+    assert (await moved(pair, sandbox, home)).status_code == 200
+
+
+async def test_of_a_drain_that_goes_nowhere_each_reason_is_told(pair: Pair) -> None:
+    sandbox, home, away = await pair.create()
+    for worker in (home, away, home):
+        assert (await pair.client.post(f"/admin/workers/{worker}/drain")).status_code == 200
+    shown: dict[str, Any] = {}
+    for _ in range(POLLS_MAX):
+        shown = (await pair.client.get(f"/admin/workers/{home}/drain")).json()
+        if shown["sandboxes"]:
+            break
+        await asyncio.sleep(0.02)
+    (stay,) = shown["sandboxes"]
+    assert (stay["sandboxID"], stay["why"], shown["remaining"]) == (sandbox, "held", 1)
+    assert f"{away} is draining" in stay["reason"]
+    for worker in (home, away):
+        assert not (await pair.client.post(f"/admin/workers/{worker}/undrain")).json()["draining"]
+    assert (await pair.client.post("/admin/workers/wk-none/drain")).status_code == 404
+    assert (await pair.client.post(f"/admin/workers/{home}/drain?drain=maybe")).status_code == 400
+    async with await pair.fleet.other_organisation() as other:
+        assert (await other.post(f"/admin/workers/{home}/drain")).status_code == 403
+
+
+async def test_a_size_that_does_not_fit_moves_the_sandbox_and_is_given_there(pair: Pair) -> None:
+    sandbox, _, away = await pair.create()
+    filler = await pair.client.post("/api/sandboxes", json={"memoryMB": 7168})
+    assert filler.status_code == 201, filler.text
+    scaled = await pair.client.post(f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": 2048})
+    assert scaled.status_code == 200, scaled.text
+    body = scaled.json()
+    assert (body["workerID"], body["memoryMB"], body["migrated"]) == (away, 2048, True)
+    ran = await pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo there"})
+    assert ran.json()["stdout"] == "there\n"
+    more = await pair.client.post(f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": 8320})
+    assert (more.status_code, more.json()["code"]) == (503, "no_capacity")
+    assert f"worker {away} is short of" in more.json()["error"]
+    for one in (sandbox, filler.json()["sandboxID"]):
+        await pair.client.delete(f"/api/sandboxes/{one}")

@@ -13,6 +13,7 @@ from sandfleet_sdk.attached_models import (
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Output
 from sandfleet_sdk.calls import Sink, Source
 from sandfleet_sdk.client import AsyncClient, Client
+from sandfleet_sdk.drains import Drain, Stay
 from sandfleet_sdk.errors import (
     ApiError,
     BadAnswer,
@@ -61,6 +62,7 @@ __all__ = [
     "Checkpoint",
     "Client",
     "Conflict",
+    "Drain",
     "Event",
     "ExecProgress",
     "ExecResult",
@@ -89,6 +91,7 @@ __all__ = [
     "Size",
     "Source",
     "Stats",
+    "Stay",
     "TagUse",
     "Tags",
     "TooLarge",

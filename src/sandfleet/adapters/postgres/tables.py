@@ -85,6 +85,18 @@ workers = Table(
     Column("quarantined", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
 )
 
+drains = Table(
+    "drains",
+    metadata,
+    Column("worker_id", Text, ForeignKey("workers.id"), primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("begun_at", _TIME, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("drained_at", _TIME),
+    Column("moved", Integer, nullable=False),
+    Column("stays", JSONB, nullable=False),
+)
+
 snapshots = Table(
     "snapshots",
     metadata,

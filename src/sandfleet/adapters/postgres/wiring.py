@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.drains import PostgresDrainStore
 from sandfleet.adapters.postgres.fleet_secrets import PostgresFleetSecretStore
 from sandfleet.adapters.postgres.idempotency import PostgresIdempotencyStore
 from sandfleet.adapters.postgres.labels import PostgresPreviewStore, PostgresTagStore
@@ -41,6 +42,7 @@ class PostgresStores:
     tags: PostgresTagStore
     sizes: PostgresSizeStore
     moves: PostgresMoveStore
+    drains: PostgresDrainStore
     log: PostgresTransitionLog
     commands: PostgresPendingCommandStore
 
@@ -65,6 +67,7 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         tags=PostgresTagStore(database),
         sizes=PostgresSizeStore(database),
         moves=PostgresMoveStore(database),
+        drains=PostgresDrainStore(database),
         log=PostgresTransitionLog(database),
         commands=PostgresPendingCommandStore(database, sealer),
     )

@@ -16,9 +16,11 @@ from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
+from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
+from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
 from sandfleet.controlplane.operations.destroy import DESTROY
@@ -27,11 +29,12 @@ from sandfleet.controlplane.operations.expire import EXPIRE
 from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
 from sandfleet.controlplane.operations.kill import kill
-from sandfleet.controlplane.operations.migrate import MIGRATE, begin_migrate
+from sandfleet.controlplane.operations.migrate import MIGRATE
 from sandfleet.controlplane.operations.reboot import REBOOT, begin_restart
 from sandfleet.controlplane.operations.recover import RECOVER
 from sandfleet.controlplane.operations.release import RELEASE
-from sandfleet.controlplane.operations.resize import RESIZE, begin_resize
+from sandfleet.controlplane.operations.resize import RESIZE
+from sandfleet.controlplane.operations.resize_or_move import begin_resize_or_move
 from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
 from sandfleet.controlplane.operations.upload import UPLOAD
 from sandfleet.controlplane.operations.wake import WAKE, begin_wake
@@ -72,6 +75,7 @@ class Fleet:
         self.engine = OperationEngine(plane, DEFINITIONS)
         self.leadership = Leadership(plane)
         self.reconciler = Reconciler(plane, self.engine)
+        self.draining = DrainLoop(plane, self.engine.start)
         self.loops = LoopRunner(plane, self.leadership, self._loops())
         self._running: list[asyncio.Task[None]] = []
 
@@ -116,8 +120,10 @@ class Fleet:
         return await kill(self._plane, sandbox, actor=actor, begin=begin)
 
     async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
-        """Reserve, write the operation, and run it."""
-        operation = await begin_resize(self._plane, sandbox, wanted, operation_id=operation_id, actor=actor)
+        """Reserve, here or where there is room, write the operation, and run it."""
+        operation = await begin_resize_or_move(
+            self._plane, sandbox, wanted, operation_id=operation_id, actor=actor
+        )
         self.engine.start(operation)
         return operation
 
@@ -200,6 +206,7 @@ class Fleet:
             ),
             Loop("expiry", every_s, lambda term: expiry.tick(plane, engine, term=term)),
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
+            Loop("drain", every_s, lambda term: self.draining.tick(term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),
             Loop("garbage", GARBAGE_EVERY_S, lambda term: garbage.tick(plane, term=term)),
             Loop("strays", STRAYS_EVERY_S, lambda term: strays.tick(plane, term=term)),

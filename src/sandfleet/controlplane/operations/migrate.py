@@ -2,7 +2,7 @@
 
     receive   the target makes the place            back     the source runs on, whatever has failed
     send      the source sends, until it has said   arrive   the target runs it; its row says so since `land`
-              that it cannot run by itself any more
+              that it cannot run by itself any more   grow     it is made larger, if it moved for that
     land      the target could run it, so owner and epoch change: the commit
 
 Rule 1: there is no commit unless the source itself said `ready`, or its QEMU is dead, and the target
@@ -29,10 +29,10 @@ from typing import Any
 
 import msgspec
 
-from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.operations.arrival import announce
 from sandfleet.controlplane.operations.backoff import Backoff
 from sandfleet.controlplane.operations.ending import WRITE_ATTEMPTS, Ending, end
+from sandfleet.controlplane.operations.grow import Grown, grown_there, is_to_grow, resized
 from sandfleet.controlplane.operations.move_workers import (
     DEAD,
     WorkerLost,
@@ -42,29 +42,23 @@ from sandfleet.controlplane.operations.move_workers import (
     sent,
     stays,
 )
-from sandfleet.controlplane.operations.records import UNBOUNDED_S, ended, log_row, new_operation
+from sandfleet.controlplane.operations.records import ended, log_row
 from sandfleet.controlplane.operations.release import release_operation, require_mover
 from sandfleet.controlplane.operations.step import Definition, Run
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance, place
 from sandfleet.model.errors import (
-    BadRequest,
     HypervisorFailed,
     NoCapacity,
     NotFound,
     SandfleetError,
     StaleVersion,
     StoreUnavailable,
-    TargetUnavailable,
     Unavailable,
 )
-from sandfleet.model.ids import OperationId, WorkerId
-from sandfleet.model.operation import Operation, OperationKind, OperationState
+from sandfleet.model.ids import WorkerId
+from sandfleet.model.operation import Operation, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
-from sandfleet.model.worker import WorkerState
-from sandfleet.planning.moving import choose_target
-from sandfleet.planning.placement import FleetView, NoPlacement
 from sandfleet.ports.move_client import WorkerAddress
-from sandfleet.ports.move_store import MoveBeginning
 from sandfleet.wire.move_messages import (
     AT_HOME,
     FAILED,
@@ -84,54 +78,7 @@ SEND_ATTEMPTS = 30
 LAND_ATTEMPTS = 30
 """A target that does not answer for so long does not get it; the guest stands still meanwhile."""
 _STATE = SandboxState.MIGRATING
-
-
-async def begin_migrate(
-    plane: ControlPlane, sandbox: Sandbox, *, target: WorkerId | None, operation_id: str, actor: str
-) -> Operation:
-    """Write `migrating`, the operation and the place at the target; StaleVersion, TargetUnavailable."""
-    require_mover(plane)
-    if target is not None:
-        await _check_named(plane, sandbox, target)
-    now, event = plane.clock.now(), SandboxEvent.MIGRATE_REQUESTED
-
-    def begun(chosen: WorkerId) -> Operation:
-        return new_operation(
-            plane,
-            sandbox,
-            operation_id=OperationId(operation_id),
-            kind=OperationKind.MIGRATE,
-            step="receive",
-            deadline_s=UNBOUNDED_S,
-            arguments={"source": sandbox.worker_id, "target": chosen, "epoch": sandbox.epoch},
-        )
-
-    after = replace(advance(sandbox, event, at=now), deadline_at=begun(WorkerId("")).deadline_at)
-
-    def decide(view: FleetView) -> MoveBeginning | NoPlacement:
-        choice = choose_target(sandbox, view, plane.settings.placement_policy, wanted=target)
-        if isinstance(choice, NoPlacement):
-            return choice
-        operation = begun(choice.worker_id)
-        reason = f"{sandbox.worker_id} to {choice.worker_id}: {choice.reason}"
-        log = log_row(sandbox, after, event=event, actor=actor, reason=reason, operation=operation)
-        return MoveBeginning(choice.worker_id, operation, log)
-
-    beginning = await plane.stores.moves.begin(after, decide)
-    if isinstance(beginning, NoPlacement):
-        why = "; ".join(f"{worker} {reason}" for worker, reason in sorted(beginning.refusals.items()))
-        raise TargetUnavailable(
-            f"no worker can take the sandbox: {why or 'there is no other'}", retry_after_s=RETRY_AFTER_S
-        )
-    return beginning.operation
-
-
-async def _check_named(plane: ControlPlane, sandbox: Sandbox, target: WorkerId) -> None:
-    worker = await plane.stores.workers.get(target)
-    if worker.state is WorkerState.GONE:
-        raise NotFound(f"worker {target} not found")
-    if sandbox.worker_id == target:
-        raise BadRequest("the sandbox is on that worker already", code="same_worker")
+_AFTER_COMMIT = ("arrive", "grow")
 
 
 async def _receive(run: Run, operation: Operation) -> Operation:
@@ -259,13 +206,25 @@ async def _arrive(run: Run, operation: Operation) -> Operation:
         except SandfleetError:
             await backoff.wait()
         else:
+            if status.state != DEAD and is_to_grow(operation):
+                return await _saved(run, operation, step="grow", progress=dict(operation.progress))
             lost = None if status.state != DEAD else HypervisorFailed(f"it is lost: {status.reason}")
             done = await _moved(run, operation, error=lost)
             await announce(run, await run.row(operation), url=target.url)
             return done
 
 
-async def _moved(run: Run, operation: Operation, *, error: SandfleetError | None) -> Operation:
+async def _grow(run: Run, operation: Operation) -> Operation:
+    """Have it as large as was asked for; whatever refuses that, it has moved."""
+    grown = await grown_there(run, operation)
+    if grown is None:
+        return await _leave(run, operation)
+    return await _moved(run, operation, error=grown.error, grown=grown)
+
+
+async def _moved(
+    run: Run, operation: Operation, *, error: SandfleetError | None, grown: Grown | None = None
+) -> Operation:
     stood_still_at_s = float(operation.progress.get("stood_still_at_s") or 0)
     elapsed_s = (run.plane.clock.now() - operation.created_at).total_seconds()
     downtime_s = max(0.0, run.plane.clock.now().timestamp() - stood_still_at_s) if stood_still_at_s else 0.0
@@ -278,6 +237,8 @@ async def _moved(run: Run, operation: Operation, *, error: SandfleetError | None
     def ending(before: Sandbox, now: datetime) -> Ending:
         event = SandboxEvent.MIGRATED
         after = replace(advance(before, event, at=now), deadline_at=None)
+        if grown is not None:
+            after = resized(after, grown, operation)
         return Ending(
             sandbox=after,
             event=event,
@@ -285,6 +246,7 @@ async def _moved(run: Run, operation: Operation, *, error: SandfleetError | None
             error=error,
             follow_up=release_operation(run.plane, after, operation, is_moved=True),
             detail={**shown, "downtime_ms": told["downtime_ms"]},
+            reserved_mib=grown.memory_mib if grown else None,
         )
 
     done = await end(run, operation, state=_STATE, actor=ACTOR, ending=ending)
@@ -330,7 +292,7 @@ async def _leave(run: Run, operation: Operation) -> Operation:
     """End the move of a sandbox that was killed: the destroy ends its owner's machine, this the other one."""
     sandbox = await run.row(operation)
     done = ended(operation, OperationState.CANCELLED, at=run.plane.clock.now())
-    follow_up = release_operation(run.plane, sandbox, operation, is_moved=operation.step == "arrive")
+    follow_up = release_operation(run.plane, sandbox, operation, is_moved=operation.step in _AFTER_COMMIT)
     await run.plane.stores.operations.finish(done, follow_up=follow_up)
     run.begin(follow_up)
     return done
@@ -340,8 +302,8 @@ async def _give_up(run: Run, operation: Operation, error: SandfleetError) -> Ope
     """Go on to an end that loses nothing."""
     if (await run.fresh_row(operation)).state is not _STATE:
         return await _leave(run, operation)
-    if operation.step == "arrive":
-        return await _arrive(run, operation)
+    if operation.step in _AFTER_COMMIT:
+        return await (_arrive if operation.step == "arrive" else _grow)(run, operation)
     if operation.step != "back":
         operation = await _turn_back(run, operation, error)
     return await _back(run, operation)
@@ -358,6 +320,13 @@ def _noted(operation: Operation, state: MoveState) -> dict[str, Any]:
 
 _OF_THE_MOVE = frozenset({"move_id", "sandbox_id"})
 MIGRATE = Definition(
-    steps={"receive": _receive, "send": _send, "land": _land, "arrive": _arrive, "back": _back},
+    steps={
+        "receive": _receive,
+        "send": _send,
+        "land": _land,
+        "arrive": _arrive,
+        "grow": _grow,
+        "back": _back,
+    },
     give_up=_give_up,
 )

@@ -116,6 +116,32 @@ async def a_commit_exchanges_both_places_with_the_owner(stores: Stores) -> None:
     assert [one.has_reservation for one in await stores.sandboxes.presence(HOME)] == [True]
 
 
+async def a_move_to_grow_has_its_larger_place_where_it_goes(stores: Stores) -> None:
+    """It counts as large as it will be; with the commit the places exchange their amounts too."""
+    sandbox = await _running(stores)
+    after, decide, operation = _beginning(sandbox)
+
+    def larger(view: FleetView) -> MoveBeginning | NoPlacement:
+        beginning = decide(view)
+        return replace(beginning, memory_mib=3072) if isinstance(beginning, MoveBeginning) else beginning
+
+    await stores.moves.begin(after, larger)
+    assert await _promised(stores) == {HOME: 1024, AWAY: 3072}
+    assert (await stores.organisations.usage(sandbox.organisation_id)).memory_mib == 3072
+    moved = owned_by(after, AWAY, at=NOON)
+    log = a_transition(sandbox_id=sandbox.id)
+    await stores.moves.commit(replace(operation, step="arrive"), moved, log, source=HOME)
+    assert await _promised(stores) == {HOME: 1024, AWAY: 3072}
+    release = an_operation(
+        "op-release", kind=OperationKind.RELEASE, sandbox=sandbox.id, arguments={"move_id": operation.id}
+    )
+    there = advance(moved, SandboxEvent.MIGRATED, at=NOON)
+    done = replace(operation, state=OperationState.SUCCEEDED, finished_at=NOON)
+    await stores.operations.finish(done, sandbox=there, transition=log, follow_up=release, reserved_mib=2048)
+    await stores.moves.release(replace(release, state=OperationState.SUCCEEDED, finished_at=NOON))
+    assert await _promised(stores) == {HOME: 0, AWAY: 2048}
+
+
 async def the_second_place_is_given_back_with_the_end_of_its_release(stores: Stores) -> None:
     """Only for the move that it belongs to."""
     sandbox, operation = await _begun(stores)
@@ -145,5 +171,6 @@ CHECKS: tuple[Check, ...] = (
     what_finds_no_place_writes_nothing,
     of_two_that_read_one_row_one_moves_it,
     a_commit_exchanges_both_places_with_the_owner,
+    a_move_to_grow_has_its_larger_place_where_it_goes,
     the_second_place_is_given_back_with_the_end_of_its_release,
 )

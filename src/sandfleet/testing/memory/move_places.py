@@ -8,6 +8,7 @@ from dataclasses import replace
 from sandfleet.model.errors import Conflict, StaleVersion
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.operation import Operation
+from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import WorkerState
@@ -25,12 +26,17 @@ class MemoryMoveStore:
         self._link = link
 
     async def begin(
-        self, sandbox: Sandbox, decide: Callable[[FleetView], MoveBeginning | NoPlacement]
+        self,
+        sandbox: Sandbox,
+        decide: Callable[[FleetView], MoveBeginning | NoPlacement],
+        *,
+        term: int | None = None,
     ) -> MoveBeginning | NoPlacement:
         """Decide and write."""
 
         def work() -> MoveBeginning | NoPlacement:
             database = self._database
+            database.require_term(term)
             held = database.reservations.get(sandbox.id)
             if held is None or held.worker_id != sandbox.worker_id:
                 raise StaleVersion(f"sandbox {sandbox.id} is on its worker no longer")
@@ -40,17 +46,24 @@ class MemoryMoveStore:
             beginning = decide(FleetView([database.read_worker(one) for one in workers]))
             if isinstance(beginning, NoPlacement):
                 return beginning
+            memory_mib = max(sandbox.resources.memory_mib, held.resources.memory_mib, beginning.memory_mib)
+            self._admit(sandbox, memory_mib - held.resources.memory_mib)
             database.require_version(sandbox)
             database.insert_operation(beginning.operation)
             database.write_sandbox(sandbox)
             database.log(beginning.transition)
-            memory_mib = max(sandbox.resources.memory_mib, held.resources.memory_mib)
             database.second_places[sandbox.id] = SecondPlace(
                 beginning.target, beginning.operation.id, replace(sandbox.resources, memory_mib=memory_mib)
             )
             return beginning
 
         return await self._link.call(work, name="begin_move")
+
+    def _admit(self, sandbox: Sandbox, extra_mib: int) -> None:
+        if extra_mib > 0:
+            quotas = self._database.organisation(sandbox.organisation_id).quotas
+            more = Resources(memory_mib=extra_mib, cpu_count=0, disk_mib=0)
+            self._database.admit(sandbox.organisation_id, replace(quotas, sandboxes=None), more)
 
     async def commit(
         self, operation: Operation, sandbox: Sandbox, transition: Transition, *, source: WorkerId
@@ -65,10 +78,13 @@ class MemoryMoveStore:
             database.write_sandbox(sandbox)
             database.write_operation(operation)
             database.log(transition)
-            reserved = database.reservations[sandbox.id]
-            database.reservations[sandbox.id] = replace(reserved, worker_id=sandbox.worker_id)
-            place = database.second_places[sandbox.id]
-            database.second_places[sandbox.id] = replace(place, worker_id=source)
+            reserved, place = database.reservations[sandbox.id], database.second_places[sandbox.id]
+            database.second_places[sandbox.id] = replace(
+                place, worker_id=source, resources=reserved.resources
+            )
+            database.reservations[sandbox.id] = replace(
+                reserved, worker_id=sandbox.worker_id, resources=place.resources
+            )
 
         await self._link.call(work, name="commit_move")
 
