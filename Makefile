@@ -53,7 +53,7 @@ docs: ## Write the pages that are made from the code (states, settings, commands
 .PHONY: chaos
 chaos: ## Run the long tests: ten minutes of random faults, every fault at every step, 200 sandboxes, 100 forks
 	@tools/setup.sh --with-node
-	@$(BIN)/python -m sandfleet.testing.simulate --start 1000 --count 5000
+	@$(BIN)/python -m sandfleet.testing.simulate --start 1000 --count 5000 --jobs "$$(nproc)"
 	@$(BIN)/python -m pytest -q -m chaos tests/integration tests/vm tests/acceptance
 
 .PHONY: bench

@@ -6,7 +6,7 @@ from bench.bed import Bed
 from bench.samples import Row, Samples, alternate
 from sandfleet.adapters.qemu import memory
 
-ROUNDS = 8
+ROUNDS = 6
 SMALL_MB, LARGE_MB = 1024, 4096
 
 

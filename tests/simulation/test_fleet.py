@@ -57,5 +57,5 @@ def test_another_process_replays_the_same_run_and_shows_it() -> None:
 
 
 def test_a_search_says_how_many_it_ran(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--start", "3", "--count", "2"]) == 0
+    assert main(["--start", "3", "--count", "2", "--jobs", "2"]) == 0
     assert re.search(r"2 seeds in .* 0 failed", capsys.readouterr().out)

@@ -56,7 +56,7 @@ def unsettled(world: World) -> list[str]:
         if not world.database.is_gone(host.worker_id)  # its disk is nobody's
         for one in _leftovers(world, host.saved)
     ]
-    found += [f"snapshot {one} in the object store" for one in _leftovers(world, world.objects.published)]
+    found += [f"snapshot {one} in the object store" for one in _leftovers(world, _objects(world))]
     return found
 
 
@@ -136,8 +136,19 @@ def _left(world: World) -> list[str]:
     for host in world.hosts.values():
         saved = () if database.is_gone(host.worker_id) else host.saved
         found += [f"{name} on {host.worker_id}" for name in (*host.vms, *saved) if name not in _kept(world)]
-    found += [f"{name} in the object store" for name in world.objects.published if name not in _kept(world)]
+    found += [f"{name} in the object store" for name in _objects(world) if name not in _kept(world)]
     return found
+
+
+def _objects(world: World) -> dict[str, object]:
+    """Return what is published, but what a worker that was taken for lost may have put there since.
+
+    That goes as every object that no row names: with the sweep, a day later.
+    """
+    late = {
+        name for host in world.hosts.values() if world.database.is_gone(host.worker_id) for name in host.saved
+    }
+    return {name: one for name, one in world.objects.published.items() if name not in late}
 
 
 def _kept(world: World) -> set[str]:
