@@ -56,8 +56,18 @@ def unsettled(world: World) -> list[str]:
         if not world.database.is_gone(host.worker_id)  # its disk is nobody's
         for one in _leftovers(world, host.saved)
     ]
-    found += [f"snapshot {one} in the object store" for one in _leftovers(world, world.objects.published)]
+    found += [f"snapshot {one} in the object store" for one in _leftovers(world, _stored(world))]
     return found
+
+
+def _stored(world: World) -> dict[str, object]:
+    """Return what is stored, but for what a worker that is gone stored late: the daily sweep takes that."""
+    gone = [host for host in world.hosts.values() if world.database.is_gone(host.worker_id)]
+    return {
+        name: artefact
+        for name, artefact in world.objects.published.items()
+        if not any(name in host.saved for host in gone)
+    }
 
 
 def _strangers(world: World) -> list[str]:
@@ -136,7 +146,7 @@ def _left(world: World) -> list[str]:
     for host in world.hosts.values():
         saved = () if database.is_gone(host.worker_id) else host.saved
         found += [f"{name} on {host.worker_id}" for name in (*host.vms, *saved) if name not in _kept(world)]
-    found += [f"{name} in the object store" for name in world.objects.published if name not in _kept(world)]
+    found += [f"{name} in the object store" for name in _stored(world) if name not in _kept(world)]
     return found
 
 
