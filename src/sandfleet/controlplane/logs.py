@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from typing import TextIO, cast
 
-import msgspec
 import structlog
 
 from sandfleet.adapters.log_stream import LossyStream
+from sandfleet.controlplane.http.log_lines import json_line
 from sandfleet.controlplane.http.redaction import redact_event, redact_text
 
 
@@ -25,7 +24,7 @@ def configure_logs(level: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             redact_event,
-            structlog.processors.JSONRenderer(serializer=_json),
+            structlog.processors.JSONRenderer(serializer=json_line),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
@@ -34,14 +33,6 @@ def configure_logs(level: str) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_JsonLine())
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
-
-
-def _json(event: object, **_: object) -> str:
-    """Encode a line; a value that is not JSON's becomes its text, and text that is not Unicode is escaped."""
-    try:
-        return msgspec.json.encode(event, enc_hook=str).decode()
-    except (UnicodeEncodeError, ValueError, TypeError, OverflowError):
-        return json.dumps(event, default=str)
 
 
 class _JsonLine(logging.Formatter):

@@ -142,7 +142,7 @@ class ControlPlaneSettings(BaseSettings):
     """How many sandboxes leave a worker at a time that is being drained, and how many come to one."""
     fault_points_dir: Path | None = None
     """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
-    postgres_pool_max: Annotated[int, Field(ge=1)] = 20
+    postgres_pool_max: Annotated[int, Field(ge=2)] = 20
     """Most connections of this replica to PostgreSQL."""
 
     drain_notice_s: Seconds = 2

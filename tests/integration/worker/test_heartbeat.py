@@ -111,6 +111,27 @@ async def test_a_change_is_told_at_once() -> None:
         beating.cancel()
 
 
+async def test_many_changes_are_told_without_measuring_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_worker_with() as worker, a_control_plane() as plane, a_sender(worker, plane) as sender:
+        plane.answer = HeartbeatAnswer(term=1, public_keys={}, heartbeat_interval_s=60.0)
+        (machine,) = fake_host(worker).machines.values()
+        measure, measured = machine.memory_used_mib, 0
+
+        async def counted() -> int:
+            nonlocal measured
+            measured += 1
+            return await measure()
+
+        monkeypatch.setattr(machine, "memory_used_mib", counted)
+        beating = worker.host.background.start(sender.run(), name="heartbeat")
+        for beats in range(1, 4):
+            await plane.heard(beats)
+            worker.host.changed.set()
+        await plane.heard(4)
+        beating.cancel()
+        assert measured == 1
+
+
 async def test_an_absent_control_plane_harms_nothing_and_is_tried_again() -> None:
     async with a_worker_with() as worker, a_control_plane() as plane, a_sender(worker, plane) as sender:
         plane.answer = None

@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, Row, Select, Text, any_, bindparam, func, select, tuple_
+from sqlalchemy import ARRAY, Text, any_, bindparam, func, select, tuple_
 
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.reading import Columns, Query
 from sandfleet.adapters.postgres.shared_reads import SharedReads
 from sandfleet.adapters.postgres.tables import sandboxes
 from sandfleet.model.ids import OrganisationId, SandboxId
@@ -24,14 +25,15 @@ _ASKED = (
     .table_valued("organisation_id", "id")
     .render_derived()
 )
-_GET = select(sandboxes).join(
-    _ASKED, (sandboxes.c.id == _ASKED.c.id) & (sandboxes.c.organisation_id == _ASKED.c.organisation_id)
+_GET = Query(
+    select(sandboxes).join(
+        _ASKED,
+        (sandboxes.c.id == _ASKED.c.id) & (sandboxes.c.organisation_id == _ASKED.c.organisation_id),
+    )
 )
 
 
-def list_query(
-    organisation_id: OrganisationId, where: SandboxFilter
-) -> tuple[Select[Any], Mapping[str, Any]]:
+def list_query(organisation_id: OrganisationId, where: SandboxFilter) -> tuple[Query, Mapping[str, Any]]:
     """Return the statement of a page, newest first, and its parameters."""
     parameters: dict[str, Any] = {"organisation": organisation_id, "limit": where.limit}
     if where.states is not None:
@@ -44,7 +46,7 @@ def list_query(
 
 
 @cache
-def _list_statement(asked: frozenset[str]) -> Select[Any]:
+def _list_statement(asked: frozenset[str]) -> Query:
     columns = sandboxes.c
     query = select(sandboxes).where(columns.organisation_id == bindparam("organisation"))
     if "states" in asked:
@@ -56,7 +58,7 @@ def _list_statement(asked: frozenset[str]) -> Select[Any]:
             bindparam("before", type_=columns.created_at.type), bindparam("before_id", type_=Text)
         )
         query = query.where(tuple_(columns.created_at, columns.id) < cursor)
-    return query.order_by(columns.created_at.desc(), columns.id.desc()).limit(bindparam("limit"))
+    return Query(query.order_by(columns.created_at.desc(), columns.id.desc()).limit(bindparam("limit")))
 
 
 class SandboxReads:
@@ -66,13 +68,11 @@ class SandboxReads:
         self._database = database
         self._shared = SharedReads(self._read)
 
-    async def find(self, organisation_id: OrganisationId, sandbox_id: SandboxId) -> Row[Any] | None:
+    async def find(self, organisation_id: OrganisationId, sandbox_id: SandboxId) -> Columns | None:
         """Return the row as it stands, or None."""
         return await self._shared.get((organisation_id, sandbox_id))
 
-    async def _read(self, keys: Collection[Key]) -> Mapping[Key, Row[Any]]:
+    async def _read(self, keys: Collection[Key]) -> Mapping[Key, Columns]:
         asked = {"organisations": [key[0] for key in keys], "ids": [key[1] for key in keys]}
-        found = await self._database.statement(
-            lambda connection: connection.execute(_GET, asked), repeatable=True
-        )
-        return {(row.organisation_id, row.id): row for row in found}
+        found = await self._database.read(_GET, asked)
+        return {(row["organisation_id"], row["id"]): row for row in found}

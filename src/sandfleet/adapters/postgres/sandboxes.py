@@ -24,6 +24,7 @@ from sandfleet.adapters.postgres import admission, old_rows, rows, saved_rows, s
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.operation_statements import start_statement
 from sandfleet.adapters.postgres.presence import ON_WORKER, PRESENCE
+from sandfleet.adapters.postgres.reading import Query
 from sandfleet.adapters.postgres.sandbox_reads import SandboxReads, list_query
 from sandfleet.adapters.postgres.sealing import Sealer
 from sandfleet.adapters.postgres.tables import (
@@ -76,7 +77,7 @@ _CREATE = _create_statement()
 _SAVE = _save_statement(transition=False)
 _SAVE_LOGGED = _save_statement(transition=True)
 _KILL = _kill_statement()
-_GET_ANY = select(sandboxes).where(sandboxes.c.id == bindparam("id"))
+_GET_ANY = Query(select(sandboxes).where(sandboxes.c.id == bindparam("id")))
 _HOLD_CHECKPOINT = (
     select(checkpoints.c.id)
     .where(checkpoints.c.id == bindparam("id"), checkpoints.c.snapshot_id == bindparam("snapshot"))
@@ -98,7 +99,7 @@ _TOUCH = (
     )
     .values(active_at=bindparam("at"))
 )
-_IDLE = (
+_IDLE = Query(
     select(sandboxes)
     .where(
         sandboxes.c.state == SandboxState.RUNNING.value,
@@ -338,11 +339,8 @@ class PostgresSandboxStore:
         )
         return found.first() is not None
 
-    async def _all(self, statement: Select[Any], parameters: Mapping[str, Any]) -> Sequence[Sandbox]:
-        found = await self._database.statement(
-            lambda connection: connection.execute(statement, parameters), repeatable=True
-        )
-        return [rows.sandbox_from(row, self._sealer) for row in found]
+    async def _all(self, query: Query, parameters: Mapping[str, Any]) -> Sequence[Sandbox]:
+        return [rows.sandbox_from(row, self._sealer) for row in await self._database.read(query, parameters)]
 
     async def _write(self, statement: Select[Any], parameters: Mapping[str, Any], sandbox: Sandbox) -> None:
         result = await self._database.statement(lambda connection: connection.execute(statement, parameters))

@@ -6,7 +6,7 @@ A round trip costs a replica several times what the rest of a read costs, howeve
 # Design
 At most `AT_ONCE` statements are under way. Whoever asks meanwhile joins the round that waits for its
 turn, and its first reader sends one statement for all of them. No reader waits for company: with a
-turn free, a read is sent at once.
+turn free, a read is sent as soon as all that could run beside it has run.
 
 Rule 1: a statement is sent after all of its readers have asked, so none is told anything older than
 what was committed when it asked. Nothing is kept for later readers.
@@ -78,6 +78,7 @@ class SharedReads(Generic[K, V]):
         self._waiting = mine
         try:
             async with self._turns:
+                await asyncio.sleep(0)
                 self._close(mine)
                 found = await self._read(mine.keys)
         except BaseException as error:

@@ -56,8 +56,18 @@ def unsettled(world: World) -> list[str]:
         if not world.database.is_gone(host.worker_id)  # its disk is nobody's
         for one in _leftovers(world, host.saved)
     ]
-    found += [f"snapshot {one} in the object store" for one in _leftovers(world, _objects(world))]
+    found += [f"snapshot {one} in the object store" for one in _leftovers(world, _stored(world))]
     return found
+
+
+def _stored(world: World) -> dict[str, object]:
+    """Return what is stored, but for what a worker that is gone stored late: the daily sweep takes that."""
+    gone = [host for host in world.hosts.values() if world.database.is_gone(host.worker_id)]
+    return {
+        name: artefact
+        for name, artefact in world.objects.published.items()
+        if not any(name in host.saved for host in gone)
+    }
 
 
 def _strangers(world: World) -> list[str]:
@@ -136,19 +146,8 @@ def _left(world: World) -> list[str]:
     for host in world.hosts.values():
         saved = () if database.is_gone(host.worker_id) else host.saved
         found += [f"{name} on {host.worker_id}" for name in (*host.vms, *saved) if name not in _kept(world)]
-    found += [f"{name} in the object store" for name in _objects(world) if name not in _kept(world)]
+    found += [f"{name} in the object store" for name in _stored(world) if name not in _kept(world)]
     return found
-
-
-def _objects(world: World) -> dict[str, object]:
-    """Return what is published, but what a worker that was taken for lost may have put there since.
-
-    That goes as every object that no row names: with the sweep, a day later.
-    """
-    late = {
-        name for host in world.hosts.values() if world.database.is_gone(host.worker_id) for name in host.saved
-    }
-    return {name: one for name, one in world.objects.published.items() if name not in late}
 
 
 def _kept(world: World) -> set[str]:
