@@ -21,7 +21,7 @@ from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
 from sandfleet.adapters.qemu.manifest import READY, Manifest, write_manifest
-from sandfleet.adapters.qemu.process import ProcessHandle
+from sandfleet.adapters.qemu.process import ProcessHandle, is_running
 from sandfleet.adapters.qemu.qmp import Qmp, set_capabilities
 from sandfleet.adapters.qemu.slots import new_machine_id
 from sandfleet.adapters.qemu.spawn import Spawned, SpawnRecipe, spawn
@@ -56,7 +56,8 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         overlays = (directory / ROOT_OVERLAY, directory / DATA_OVERLAY)
         disks.copy_overlay(template.file(ROOT_EMPTY_FILE), overlays[0])
         disks.copy_overlay(template.file(DATA_EMPTY_FILE), overlays[1])
-        resident, reason = await resident_memory(host.config.memory_dir, template)
+        async with host.copying:  # one copy serves all who wait for it
+            resident, reason = await resident_memory(host.config.memory_dir, template)
         if reason is not None:
             host.degradations["memory"] = f"checkpoints stop their guest: {reason}"
         recipe = SpawnRecipe(
@@ -65,7 +66,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
             state=template.file(STATE_FILE),
             root=[overlays[0], template.file(ROOT_FILE), template.backing("root")],
             data=[overlays[1], template.file(DATA_FILE), template.backing("data")],
-            limits=limits(memory_mib=template.shape.memory_base_mib, cpu_count=order.cpu_count),
+            limits=limits(memory_mib=template.memory_mib, cpu_count=order.cpu_count),
         )
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
@@ -78,12 +79,11 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
             host_cpu=template.manifest.inputs.host_cpu,
             root=first_chain(ROOT_DRIVE, [ROOT_OVERLAY], backings=recipe.root[1:]),
             data=first_chain(DATA_DRIVE, [DATA_OVERLAY], backings=recipe.data[1:]),
-            memory_mib=template.shape.memory_base_mib,
+            memory_mib=template.memory_mib,
             cpu_count=1,
             disk_mib=template.data_disk_mib,
         )
-        machine_seat = NetworkSeat(machine_id, manifest.slot)
-        connecting = host.network.connect(machine_seat, enabled=order.network_enabled)
+        connecting = connect(host, manifest, spawned, enabled=order.network_enabled)
         wanted = memory.reachable(order.memory_mib, template.shape)
         opening = _open_sessions(host, undo, manifest, spawned, memory_mib=wanted)
         machine = await both(opening, connecting)
@@ -121,6 +121,20 @@ def seat(
     directory.mkdir(mode=0o700, parents=True)
     write_manifest(directory, manifest, durable=False)
     return manifest
+
+
+async def connect(host: Host, manifest: Manifest, spawned: Spawned, *, enabled: bool) -> None:
+    """Connect the machine's network while its QEMU loads.
+
+    The tap goes with a QEMU that ends: then its last words tell why, not what could not be connected.
+    """
+    try:
+        await host.network.connect(NetworkSeat(manifest.machine_id, manifest.slot), enabled=enabled)
+    except HypervisorFailed as error:
+        if is_running(spawned.process):
+            raise
+        said = log_tail(host.directory(manifest.machine_id))
+        raise HypervisorFailed(f"QEMU ended while it came up: {said}") from error
 
 
 async def _open_sessions(
