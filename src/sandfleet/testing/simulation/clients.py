@@ -35,6 +35,8 @@ _VERBS = (
     "reboot",
     "kill",
     "fork",
+    "migrate",
+    "migrate",
 )
 
 
@@ -72,6 +74,8 @@ class Client:
                 continue
             known = self._dice.choice(alive)
             verb = self._dice.choice(_VERBS)
+            if self._world.profile.has_many_moves and self._dice.random() < 0.4:
+                verb = "migrate"
             if self._is_asleep(known) and self._dice.random() < WAKE_SHARE:
                 verb = "wake"
             await getattr(self, "_" + verb)(known)
@@ -110,6 +114,10 @@ class Client:
     async def _scale(self, known: Known) -> None:
         body = {"memoryMB": self._dice.choice((512, 1024, 2048))}
         await self._verb(known, "POST", SANDBOX + "/scale", body=body)
+
+    async def _migrate(self, known: Known) -> None:
+        target = self._dice.choice(("*", *self._world.hosts))
+        await self._verb(known, "POST", SANDBOX + "/migrate", body={"targetWorker": target})
 
     async def _checkpoint(self, known: Known) -> None:
         body = {"name": f"cp-{self._keys}-{self._name}"}

@@ -18,7 +18,9 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import Resources
 from sandfleet.testing.simulation.loop import Process, VirtualLoop
 from sandfleet.testing.simulation.vm import (
+    ARRIVING,
     DEAD,
+    MOVING,
     RUNNING,
     STARTING,
     STOPPING,
@@ -40,6 +42,9 @@ class Watcher:
 
     def ended(self, host: Host, vm: Vm) -> None:
         """Hear of a VM that is gone."""
+
+    def goes_on(self, host: Host, vm: Vm) -> None:
+        """Hear of a VM that stood still for a move and runs on."""
 
     def noted(self, host: Host, what: str) -> None:
         """Hear of something for the trace."""
@@ -72,6 +77,9 @@ class Host:
     fetch: Callable[[str], Awaitable[Artefact]] = field(init=False, repr=False)
     """Brings an artefact from the object store; `host_saves` sets it, and the next."""
     begin_upload: Callable[[str], None] = field(init=False, repr=False)
+    moves_crashed: Callable[[], None] = field(init=False, repr=False, default=lambda: None)
+    """Leaves moves as they are when the process is gone; `host_moves` sets it, and the next."""
+    moves_adopted: Callable[[], None] = field(init=False, repr=False, default=lambda: None)
 
     def __post_init__(self) -> None:
         self.process = Process(self.worker_id)
@@ -96,8 +104,10 @@ class Host:
         for table in (self.buried, self.captures, self.uploads, self.upload_failures):
             table.clear()
         self.named_before = frozenset()
+        self.moves_crashed()
         for vm in list(self.vms.values()):
-            self._half_done(vm)
+            if vm.state not in (MOVING, ARRIVING):
+                self._half_done(vm)
 
     def _half_done(self, vm: Vm) -> None:
         """Leave a VM as it would be found: started or not, saved or not, ended or not."""
@@ -118,6 +128,7 @@ class Host:
 
     async def _adopt(self) -> None:
         await asyncio.sleep(0.2 + self.dice.random())
+        self.moves_adopted()
         self.is_adopted = True
         for snapshot_id in [one for one in self.wanted if one in self.saved]:
             self.begin_upload(snapshot_id)
@@ -126,7 +137,7 @@ class Host:
 
     def run(self, vm: Vm) -> None:
         """Serve it."""
-        is_new = vm.state == STARTING and not vm.restarted
+        is_new = (vm.state == STARTING and not vm.restarted) or vm.state == ARRIVING
         vm.state = RUNNING
         vm.starting = None
         vm.idle_since = self.loop.time()
@@ -298,19 +309,20 @@ class Host:
         """Remember that `epoch` is over."""
         self.buried[sandbox_id] = max(epoch, self.buried.get(sandbox_id, -1))
 
-    async def end(self, vm: Vm) -> None:
-        """Close the gate and destroy the machine."""
+    async def end(self, vm: Vm, *, is_over: bool = True) -> None:
+        """Close the gate and destroy the machine; without `is_over` its epoch may still come."""
         vm.state = STOPPING
         if vm.successor is not None and vm.successor.starting is not None:
             vm.successor.starting.cancel()
             await settled(vm.successor.starting)
-        for task in (vm.starting, vm.saving):
+        for task in (vm.starting, vm.saving, vm.departure.sending if vm.departure else None):
             if task is not None:
                 task.cancel()
                 await settled(task)
         await asyncio.sleep(0.02 + 0.3 * self.dice.random() ** 2)
         if self.vms.get(vm.sandbox_id) is vm:
-            self.bury(vm.sandbox_id, vm.epoch)
+            if is_over:
+                self.bury(vm.sandbox_id, vm.epoch)
             self.remove(vm)
 
     # --- what it says
@@ -369,7 +381,7 @@ class Host:
         names = frozenset(quarantined)
         for sandbox_id in sorted(names & self.named_before):
             vm = self.vms.get(SandboxId(sandbox_id))
-            if vm is not None and vm.state not in (STARTING, STOPPING):
+            if vm is not None and vm.state not in (STARTING, STOPPING, MOVING, ARRIVING):
                 self.watcher.noted(self, f"ends {sandbox_id}, which nothing owns")
                 self.task(self.end(vm), name=f"quarantine {sandbox_id}")
         self.named_before = names

@@ -19,6 +19,7 @@ FAULTS = (
     "postgres away",
     "objects away",
     "machine dies",
+    "drain worker",
 )
 
 
@@ -40,6 +41,7 @@ class Profile:
     worker: Weather
     http: Weather
     wrong_clock_s: float
+    has_many_moves: bool
 
 
 def profile_of(seed: int) -> Profile:
@@ -64,4 +66,5 @@ def profile_of(seed: int) -> Profile:
         ),
         http=Weather(lost=0.03 * badness, unanswered=0.06 * badness, late=0.05 * badness),
         wrong_clock_s=dice.choice((0.0, 0.2, 2.0)),
+        has_many_moves=dice.random() < 0.4,
     )
