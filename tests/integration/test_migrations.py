@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from tests.integration.crashing import (
     Tripwire,
@@ -294,3 +295,81 @@ async def test_a_target_that_is_lost_for_good_holds_nothing_up(replicas: Any) ->
     assert (after.worker_id, after.epoch) == (HOME, 1)
     assert copies(replicas) == [(HOME, "running", 1)]
     assert await committed_mib(observer) == 1024
+
+
+ARRIVE = 9
+"""The call by which the target is told to run what was committed to it."""
+
+
+def _begun_away(replicas: Any, sandbox: Sandbox, state: str) -> None:
+    """Have the target hold a machine of the committed epoch in that state."""
+    vm = replicas.workers.host(HOME).vms[sandbox.id]
+    replicas.workers.host(AWAY).vms[sandbox.id] = msgspec.structs.replace(
+        vm, epoch=2, state=state, reason="QEMU has ended"
+    )
+
+
+@pytest.mark.parametrize("way", ["its machine died", "it knows of none", "its host was lost"])
+async def test_what_the_target_lost_after_the_commit_goes_on_at_its_source(replicas: Any, way: str) -> None:
+    observer, sandbox = await a_running(replicas)
+    wire = Tripwire(ARRIVE, "before")
+    plane = wire.around(replicas.plane("replica-1"), looks_up=False)
+    async with replicas.replica("replica-1", plane=plane) as fleet:
+        await migrate(fleet, sandbox)
+        await asyncio.wait_for(wire.hung.wait(), 10)
+        row = await observer.stores.sandboxes.get_any(sandbox.id)
+        assert (row.state, row.worker_id, row.epoch) == (SandboxState.MIGRATING, AWAY, 2)
+        if way == "its machine died":
+            _begun_away(replicas, sandbox, "dead")
+        else:
+            replicas.movers.places.clear()
+        if way == "its host was lost":
+            await _lost_for_good(observer, AWAY)
+            replicas.workers.host(AWAY).is_unreachable = True
+        wire.may_go_on.set()
+        ended = await fleet.engine.wait_for(OperationId("op-move"), timeout_s=20)
+        after = await until(observer, lambda row: row.state is SandboxState.RUNNING)
+        await until(observer, lambda _row: AWAY not in [name for name, _, _ in copies(replicas)])
+    assert (ended.state, after.worker_id, after.epoch) == (OperationState.FAILED, HOME, 3)
+    assert copies(replicas) == [(HOME, "running", 3)]
+    assert replicas.movers.violations == []
+    assert await committed_mib(observer) == 1024
+    log = await observer.stores.sandboxes.transitions(ORGANISATION, sandbox.id)
+    assert [one.event for one in log][:3] == ["migrate_failed", "recalled", "moved"]
+
+
+@pytest.mark.parametrize("number", [ARRIVE + 1, ARRIVE + 2, ARRIVE + 3])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_recall_survives_the_death_of_its_replica(replicas: Any, number: int, when: str) -> None:
+    observer, sandbox = await a_running(replicas)
+    first, second = Tripwire(ARRIVE, "before"), Tripwire(number, when)
+    plane = second.around(first.around(replicas.plane("replica-1"), looks_up=False), looks_up=False)
+    async with replicas.replica("replica-1", plane=plane) as fleet:
+        await migrate(fleet, sandbox)
+        await asyncio.wait_for(first.hung.wait(), 10)
+        _begun_away(replicas, sandbox, "dead")
+        first.may_go_on.set()
+        await asyncio.wait_for(second.hung.wait(), 10)
+    await crash(replicas, observer)
+    async with replicas.replica("replica-2") as fleet:
+        await takeover.tick(fleet.engine._plane, fleet.engine)
+        after = await until(observer, lambda row: row.state is SandboxState.RUNNING)
+        await until(observer, lambda _row: copies(replicas) == [(HOME, "running", 3)])
+    assert (after.worker_id, after.epoch) == (HOME, 3)
+    assert replicas.movers.violations == []
+    assert await committed_mib(observer) == 1024
+
+
+async def test_what_neither_side_has_is_lost(replicas: Any) -> None:
+    observer, sandbox = await a_running(replicas)
+    wire = Tripwire(ARRIVE, "before")
+    plane = wire.around(replicas.plane("replica-1"), looks_up=False)
+    async with replicas.replica("replica-1", plane=plane) as fleet:
+        await migrate(fleet, sandbox)
+        await asyncio.wait_for(wire.hung.wait(), 10)
+        replicas.movers.places.clear()
+        replicas.workers.host(HOME).vms.clear()
+        wire.may_go_on.set()
+        ended = await fleet.engine.wait_for(OperationId("op-move"), timeout_s=20)
+    row = await observer.stores.sandboxes.get_any(sandbox.id)
+    assert (ended.state, row.worker_id, row.epoch) == (OperationState.FAILED, AWAY, 2)

@@ -171,7 +171,8 @@ class FakeMoveClient:
         vm = host.vms[sandbox_id]
         if vm.state == MOVING:
             self._begins(source, sandbox_id)
-            vm = host.vms[sandbox_id] = msgspec.structs.replace(vm, state=RUNNING)
+            epoch = max(vm.epoch, order.under)
+            vm = host.vms[sandbox_id] = msgspec.structs.replace(vm, state=RUNNING, epoch=epoch)
         self.departures[source.worker_id, sandbox_id] = msgspec.structs.replace(departure, step=STAYED)
         return vm
 
@@ -191,8 +192,11 @@ class FakeMoveClient:
         """Have nothing left, for ever."""
         host, key = self._host(target), (target.worker_id, move_id)
         place = self.places.get(key)
-        if place is not None and SandboxId(place.order.sandbox_id) in host.vms:
-            raise Conflict(f"sandbox {place.order.sandbox_id} is at home here", code="committed")
+        if place is not None:
+            vm = host.vms.get(SandboxId(place.order.sandbox_id))
+            if vm is not None and vm.state == RUNNING:
+                raise Conflict(f"sandbox {place.order.sandbox_id} is at home here", code="committed")
+            host.vms.pop(SandboxId(place.order.sandbox_id), None)
         self.given_up.add(key)
         return MoveAbandoned(move_id=move_id, existed=self.places.pop(key, None) is not None)
 

@@ -104,11 +104,15 @@ class MoveState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndMove(msgspec.Struct, frozen=True, kw_only=True):
-    """Order at the source, once it is decided: stay, or release."""
+    """Order at the source, once it is decided: stay, or release.
+
+    `under` is the epoch from which it stays, if it was another's in between.
+    """
 
     epoch: int
     move_id: str
     term: int = 0
+    under: int = 0
 
 
 class ReceiveMove(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from sandfleet.worker.budget import Budget
 from sandfleet.worker.executions import SANDBOX_BYTES_MAX, Executions
 from sandfleet.worker.moves import Arrival, Departure
 from sandfleet.worker.session_clients import SessionClients
+from sandfleet.worker.size_orders import SizeOrders
 
 _BURIED_MAX = 20_000
 _REFUSED_SAVES_MAX = 100
@@ -77,6 +78,7 @@ class Resident:
         self.arrival: Arrival | None = None
         """The move by which it comes, or came, here."""
         self.resizing = asyncio.Lock()
+        self.sizes = SizeOrders()
         self.restarted = ""
         """Names the last restart, so that its repetition is none."""
         self.sessions = SessionClients()
@@ -91,9 +93,8 @@ class Resident:
         self._clock = clock
         self._idle_since = clock.monotonic()
         self._scopes: set[asyncio.Timeout] = set()
-        self._decided = asyncio.Event()
+        self._decided = _set()
         """Set unless it is open whether the sandbox goes on here."""
-        self._decided.set()
 
     @property
     def machine(self) -> Machine | None:
@@ -360,3 +361,9 @@ class Residents:
         if self._by_id.get(resident.sandbox_id) is resident:
             del self._by_id[resident.sandbox_id]
             resident.executions.forget_all()
+
+
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event

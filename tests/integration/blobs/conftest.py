@@ -53,7 +53,7 @@ def new_bucket(address: str) -> str:
     """Create a bucket on the S3 server and return its URL."""
     name = f"b-{secrets.token_hex(6)}"
     request = urllib.request.Request(f"{address}/{name}", method="PUT")
-    with urllib.request.urlopen(request, timeout=10):
+    with urllib.request.urlopen(request, timeout=60):
         return f"s3://{name}/fleet"
 
 
@@ -93,7 +93,7 @@ def new_container(address: str) -> str:
         "Authorization": f"SharedKey {ACCOUNT}:{base64.b64encode(digest).decode()}",
     }
     url = f"{address}/{ACCOUNT}/{name}?restype=container"
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers, method="PUT"), timeout=10):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers, method="PUT"), timeout=60):
         return f"az://{name}/fleet"
 
 
@@ -146,7 +146,7 @@ def _serving(argv: list[str], address: str) -> Iterator[str]:
 
 
 def _wait(server: subprocess.Popen[bytes], address: str) -> None:
-    for _ in range(300):
+    for _ in range(900):
         assert server.poll() is None, "the server ended"
         try:
             urllib.request.urlopen(address, timeout=2).close()

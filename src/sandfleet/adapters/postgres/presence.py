@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from sqlalchemy import bindparam, exists, or_, select
 
+from sandfleet.adapters.postgres.reading import Query
 from sandfleet.adapters.postgres.tables import operations, reservations, sandboxes, second_places
 from sandfleet.model.operation import OperationKind
 
-ON_WORKER = select(sandboxes).where(
-    or_(
-        sandboxes.c.worker_id == bindparam("worker"),
-        sandboxes.c.id.in_(
-            select(reservations.c.sandbox_id).where(reservations.c.worker_id == bindparam("worker"))
-        ),
+ON_WORKER = Query(
+    select(sandboxes).where(
+        or_(
+            sandboxes.c.worker_id == bindparam("worker"),
+            sandboxes.c.id.in_(
+                select(reservations.c.sandbox_id).where(reservations.c.worker_id == bindparam("worker"))
+            ),
+        )
     )
 )
 _HAS_RESERVATION = or_(

@@ -12,7 +12,7 @@ from sandfleet.model.operation import Operation, OperationKind
 from sandfleet.wire.errors import error_from
 
 _INTERNAL = 500
-_TOLD_AS: Mapping[str, str] = MappingProxyType(
+TOLD_AS: Mapping[str, str] = MappingProxyType(
     {
         "busy": "operation_in_progress",
         "cancelled": "operation_in_progress",
@@ -36,7 +36,7 @@ RETRY_AFTER_S = 5
 
 def told(error: SandfleetError) -> SandfleetError:
     """Return the error as the API has a code for it."""
-    code = _TOLD_AS.get(error.code)
+    code = TOLD_AS.get(error.code)
     if code is None:
         return error
     public = _error(code, error.message, error.details)
@@ -51,7 +51,7 @@ def operation_error(operation: Operation) -> SandfleetError:
     message = operation.error_message or "the operation failed"
     if operation.kind is OperationKind.MIGRATE:
         code = _of_a_move(operation, code)
-    error = _error(_TOLD_AS.get(code, code), message, operation.progress.get("details") or {})
+    error = _error(TOLD_AS.get(code, code), message, operation.progress.get("details") or {})
     if isinstance(error, Unavailable):
         error.retry_after_s = max(RETRY_AFTER_S, int(operation.progress.get("retry_after_s", 0)))
     return error
@@ -59,7 +59,7 @@ def operation_error(operation: Operation) -> SandfleetError:
 
 def _of_a_move(operation: Operation, code: str) -> str:
     """A move that failed on its hosts may go well at the next try, or elsewhere: it is no defect."""
-    if code != SandfleetError.code and (code in CODES or code in _TOLD_AS):
+    if code != SandfleetError.code and (code in CODES or code in TOLD_AS):
         return code
     return "no_capacity" if "memory_mib" in operation.arguments else "target_unavailable"
 

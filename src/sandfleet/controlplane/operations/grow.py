@@ -67,6 +67,7 @@ async def _ask(run: Run, operation: Operation, sandbox: Sandbox) -> ResizedVm:
     worker = await run.plane.stores.workers.get(sandbox.worker_id)
     order = ResizeVm(
         epoch=sandbox.epoch,
+        sequence=sandbox.version,
         memory_mib=operation.arguments["memory_mib"],
         cpu_percent=limit_of(sandbox, operation.arguments),
     )

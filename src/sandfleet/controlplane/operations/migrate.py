@@ -7,8 +7,9 @@
 
 Rule 1: there is no commit unless the source itself said `ready`, or its QEMU is dead, and the target
 could run it. Rule 2: before the commit whatever fails ends with the source running on; it is told so only
-after `back` is written, which no commit can follow. Rule 3: after it only the target is asked. Rule 4:
-waiting ends by what the workers say, not by the clock: a large guest on a slow link may take its time.
+after `back` is written, which no commit can follow. Rule 3: after it only the target is asked, until it
+has lost it. Rule 4: waiting ends by what the workers say, not by the clock: a large guest on a slow link
+may take its time.
 
 What if it dies
     after the rows       another replica takes over at `receive`: the same move is one place
@@ -18,7 +19,8 @@ What if it dies
     killed meanwhile     the kill wins: its operation ends the owner's machine, `release` the other one
     the source's worker  asked until it answers; one that is gone for ever committed nothing, so the row
                          goes back to `running`, and the loss is repaired as any other
-    the target's worker  before the commit the source runs on; after it, as a worker that holds it
+    the target's worker  before the commit the source runs on; after it the source is called back, if the
+                         target has lost it by somebody's word and the source has it still (`recall`)
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from sandfleet.controlplane.operations.move_workers import (
     sent,
     stays,
 )
+from sandfleet.controlplane.operations.recall import is_kept, recalled
 from sandfleet.controlplane.operations.records import ended, log_row
 from sandfleet.controlplane.operations.release import release_operation, require_mover
 from sandfleet.controlplane.operations.step import Definition, Run
@@ -189,7 +192,7 @@ async def _commit(run: Run, operation: Operation, target: WorkerAddress) -> Oper
 
 
 async def _arrive(run: Run, operation: Operation) -> Operation:
-    """Have the target run it, however often that takes; one that lost it is repaired as any other."""
+    """Have the target run it, however often that takes."""
     backoff = Backoff(run.plane.clock, most_s=2.0)
     while True:
         sandbox = await run.fresh_row(operation)
@@ -202,16 +205,25 @@ async def _arrive(run: Run, operation: Operation) -> Operation:
         except StoreUnavailable:
             raise
         except (WorkerLost, NotFound) as error:
-            return await _moved(run, operation, error=HypervisorFailed(f"it is lost: {error}"))
+            return await _lost_there(run, operation, str(error))
         except SandfleetError:
             await backoff.wait()
         else:
-            if status.state != DEAD and is_to_grow(operation):
+            if status.state == DEAD:
+                return await _lost_there(run, operation, status.reason or DEAD)
+            if is_to_grow(operation):
                 return await _saved(run, operation, step="grow", progress=dict(operation.progress))
-            lost = None if status.state != DEAD else HypervisorFailed(f"it is lost: {status.reason}")
-            done = await _moved(run, operation, error=lost)
+            done = await _moved(run, operation, error=None)
             await announce(run, await run.row(operation), url=target.url)
             return done
+
+
+async def _lost_there(run: Run, operation: Operation, why: str) -> Operation:
+    """The target does not run it and never will: its source does, if it still has it."""
+    error = HypervisorFailed(f"it is lost: {why}")
+    if not await is_kept(run, operation):
+        return await _moved(run, operation, error=error)
+    return await recalled(run, operation, error) or await _leave(run, operation)
 
 
 async def _grow(run: Run, operation: Operation) -> Operation:

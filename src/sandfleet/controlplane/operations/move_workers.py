@@ -77,7 +77,8 @@ async def is_source_dead(run: Run, operation: Operation) -> bool:
 
 async def stays(run: Run, operation: Operation) -> bool:
     """Whether the source runs it, or has none of it: what is lost is found by those who look for it."""
-    order = EndMove(epoch=operation.arguments["epoch"], move_id=operation.id)
+    epoch, under = operation.arguments["epoch"], operation.progress.get("under", 0)
+    order = EndMove(epoch=epoch, move_id=operation.id, under=under)
     try:
         source = await address(run, operation, "source")
         await require_mover(run.plane).stay(source, operation.sandbox_id, order)

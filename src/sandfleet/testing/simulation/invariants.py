@@ -17,6 +17,7 @@ from sandfleet.model.operation import BACKGROUND_KINDS, Operation
 from sandfleet.model.sandbox import TERMINAL_STATES, Sandbox, SandboxState
 from sandfleet.model.snapshot import Snapshot, SnapshotState
 from sandfleet.model.transition import Transition
+from sandfleet.model.worker import WorkerState
 from sandfleet.testing.memory.database import MemoryDatabase, Reservation, SecondPlace
 from sandfleet.testing.simulation.host import Host, Watcher
 from sandfleet.testing.simulation.replica import Replica
@@ -206,6 +207,11 @@ class WatchedDatabase(MemoryDatabase):
 
     # --- looks
 
+    def is_gone(self, worker_id: WorkerId) -> bool:
+        """Whether somebody has said that the host is no more."""
+        worker = self.workers.get(worker_id)
+        return worker is not None and worker.state is WorkerState.GONE
+
     def promised_mib(self, worker_id: WorkerId) -> int:
         """Return what all places on a worker amount to."""
         places: list[Reservation | SecondPlace] = list(self.reservations.values())
@@ -230,8 +236,8 @@ class WatchedDatabase(MemoryDatabase):
             )
 
     def look_at_release(self, sandbox_id: SandboxId, held: Reservation | SecondPlace) -> None:
-        """A place is free when its VM is gone, not before."""
-        vm = self.hosts[held.worker_id].vms.get(sandbox_id)
+        """A place is free when its VM is gone, or its worker by somebody's word, not before."""
+        vm = None if self.is_gone(held.worker_id) else self.hosts[held.worker_id].vms.get(sandbox_id)
         self.findings.require(vm is None, f"{sandbox_id}: released while {held.worker_id} has its VM")
 
     def why_needed(self, snapshot_id: str) -> str | None:

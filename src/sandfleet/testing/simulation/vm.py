@@ -8,6 +8,7 @@ from typing import Any
 
 from sandfleet.model.ids import SandboxId
 from sandfleet.wire.worker_messages import SavedVm
+from sandfleet.worker.size_orders import SizeOrders
 
 STARTING, RUNNING, SAVING, STOPPING, DEAD = "starting", "running", "saving", "stopping", "dead"
 MOVING, ARRIVING = "moving", "arriving"
@@ -48,6 +49,9 @@ class Vm:
     """The move by which it comes, or came."""
     is_made: bool = False
     """Whether the place for it is there."""
+    resizing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sizes: SizeOrders = field(default_factory=SizeOrders)
+    """The worker's own rule of which orders it takes."""
 
 
 @dataclass(frozen=True, slots=True)

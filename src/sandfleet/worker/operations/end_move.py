@@ -18,16 +18,19 @@ log = structlog.get_logger("sandfleet.worker")
 
 async def stay(host: Host, sandbox_id: str, order: EndMove) -> VmStatus:
     """Have the sandbox run here, whatever its move has come to. The target must not run it, nor ever will."""
+    known = host.residents.find(sandbox_id)
+    if known is not None and 0 < order.under == known.epoch and known.state is VmState.RUNNING:
+        return known.status()  # it goes on here already, under its new epoch
     resident, departure = _moving(host, sandbox_id, order)
     if departure.ending is None or departure.ending.done:
         departure.ending = host.background.start(
-            _stay(host, resident, departure), name=f"call back {sandbox_id}"
+            _stay(host, resident, departure, under=order.under), name=f"call back {sandbox_id}"
         )
     await departure.ending.result()
     return resident.status()
 
 
-async def _stay(host: Host, resident: Resident, departure: Departure) -> None:
+async def _stay(host: Host, resident: Resident, departure: Departure, *, under: int) -> None:
     if departure.sending is not None and not departure.sending.done:
         departure.sending.cancel()
         await departure.sending.settled()
@@ -35,6 +38,9 @@ async def _stay(host: Host, resident: Resident, departure: Departure) -> None:
     if resident.state is not VmState.MOVING or machine is None:
         return
     if await machine.is_alive():
+        if under > resident.epoch:  # first: what runs again here is known by its newest epoch
+            await machine.assign(resident.sandbox_id, epoch=under)
+            resident.epoch = under
         await host.require_mover().stay(machine)
     await go_on(host, resident, machine)
     departure.settle(STAYED)
@@ -63,7 +69,7 @@ def _moving(host: Host, sandbox_id: str, order: EndMove) -> tuple[Resident, Depa
     resident = host.residents.find(sandbox_id)
     if resident is None:
         raise NotFound(f"sandbox {sandbox_id} is not on this worker")
-    if resident.epoch != order.epoch:
+    if resident.epoch not in (order.epoch, order.under):
         raise StaleEpoch(f"sandbox {sandbox_id} is here under epoch {resident.epoch}, not {order.epoch}")
     departure = resident.departure
     if departure is None or departure.move_id != order.move_id:
