@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -136,13 +137,18 @@ def _installed() -> Path:
 def _serving(argv: list[str], address: str) -> Iterator[str]:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with subprocess.Popen(
-        argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        argv,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
     ) as server:
         try:
             _wait(server, address)
             yield address
         finally:
-            server.terminate()
+            # All of it: the Node.js of the wheel is a child of what was started.
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 def _wait(server: subprocess.Popen[bytes], address: str) -> None:

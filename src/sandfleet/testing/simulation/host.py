@@ -28,27 +28,12 @@ from sandfleet.testing.simulation.vm import (
     ObjectStore,
     Vm,
 )
+from sandfleet.testing.simulation.watcher import Watcher
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer, StartVm, StopVm, VmStatus, VmStopped
 from sandfleet.worker.size_orders import SizeOrders
 
 T = TypeVar("T")
 VERSION = "digest-1"
-
-
-class Watcher:
-    """Told of what happens on hosts, before it is answered; it raises nothing. This one sees nothing."""
-
-    def started(self, host: Host, vm: Vm) -> None:
-        """Hear of a VM that runs from now on."""
-
-    def ended(self, host: Host, vm: Vm) -> None:
-        """Hear of a VM that is gone."""
-
-    def goes_on(self, host: Host, vm: Vm) -> None:
-        """Hear of a VM that stood still for a move and runs on."""
-
-    def noted(self, host: Host, what: str) -> None:
-        """Hear of something for the trace."""
 
 
 @dataclass
@@ -63,6 +48,7 @@ class Host:
     watcher: Watcher
     incarnation: int = 0
     is_adopted: bool = False
+    is_burnt: bool = False
     term: int = 0
     sequence: int = 0
     process: Process = field(init=False)
@@ -109,6 +95,14 @@ class Host:
             if vm.state not in (MOVING, ARRIVING):
                 self._half_done(vm)
 
+    def burn(self) -> None:
+        """Be no more, with all that it held."""
+        self.is_burnt = True
+        self.crash()
+        self.vms.clear()
+        self.saved.clear()
+        self.wanted.clear()
+
     def _half_done(self, vm: Vm) -> None:
         """Leave a VM as it would be found: started or not, saved or not, ended or not."""
         is_there = self.dice.random() < 0.5
@@ -117,6 +111,7 @@ class Host:
         successor, vm.successor = vm.successor, None
         vm.saving = None
         vm.resizing, vm.sizes = asyncio.Lock(), SizeOrders()
+        vm.refused.clear()
         if successor is not None and successor.is_loaded and is_there:
             self._replace(vm, successor)
         elif vm.saving_to in self.saved or (vm.state in (STARTING, STOPPING) and not is_there):

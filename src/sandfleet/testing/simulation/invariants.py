@@ -19,10 +19,11 @@ from sandfleet.model.snapshot import Snapshot, SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import WorkerState
 from sandfleet.testing.memory.database import MemoryDatabase, Reservation, SecondPlace
-from sandfleet.testing.simulation.host import Host, Watcher
+from sandfleet.testing.simulation.host import Host
 from sandfleet.testing.simulation.replica import Replica
 from sandfleet.testing.simulation.trace import Trace
 from sandfleet.testing.simulation.vm import RUNNING, ObjectStore, Vm
+from sandfleet.testing.simulation.watcher import Watcher
 
 MIDDLE_STATES = frozenset(
     {
