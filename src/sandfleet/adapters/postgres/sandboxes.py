@@ -25,7 +25,7 @@ from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.operation_statements import start_statement
 from sandfleet.adapters.postgres.presence import ON_WORKER, PRESENCE
 from sandfleet.adapters.postgres.reading import Query
-from sandfleet.adapters.postgres.sandbox_reads import SandboxReads, list_query
+from sandfleet.adapters.postgres.sandbox_reads import SandboxReads, SandboxRows, list_query
 from sandfleet.adapters.postgres.sealing import Sealer
 from sandfleet.adapters.postgres.tables import (
     checkpoints,
@@ -128,6 +128,7 @@ class PostgresSandboxStore:
         self._sealer = sealer
         self._admissions = asyncio.Semaphore(_ADMISSIONS_AT_ONCE)
         self._reads = SandboxReads(database)
+        self._rows = SandboxRows(sealer)
 
     async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> bool:
         """Insert row, operation and log under the organisation's lock; False if the row is there."""
@@ -232,7 +233,7 @@ class PostgresSandboxStore:
         row = await self._reads.find(organisation_id, sandbox_id)
         if row is None:
             raise _unknown(sandbox_id)
-        return rows.sandbox_from(row, self._sealer)
+        return self._rows.sandbox(row)
 
     async def get_any(self, sandbox_id: SandboxId) -> Sandbox:
         """Return the sandbox for the fleet's own use."""
@@ -340,7 +341,7 @@ class PostgresSandboxStore:
         return found.first() is not None
 
     async def _all(self, query: Query, parameters: Mapping[str, Any]) -> Sequence[Sandbox]:
-        return [rows.sandbox_from(row, self._sealer) for row in await self._database.read(query, parameters)]
+        return [self._rows.sandbox(row) for row in await self._database.read(query, parameters)]
 
     async def _write(self, statement: Select[Any], parameters: Mapping[str, Any], sandbox: Sandbox) -> None:
         result = await self._database.statement(lambda connection: connection.execute(statement, parameters))
