@@ -157,7 +157,7 @@ class Client:
     def _is_recovered(self, known: Known) -> bool:
         """Whether its VM was lost and it went back to what was saved, which its log says."""
         log = self._world.database.transitions
-        return any(one.event == "recover" and one.sandbox_id == known.id for one in log)
+        return any(one.event in ("recover", "recalled") and one.sandbox_id == known.id for one in log)
 
     def _learn(self, sandbox_id: str) -> None:
         if all(one.id != sandbox_id for one in self._known):

@@ -250,14 +250,18 @@ class Moves:
     async def stay(self, sandbox_id: SandboxId, order: EndMove) -> VmStatus:
         """Have it run here, whatever its move has come to."""
         host = self.host
+        known = host.vms.get(sandbox_id)
+        if known is not None and 0 < order.under == known.epoch and known.state == RUNNING:
+            return host.status(known)
         vm, departure = self._moving(sandbox_id, order)
         if departure.sending is not None and not departure.sending.done():
             departure.sending.cancel()
             await settled(departure.sending)
         await asyncio.sleep(0.02 * host.dice.random())
         if vm.state == MOVING:
+            vm.epoch = max(vm.epoch, order.under)
             self._go_on(vm)
-        departure.step = STAYED
+            departure.step = STAYED
         return host.status(vm)
 
     async def release(self, sandbox_id: SandboxId, order: EndMove) -> VmStopped:
