@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import socket
 
 LOOPBACK = "127.0.0.1"
+_FIRST, _LAST = 20_000, 32_767
+"""Below those from which the kernel takes one for each connection: between the choice and the start of
+the server one of the upper ones may be gone."""
+_TRIES_MAX = 200
 
 
 def is_free(port: int, *, host: str = LOOPBACK) -> bool:
@@ -19,7 +24,12 @@ def is_free(port: int, *, host: str = LOOPBACK) -> bool:
 
 
 def free_port(*, host: str = LOOPBACK) -> int:
-    """Return a port that nobody listens on, chosen by the kernel."""
+    """Return a port that nobody listens on, and that no connection takes meanwhile."""
+    dice = random.SystemRandom()
+    for _ in range(_TRIES_MAX):
+        port = dice.randint(_FIRST, _LAST)
+        if is_free(port, host=host):
+            return port
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

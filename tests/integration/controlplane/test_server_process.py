@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from socket import create_server
 from typing import Any
 
 import httpx
 import pytest
 from tests.waiting import eventually
 
+from sandfleet.local.ports import free_port
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.testing.fake_worker import fake_worker
 
@@ -66,7 +66,7 @@ async def server(postgres_url: str, redis_url: str, tmp_path: Path) -> AsyncIter
 
 @asynccontextmanager
 async def _running(postgres_url: str, redis_url: str, directory: Path) -> AsyncIterator[Server]:
-    port = _free_port()
+    port = free_port()
     file = directory / "server.toml"
     file.write_text(
         SETTINGS.format(
@@ -163,11 +163,6 @@ async def test_no_secret_reaches_a_log(
         *("signed-secret", "cookie-secret", "env-secret-value"),
     ):
         assert secret not in logged
-
-
-def _free_port() -> int:
-    with create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def _until_ready(client: httpx.AsyncClient) -> None:
