@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,19 @@ async def test_a_clone_runs_a_command(start: Start) -> None:
     assert await machine.is_alive()
     assert machine.facts.order == ORDER
     assert 10 < await machine.memory_used_mib() < 512
+
+
+async def test_a_clone_holds_nothing_open_that_its_worker_was_started_with(
+    start: Start, tmp_path: Path
+) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        machine = await start()
+        process = machine.manifest.process
+        assert process is not None
+        held = [entry.readlink() for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
+    assert held
+    assert Path(lock.name) not in held
 
 
 async def test_clones_share_nothing_that_they_write(start: Start) -> None:

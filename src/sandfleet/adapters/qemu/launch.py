@@ -70,6 +70,7 @@ def launch(order: LaunchOrder) -> ProcessIdentity:
         (os.POSIX_SPAWN_DUP2, 1, 2),
         # Onto itself: what makes a descriptor survive the exec.
         *((os.POSIX_SPAWN_DUP2, number, number) for number in order.descriptors),
+        *((os.POSIX_SPAWN_CLOSE, number) for number in _strangers(order.descriptors)),
     ]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
     try:
@@ -77,6 +78,19 @@ def launch(order: LaunchOrder) -> ProcessIdentity:
     except OSError as error:
         raise HypervisorFailed(f"QEMU cannot be started: {error}") from error
     return identify(pid)
+
+
+def _strangers(wanted: Sequence[int]) -> list[int]:
+    """Return what this process itself was started with, such as a lock: a guest would hold it for ever."""
+    numbers = (int(name) for name in os.listdir("/proc/self/fd"))
+    return [number for number in numbers if number > 2 and number not in wanted and _outlives_exec(number)]
+
+
+def _outlives_exec(number: int) -> bool:
+    try:
+        return os.get_inheritable(number)
+    except OSError:  # closed since it was listed, as is the list itself
+        return False
 
 
 def log_tail(directory: Path) -> str:
