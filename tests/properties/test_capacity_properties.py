@@ -45,7 +45,7 @@ POLICY = CapacityPolicy(sizes=[SMALL, LARGE], workers_max=8, placement=Placement
 TYPICAL = PlacementRequest(Resources(2048, 1, 20480), "base", "local")
 FEW = settings(derandomize=True, max_examples=60)
 # A run is not made smaller when it fails: that would take minutes, and the seed says it all.
-TRACES = settings(derandomize=True, max_examples=12, phases=[Phase.explicit, Phase.generate])
+TRACES = settings(derandomize=True, max_examples=8, phases=[Phase.explicit, Phase.generate])
 
 
 def a_request(memory_mib: int) -> PlacementRequest:

@@ -229,7 +229,7 @@ def test_a_launch_that_never_joins_is_given_up() -> None:
 
 
 def test_a_surge_is_above_the_usual_number_and_of_its_own_version() -> None:
-    surge = Surge(workers=1, version="2", is_under_way=True)
+    surge = Surge(workers=1, version="2", is_under_way=True, above_max=1)
     found = plan(member("a", 8192, worker_version="1"), surge=surge, version="1", queue=[wanted()])
     assert [one.version for one in found.commands if isinstance(one, LaunchMachine)] == ["2", "1"]
     there = [member("a", 4096, worker_version="1"), member("new", worker_version="2")]

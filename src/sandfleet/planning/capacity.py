@@ -31,6 +31,7 @@ from sandfleet.planning.fleet import (
     LaunchMachine,
     Member,
     RemoveWorker,
+    Resident,
     frozen_because,
 )
 from sandfleet.planning.packing import Packing
@@ -74,7 +75,7 @@ def plan_capacity(
     memory = replace(memory, demand=memory.demand.with_sample(demand_mib, now=now))
     round_ = _Round(view, policy, memory, now)
     round_.pack(demand_mib)
-    if round_.opened or round_.needed.desired > round_.current:
+    if round_.is_short:
         round_.grow()
     else:
         round_.shrink(demand_mib)
@@ -120,10 +121,15 @@ class _Round:
         self._open_for(self._packing.place_all(self._foreseen(self._growth_mib())))
         self.needed = self._sum()
 
+    @property
+    def is_short(self) -> bool:
+        """Whether more workers are wanted, or others."""
+        return bool(self.opened) or self.needed.desired > self.current or self._surge_missing() > 0
+
     def grow(self) -> None:
         """Call drains off, else launch."""
         wanted = max(self.needed.desired - self.current, len(self.opened))
-        returning = self._returning()[:wanted]
+        returning = self._returning()[: max(0, wanted)]
         for member in returning:
             reason = f"it is needed: {self.needed.desired} workers wanted"
             self._commands.append(KeepWorker(member.worker.id, DrainOwner.CAPACITY, reason))
@@ -131,7 +137,7 @@ class _Round:
         if returning:
             self._memory = self._memory.with_returned(self._kept, now=self._now)
             return
-        self._launch(self._within_budget(wanted))
+        self._launch(self._within_budget(max(wanted, self._surge_missing())))
 
     def shrink(self, demand_mib: int) -> None:
         """Drain whom the fleet can do without."""
@@ -217,9 +223,18 @@ class _Round:
         )
 
     def _movers(self) -> Sequence[PlacementRequest]:
-        """What still has to leave the workers that are draining."""
-        residents = [one for member in self._members if member.is_draining for one in member.residents]
-        return [one.request for one in lightest_first(residents)]
+        """What still has to leave the workers that are draining; a roll-out's go to its version alone."""
+        movers: list[Resident] = []
+        for member in self._members:
+            if member.drained_by is DrainOwner.ROLLOUT and self._view.surge.version:
+                version = self._view.surge.version
+                movers += [
+                    replace(one, request=replace(one.request, worker_version=version))
+                    for one in member.residents
+                ]
+            elif member.is_draining:
+                movers += member.residents
+        return [one.request for one in lightest_first(movers)]
 
     def _growth_mib(self) -> int:
         if not self._policy.sizes:
@@ -269,7 +284,7 @@ class _Round:
             self._hold("launched a moment ago")
             return 0
         machines = len(self._members) + len(self._pending)
-        room = policy.workers_max + self._view.surge.workers - machines
+        room = policy.workers_max + self._view.surge.above_max - machines
         at_once = policy.launches_at_once - len(self._pending)
         if wanted > room:
             self._hold(f"{machines} machines, {policy.workers_max} at most")

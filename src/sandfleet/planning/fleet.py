@@ -66,11 +66,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Surge:
-    """What a roll-out asks of capacity: so many workers above the usual, of this version."""
+    """What a roll-out asks of capacity."""
 
     workers: int = 0
+    """So many above the usual number. Workers that it drains are not in it: others take their place."""
     version: str = ""
+    """Which they boot, and where the sandboxes go that it drains."""
     is_under_way: bool = False
+    above_max: int = 0
+    """How many machines more than the maximum there may be for a while."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,13 @@ class Packing:
         """Place them in this order and return those that find no place."""
         return [request for request in requests if self.place(request) is None]
 
+    def holds(self, requests: Sequence[PlacementRequest]) -> bool:
+        """Say whether all of them find a place; leave everything as it was."""
+        occupied, moved = set(self.occupied), self._placed(requests)
+        self._take_back(moved)
+        self.occupied = occupied
+        return len(moved) == len(requests)
+
     def empty(
         self, worker_id: WorkerId, residents: Sequence[PlacementRequest], *, occupied_max: int
     ) -> str | None:
@@ -59,22 +66,30 @@ class Packing:
         leaving = [*residents, *tried]
         self._index.drop(worker_id)
         self.occupied.discard(worker_id)
-        moved: list[tuple[WorkerId, Resources]] = []
-        for request in leaving:
-            target = self.place(request)
-            if target is None:
-                break
-            moved.append((target, request.resources))
+        moved = self._placed(leaving)
         if len(moved) == len(leaving) and len(self.occupied) <= occupied_max:
             return None
         why = _refusal(len(leaving) - len(moved), len(self.occupied), occupied_max)
-        for target, resources in reversed(moved):
-            self._index.release(target, resources)
-            self._tried[target].pop()
+        self._take_back(moved)
         self._index.put(kept)
         self._tried[worker_id] = tried
         self.occupied = occupied
         return why
+
+    def _placed(self, requests: Sequence[PlacementRequest]) -> Sequence[tuple[WorkerId, Resources]]:
+        """Place them until one finds no place."""
+        moved: list[tuple[WorkerId, Resources]] = []
+        for request in requests:
+            target = self.place(request)
+            if target is None:
+                break
+            moved.append((target, request.resources))
+        return moved
+
+    def _take_back(self, moved: Sequence[tuple[WorkerId, Resources]]) -> None:
+        for target, resources in reversed(moved):
+            self._index.release(target, resources)
+            self._tried[target].pop()
 
 
 def _refusal(unplaced: int, occupied: int, occupied_max: int) -> str:

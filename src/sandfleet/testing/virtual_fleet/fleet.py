@@ -17,6 +17,7 @@ from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.consolidation import lightest_first
 from sandfleet.planning.fleet import (
     AbandonLaunch,
+    DrainOwner,
     DrainWorker,
     FleetCommand,
     KeepWorker,
@@ -45,8 +46,6 @@ class Behaviour:
     wait_s_max: float = 30.0
     """Then a create that waits is refused."""
     launch_failure: Callable[[LaunchMachine], LaunchFailure | None] = lambda command: None
-    move_version: Callable[[], str | None] = lambda: None
-    """To which workers a drain moves: any, or those of this version."""
 
 
 @dataclass(slots=True)
@@ -78,6 +77,8 @@ class VirtualFleet:
         self.tally = Tally()
         self.launches: dict[LaunchId, Launch] = {}
         self.now_s = 0.0
+        self.rollout_version: str | None = None
+        """Where sandboxes go that a roll-out moves."""
         self._dice = random.Random(seed)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -224,7 +225,8 @@ class VirtualFleet:
             self._move(host, resident)
 
     def _move(self, host: Host, resident: Resident) -> None:
-        request = replace(resident.request, worker_version=self.behaviour.move_version())
+        version = self.rollout_version if host.drained_by is DrainOwner.ROLLOUT else None
+        request = replace(resident.request, worker_version=version)
         choice = self.hosts.index.place(request, excluded=frozenset([host.worker_id]))
         if not isinstance(choice, Placement):
             return
