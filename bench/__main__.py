@@ -22,6 +22,8 @@ from bench.rows import (
     fork,
     hibernate,
     memory,
+    packing,
+    placements,
     resize,
 )
 from bench.samples import Row
@@ -45,24 +47,35 @@ ROWS = {
 }
 
 
+PURE_ROWS = {"placements": placements.measure, "packing": packing.measure}
+"""Rows that compute: they need no fleet."""
+ALL_ROWS = [*ROWS, *PURE_ROWS]
+
+
 async def run(names: list[str]) -> None:
     """Measure the rows and write the page; a part of the rows is only shown."""
     facts = report.machine_facts()
     rows: list[Row] = []
-    async with bed() as laid:
-        facts["accelerator"] = await laid.bare.accelerator()
-        for name in names:
+    on_fleet = [name for name in names if name in ROWS]
+    if on_fleet:
+        async with bed() as laid:
+            facts["accelerator"] = await laid.bare.accelerator()
+            for name in on_fleet:
+                sys.stderr.write(f"{name} ...\n")
+                rows += await ROWS[name](laid)
+                await laid.wait_pool_filled()
+    for name in names:
+        if name in PURE_ROWS:
             sys.stderr.write(f"{name} ...\n")
-            rows += await ROWS[name](laid)
-            await laid.wait_pool_filled()
+            rows += PURE_ROWS[name]()
     page = report.page(rows, facts=facts, at=SystemClock().now())
-    if names == list(ROWS):
+    if names == ALL_ROWS:
         RESULTS.write_text(page)
     sys.stdout.write(page)
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or list(ROWS)
-    if unknown := set(wanted) - set(ROWS):
-        sys.exit(f"unknown row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    wanted = sys.argv[1:] or ALL_ROWS
+    if unknown := set(wanted) - set(ALL_ROWS):
+        sys.exit(f"unknown row {', '.join(sorted(unknown))}; there are {', '.join(ALL_ROWS)}")
     uvloop.run(run(wanted))
