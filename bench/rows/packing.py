@@ -28,8 +28,8 @@ def measure() -> list[Row]:
             floor_is="promised memory over a worker's, rounded up: the fewest workers that could hold it",
             target=">= 95 % of the lower bound",
             meets=product.median >= SHARE_MIN,
-            note=f"{found.sandboxes_placed:,} sandboxes of 1 to 16 GiB in {SCENARIO.hours:.0f} virtual hours, "
-            "workers of 128 GiB, the rate swings by half. Of all workers, reserve and draining ones included, "
+            note=f"{found.sandboxes_placed:,} sandboxes of 1 to 16 GiB, {SCENARIO.hours:.0f} virtual hours, "
+            "workers of 128 GiB, the rate swings by half. Of all workers, reserve and draining included, "
             f"{found.utilisation:.0%} was promised; {found.migrations} live migrations, {found.thrash} "
             f"machines launched within 30 minutes after a removal, {found.refused} creates refused.",
         )

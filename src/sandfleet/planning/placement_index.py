@@ -3,7 +3,7 @@
 `placement.place` says what is right; this finds it. Workers fall into kinds: same place,
 version, templates, processor and size. The rule's filters are asked once for each kind,
 and within a kind the fullest worker that fits is found by bisection. Why each worker was
-refused is worked out when somebody reads it.
+refused is worked out when somebody reads it, which must be before the fleet changes again.
 
 The cost of a placement rises with the number of kinds, of which a fleet has few, and
 hardly with the number of workers.
@@ -21,6 +21,7 @@ from sandfleet.planning.free_list import FreeList
 from sandfleet.planning.placement import (
     KIND_REFUSALS,
     STANDING_REFUSALS,
+    Candidate,
     FleetView,
     NoPlacement,
     Placement,
@@ -64,6 +65,8 @@ class PlacementIndex:
         self._policy = policy
         self._slots: dict[WorkerId, _Slot] = {}
         self._shelves: dict[_Kind, _Shelf] = {}
+        self.changes = 0
+        """Rises with every change."""
         for worker in workers:
             self.put(worker)
 
@@ -75,6 +78,7 @@ class PlacementIndex:
 
     def put(self, worker: Worker) -> None:
         """Add a worker, or replace what is known of it."""
+        self.changes += 1
         self.drop(worker.id)
         refused = any(refuse(worker, _NO_REQUEST, self._policy) for _, refuse in STANDING_REFUSALS)
         slot = _Slot(worker, worker.committed, None if refused else _kind_of(worker))
@@ -86,6 +90,7 @@ class PlacementIndex:
 
     def drop(self, worker_id: WorkerId) -> None:
         """Forget a worker; nothing if it is not known."""
+        self.changes += 1
         slot = self._slots.pop(worker_id, None)
         if slot is None or slot.kind is None:
             return
@@ -132,7 +137,7 @@ class PlacementIndex:
             one = (-share_after(self._slots[found].committed, request, shelf.example.total), found)
             best = one if best is None else min(best, one)
         if best is None:
-            return NoPlacement(refusals=_Refusals(self._frozen(excluded), request, self._policy))
+            return NoPlacement(refusals=_Refusals(self, request, excluded))
         return Placement(worker_id=best[1], reason=best_fit_reason(-best[0]))
 
     def _with_saved_state(self, request: PlacementRequest, excluded: Set[WorkerId]) -> Placement | None:
@@ -143,11 +148,17 @@ class PlacementIndex:
         candidate = consider(self._slots[home].now(), request, self._policy)
         return None if candidate.score is None else Placement(home, candidate.reason)
 
-    def _frozen(self, excluded: Set[WorkerId]) -> Sequence[tuple[Worker, Resources]]:
-        slots = self._slots.values()
-        return [(slot.worker, slot.committed) for slot in slots if slot.worker.id not in excluded]
+    def candidates(
+        self, request: PlacementRequest, *, excluded: Set[WorkerId] = frozenset()
+    ) -> Sequence[Candidate]:
+        """Return what the rule says of every worker, by id."""
+        slots = sorted(self._slots.values(), key=lambda slot: slot.worker.id)
+        return [
+            consider(slot.now(), request, self._policy) for slot in slots if slot.worker.id not in excluded
+        ]
 
     def _commit(self, slot: _Slot, committed: Resources) -> None:
+        self.changes += 1
         slot.committed = committed
         if slot.kind is not None:
             self._shelves[slot.kind].free.remove(slot.worker.id)
@@ -162,23 +173,18 @@ class PlacementIndex:
 class _Refusals(Mapping[WorkerId, str]):
     """Why each worker was refused, worked out at the first reading: a full fleet is refused often."""
 
-    def __init__(
-        self,
-        workers: Sequence[tuple[Worker, Resources]],
-        request: PlacementRequest,
-        policy: PlacementPolicy,
-    ) -> None:
-        self._workers = workers
+    def __init__(self, index: PlacementIndex, request: PlacementRequest, excluded: Set[WorkerId]) -> None:
+        self._index = index
+        self._changes = index.changes
         self._request = request
-        self._policy = policy
+        self._excluded = excluded
         self._reasons: dict[WorkerId, str] | None = None
 
     def _read(self) -> dict[WorkerId, str]:
         if self._reasons is None:
-            candidates = (
-                consider(replace(worker, committed=committed), self._request, self._policy)
-                for worker, committed in sorted(self._workers, key=lambda pair: pair[0].id)
-            )
+            if self._index.changes != self._changes:
+                raise RuntimeError("the fleet has changed since it refused: ask it again")
+            candidates = self._index.candidates(self._request, excluded=self._excluded)
             self._reasons = {one.worker_id: one.reason for one in candidates}
         return self._reasons
 
@@ -189,7 +195,7 @@ class _Refusals(Mapping[WorkerId, str]):
         return iter(self._read())
 
     def __len__(self) -> int:
-        return len(self._workers)
+        return len(self._read())
 
     def __repr__(self) -> str:
         return f"{self._read()!r}"

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -83,6 +84,7 @@ class VirtualFleet:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._queue: dict[SandboxId, tuple[Arrival, Waiting]] = {}
+        self._waiting_sizes: Counter[Resources] = Counter()
         self._homes: dict[SandboxId, WorkerId] = {}
 
     @property
@@ -120,6 +122,7 @@ class VirtualFleet:
         organisation = OrganisationId(arrival.organisation)
         waiting = Waiting(OperationId(arrival.id), organisation, self.now, request)
         self._queue[sandbox_id] = (arrival, waiting)
+        self._waiting_sizes[arrival.resources] += 1
         self.at(self.now_s + self.behaviour.wait_s_max, lambda: self._refuse(sandbox_id))
 
     def apply(self, command: FleetCommand) -> None:
@@ -167,22 +170,34 @@ class VirtualFleet:
         self._serve_queue()
 
     def _refuse(self, sandbox_id: SandboxId) -> None:
-        if self._queue.pop(sandbox_id, None) is not None:
+        if sandbox_id in self._queue:
+            self._unqueue(sandbox_id)
             self.tally.refused += 1
 
     def _serve_queue(self) -> None:
-        if not self._queue:
+        # Which sizes fit is asked before anybody's turn is: most of the time none does.
+        if not any(self._fits(size) for size in self._waiting_sizes):
             return
         full: set[Resources] = set()
         for waiting in in_turn([waiting for _, waiting in self._queue.values()]):
-            sandbox_id = SandboxId(waiting.operation_id)
-            if waiting.request.resources in full:
+            sandbox_id, size = SandboxId(waiting.operation_id), waiting.request.resources
+            if size in full:
                 continue
             if self._place(self._queue[sandbox_id][0], waiting.request):
-                del self._queue[sandbox_id]
+                self._unqueue(sandbox_id)
                 self.tally.waits_s.append((self.now - waiting.created_at).total_seconds())
             else:
-                full.add(waiting.request.resources)
+                full.add(size)
+
+    def _fits(self, size: Resources) -> bool:
+        return isinstance(self.hosts.index.place(PlacementRequest(size, TEMPLATE, "local")), Placement)
+
+    def _unqueue(self, sandbox_id: SandboxId) -> None:
+        _, waiting = self._queue.pop(sandbox_id)
+        size = waiting.request.resources
+        self._waiting_sizes[size] -= 1
+        if not self._waiting_sizes[size]:
+            del self._waiting_sizes[size]
 
     def _launch(self, command: LaunchMachine) -> None:
         self.launches[command.launch_id] = Launch(command.launch_id, command.size, command.version, self.now)

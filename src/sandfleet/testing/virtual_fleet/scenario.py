@@ -17,6 +17,8 @@ from sandfleet.testing.virtual_fleet.trace import Arrival
 TYPICAL = Resources(4096, 1, 20480)
 _MEMORY_PER_CPU_MIB = 4096
 _DISK_PER_MEMORY = 40
+_HOLES = 1.02
+"""What a first load needs above the sum of its memory."""
 _ROUNDS_MAX = 20_000
 
 
@@ -61,7 +63,7 @@ class Scenario:
     def course(self, trace: Sequence[Arrival]) -> Course:
         """Return how it is run: the fleet begins as large as its first load asks for."""
         first_mib = sum(one.memory_mib for one in trace if one.at_s == 0)
-        needed = math.ceil(first_mib / self.worker_memory_mib) + self.idle_reserve
+        needed = math.ceil(_HOLES * first_mib / self.worker_memory_mib) + self.idle_reserve
         rollout_s = None if self.rollout_after_h is None else self.rollout_after_h * 3600
         return Course(
             self.policy(),
