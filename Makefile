@@ -51,10 +51,10 @@ docs: ## Write the pages that are made from the code (states, settings, commands
 	@$(BIN)/python -m tools.write_reference
 
 .PHONY: chaos
-chaos: ## Run the long fault tests: ten minutes of random faults, every fault at every step, 200 sandboxes
+chaos: ## Run the long tests: ten minutes of random faults, every fault at every step, 200 sandboxes, 100 forks
 	@tools/setup.sh --with-node
-	@$(BIN)/python -m sandfleet.testing.simulate --start 1000 --count 5000
-	@$(BIN)/python -m pytest -q -m chaos tests/acceptance
+	@$(BIN)/python -m sandfleet.testing.simulate --start 1000 --count 5000 --jobs "$$(nproc)"
+	@$(BIN)/python -m pytest -q -m chaos tests/integration tests/vm tests/acceptance
 
 .PHONY: bench
 bench: ## Measure against each figure's floor and write bench/RESULTS.md

@@ -70,6 +70,16 @@ class Bed:
         """End a sandbox."""
         (await self.http.delete(f"/api/sandboxes/{sandbox_id}")).raise_for_status()
 
+    async def clear(self) -> None:
+        """End every sandbox and every bare clone that a row has left."""
+        listed = await self.http.get("/api/sandboxes", params={"status": "all", "limit": 1000})
+        for one in listed.raise_for_status().json():
+            if one["status"] not in ("stopped", "failed", "error"):
+                await self.delete(one["sandboxID"])
+        await self.bare.hypervisor.end_all()
+        await self.wait_machines(int(self.setting("warm_pool_size")))
+        await self.wait_pool_filled()
+
     async def wait_pool_filled(self, *, timeout_s: float = 60.0) -> None:
         """Return when the warm pool is complete and its machines have been left alone for a moment."""
         size = int(self.setting("warm_pool_size"))

@@ -16,8 +16,8 @@ HEAD = "| what | n | product p50 / p99 | floor p50 / p99 | ratio | target | met 
 _RULE = "|---|---|---|---|---|---|---|"
 
 
-def page(rows: Sequence[Row], *, facts: Mapping[str, str], at: datetime) -> str:
-    """Return bench/RESULTS.md."""
+def page(rows: Sequence[Row], *, facts: Mapping[str, str], at: datetime, missing: Mapping[str, str]) -> str:
+    """Return bench/RESULTS.md; `missing` says of rows by their name why they were not measured."""
     lines = [
         "<!-- Made by `make bench`. Do not edit. -->",
         "",
@@ -32,6 +32,7 @@ def page(rows: Sequence[Row], *, facts: Mapping[str, str], at: datetime) -> str:
         HEAD,
         _RULE,
         *(_line(row) for row in rows),
+        *(_missing_line(name, reason) for name, reason in missing.items()),
         "",
         "p99 is the maximum where fewer than 100 were measured. The floor is the least that any system",
         "must pay for the same work here; both sides ran in turn in the same minutes. What each floor is:",
@@ -47,6 +48,11 @@ def _line(row: Row) -> str:
     floor = f"{_number(row.floor.median)} / {_number(row.floor.p99)} {row.unit}"
     cells = [row.what, str(len(row.product.values)), product, floor, f"{row.ratio:.2f}", row.target]
     return "| " + " | ".join([*cells, "yes" if row.meets else "no"]) + " |"
+
+
+def _missing_line(name: str, reason: str) -> str:
+    cells = [f"`{name}`", "0", "**not measured**: " + reason.replace("|", "/"), "", "", "", "no"]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _number(value: float) -> str:

@@ -53,6 +53,19 @@ class Row:
         return self.product.median / self.floor.median if self.floor.median else float("inf")
 
 
+async def compare(
+    rounds: int,
+    product: Callable[[Samples], Awaitable[None]],
+    floor: Callable[[Samples], Awaitable[None]],
+    *,
+    warm_up: int = 1,
+) -> tuple[Samples, Samples]:
+    """Run both sides in turn, each of which adds what it measured; return that of the rounds that count."""
+    ours, least = Samples(), Samples()
+    await alternate(rounds, (lambda: product(ours), lambda: floor(least)), warm_up=warm_up)
+    return Samples(ours.values[-rounds:]), Samples(least.values[-rounds:])
+
+
 async def alternate(rounds: int, sides: Sequence[Callable[[], Awaitable[None]]], *, warm_up: int = 1) -> None:
     """Run the sides in turn, changing who begins, so that drift of the machine hits them alike."""
     for number in range(warm_up + rounds):

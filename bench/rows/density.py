@@ -30,8 +30,8 @@ CREATES_AT_ONCE = 64
 FIRST_AT_ONCE = 4 * AT_ONCE
 """A guest's first command is ten times as slow as the next: it is not what is measured."""
 SETTLE_S = 5.0
-IDLE_S = 15.0
-EXEC_ROUNDS = 3
+IDLE_S = 10.0
+EXEC_ROUNDS = 2
 SCALED_WITHIN_S = 300.0
 IDLE_PERCENT_BEYOND_MAX = 5
 

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from bench.bed import Bed
-from bench.samples import Row, Samples, alternate
+from bench.samples import Row, Samples, compare
 
 ROUNDS = 200
 
 
 async def measure(bed: Bed) -> list[Row]:
     """Measure."""
-    product, floor = Samples(), Samples()
     sandbox = await bed.create()
     bare = await bed.bare.clone()
 
-    async def through_the_fleet() -> None:
+    async def through_the_fleet(product: Samples) -> None:
         with product.timed_ms():
             await bed.execute(sandbox, "true", "-")
 
-    async def directly() -> None:
+    async def directly(floor: Samples) -> None:
         with floor.timed_ms():
             await bare.execute("true", "-")
 
     try:
         await bed.wait_pool_filled()
-        await alternate(ROUNDS, (through_the_fleet, directly), warm_up=10)
+        product, floor = await compare(ROUNDS, through_the_fleet, directly, warm_up=10)
     finally:
         await bare.destroy()
         await bed.delete(sandbox)
-    for samples in (product, floor):
-        del samples.values[:-ROUNDS]
     return [
         Row(
             what="exec `true`",

@@ -55,7 +55,7 @@ async def measure(bed: Bed) -> list[Row]:
             floor_is=f"{COUNT} bare clones of the template to the agent's hello, {AT_ONCE} at a time",
             target="<= 1.3 x floor",
             meets=product.median <= 1.3 * floor.median,
-            note="A fork loads memory of its own, where a clone maps the template's; it gets a new identity.",
+            note="Forks that start together map what was loaded once for them; each gets a new identity.",
         )
     ]
 

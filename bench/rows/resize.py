@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from bench.bed import Bed
-from bench.samples import Row, Samples, alternate
+from bench.samples import Row, Samples, compare
 from sandfleet.adapters.qemu import memory
 
-ROUNDS = 8
+ROUNDS = 6
 SMALL_MB, LARGE_MB = 1024, 4096
 
 
 async def measure(bed: Bed) -> list[Row]:
     """Measure."""
-    product, floor = Samples(), Samples()
     sandbox = await bed.create(memoryMB=SMALL_MB)
     bare = await bed.bare.clone()
     await bare.machine.resize_memory(SMALL_MB)
@@ -22,12 +21,12 @@ async def measure(bed: Bed) -> list[Row]:
         answer = await bed.http.post(f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": memory_mb})
         answer.raise_for_status()
 
-    async def through_the_fleet() -> None:
+    async def through_the_fleet(product: Samples) -> None:
         with product.timed_ms():
             await scale(LARGE_MB)
         await scale(SMALL_MB)
 
-    async def directly() -> None:
+    async def directly(floor: Samples) -> None:
         with floor.timed_ms():
             await memory.resize(bare.machine.monitor, shape, LARGE_MB)
             await memory.online(bare.guest, shape, LARGE_MB)
@@ -35,12 +34,10 @@ async def measure(bed: Bed) -> list[Row]:
 
     try:
         await bed.wait_pool_filled()
-        await alternate(ROUNDS, (through_the_fleet, directly), warm_up=1)
+        product, floor = await compare(ROUNDS, through_the_fleet, directly)
     finally:
         await bare.destroy()
         await bed.delete(sandbox)
-    for samples in (product, floor):
-        del samples.values[:-ROUNDS]
     return [
         Row(
             what="memory from 1 to 4 GiB",

@@ -19,21 +19,6 @@ from tests.acceptance.live_fleet import LiveFleet, find_fleet, start_fleet
 from sandfleet.testing.disposable_fleets import disposable_directory
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker of the long runs."""
-    config.addinivalue_line("markers", "chaos: long fault runs, only with `make chaos` (`-m chaos`)")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long runs out unless a marker expression asks for them."""
-    if "chaos" in (config.option.markexpr or ""):
-        return
-    left_out = [item for item in items if item.get_closest_marker("chaos")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
-
-
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[LiveFleet]:
     """A running fleet, on ports that were free and a directory of its own."""

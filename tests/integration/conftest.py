@@ -168,6 +168,8 @@ def _settings(replicas: Replicas, changes: dict[str, Any]) -> ControlPlaneSettin
         "bootstrap_key": SecretStr("bootstrap-key-of-tests"),
         "join_token": SecretStr("join-token-of-tests"),
         "loop_interval_s": 0.05,
+        # Most tests run no loop that would take over what a pause of this process has lost.
+        "operation_lease_s": 60,
     }
     return ControlPlaneSettings(**{**given, **changes})
 

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from tests.waiting import WITHIN_S, eventually
+
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder
 from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.model.ids import OperationId, SandboxId
@@ -86,31 +88,48 @@ async def prepare(replicas: Any, *, memory_mib: int = 16384) -> ControlPlane:
 
 async def until(plane: ControlPlane, holds: Callable[[Sandbox], bool], name: str = "sb-one") -> Sandbox:
     """Return the row when the condition holds and nothing of it is under way any more."""
-    for _ in range(750):
+    deadline = _deadline()
+    while True:
         sandbox = await plane.stores.sandboxes.get_any(SandboxId(name))
-        if holds(sandbox) and not await plane.stores.operations.open_for(sandbox.id):
+        if (
+            holds(sandbox)
+            and not await plane.stores.operations.open_for(sandbox.id)
+            # What ended between these two reads has changed the row.
+            and await plane.stores.sandboxes.get_any(SandboxId(name)) == sandbox
+        ):
             return sandbox
+        assert asyncio.get_running_loop().time() < deadline, f"after {WITHIN_S:.0f} s the row is {sandbox}"
         await asyncio.sleep(0.02)
-    raise AssertionError(f"after 15 s the row is {sandbox}")
 
 
 async def until_done(plane: ControlPlane, operation_id: str) -> Any:
     """Return the operation when it has ended."""
-    for _ in range(750):
+    deadline = _deadline()
+    while True:
         operation = await plane.stores.operations.get(OperationId(operation_id))
         if operation.finished_at is not None:
             return operation
+        assert asyncio.get_running_loop().time() < deadline, f"after {WITHIN_S:.0f} s it is {operation}"
         await asyncio.sleep(0.02)
-    raise AssertionError(f"after 15 s the operation is {operation}")
+
+
+def _deadline() -> float:
+    return asyncio.get_running_loop().time() + WITHIN_S
+
+
+async def until_hung(wire: Tripwire) -> None:
+    """Return when a replica stands at the wire."""
+    async with asyncio.timeout(WITHIN_S):
+        await wire.hung.wait()
 
 
 async def until_queued(plane: ControlPlane, count: int) -> None:
     """Return when so many creates wait for a place."""
-    for _ in range(250):
-        if await plane.stores.placements.queue_length() == count:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("the queue has another length")
+
+    async def is_so_long() -> bool:
+        return await plane.stores.placements.queue_length() == count
+
+    await eventually(is_so_long, what=f"a queue of {count}")
 
 
 async def committed_mib(plane: ControlPlane) -> int:
@@ -131,16 +150,13 @@ async def run_until_hung(replicas: Any, wire: Tripwire, act: Callable[[Fleet], A
     async def live() -> None:
         async with replicas.replica("replica-1", plane=plane) as fleet:
             await act(fleet)
-            for _ in range(2000):
-                if not len(fleet.engine):
-                    break
-                await asyncio.sleep(0.005)
+            await eventually(lambda: not len(fleet.engine), what="the engine to be done", every_s=0.005)
             finished.set()
 
     async with asyncio.TaskGroup() as tasks:
         living = tasks.create_task(live())
         watched = [tasks.create_task(wire.hung.wait()), tasks.create_task(finished.wait())]
-        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED, timeout=2 * WITHIN_S)
         living.cancel()
         for task in watched:
             task.cancel()

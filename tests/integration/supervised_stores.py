@@ -76,7 +76,9 @@ async def _run(layout: Layout, text: str) -> None:
     supervisor = Supervisor(
         layout, _services(layout, text), url="http://nowhere", clock=SystemClock(), before=read_state(layout)
     )
-    supervisor.policy = RestartPolicy(attempts_max=3)
+    # Only what cannot come up waits: what was ready and is killed is back long before that.
+    first_pause_s = 0.2 if text == "broken" else 600.0
+    supervisor.policy = RestartPolicy(attempts_max=3, first_pause_s=first_pause_s)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, supervisor.request_stop)
     loop.add_signal_handler(signal.SIGHUP, supervisor.request_retry)

@@ -19,7 +19,7 @@ from sandfleet.local import ports
 from sandfleet.local.balancer import LocalBalancer
 from sandfleet.local.service_process import ServiceProcess
 
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 
 class Server:

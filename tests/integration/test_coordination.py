@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from sandfleet.adapters.clock import SystemClock
+from sandfleet.adapters.redis import wakeups
 from sandfleet.adapters.redis.connection import RedisConnection
 from sandfleet.adapters.redis.leases import RedisLeaseStore
 from sandfleet.adapters.redis.routes import RedisRouteCache
@@ -22,6 +23,13 @@ from sandfleet.testing.builders import ORGANISATION
 ROUTE = Route(SandboxId("sb-one"), ORGANISATION, WorkerId("wk-one"), "http://wk-one:1", 3)
 NOWHERE = "redis://127.0.0.1:1/0"
 Connect = Callable[[str], RedisConnection]
+HINTED_WITHIN_S = 60
+
+
+@pytest.fixture
+def hints_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody wake by itself, so that what wakes was a hint, however late it comes."""
+    monkeypatch.setattr(wakeups, "FALLBACK_S", 10 * HINTED_WITHIN_S)
 
 
 @pytest.fixture
@@ -71,33 +79,37 @@ async def test_a_route_is_shared_and_a_newer_owner_stays(redis_url: str, connect
     assert await third.get(ROUTE.sandbox_id) is None
 
 
-async def test_a_hint_wakes_this_process_and_the_other_replica(redis_url: str, connect: Connect) -> None:
+async def test_a_hint_wakes_this_process_and_the_other_replica(
+    redis_url: str, connect: Connect, hints_only: None
+) -> None:
     here = RedisWakeUps(connect(redis_url), SystemClock())
     there = RedisWakeUps(connect(redis_url), SystemClock())
     async with asyncio.TaskGroup() as tasks:
         listening = tasks.create_task(there.run())
         ready = there.subscribe("ready?")
-        await asyncio.wait_for(anext(ready), 0.9)  # `run` wakes all when it listens
+        await asyncio.wait_for(anext(ready), HINTED_WITHIN_S)  # `run` wakes all when it listens
         far, near, other = there.subscribe("t"), here.subscribe("t"), here.subscribe("else")
         await here.publish("t")
-        await asyncio.wait_for(anext(near), 0.9)
-        await asyncio.wait_for(anext(far), 0.9)
+        await asyncio.wait_for(anext(near), HINTED_WITHIN_S)
+        await asyncio.wait_for(anext(far), HINTED_WITHIN_S)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(other), 0.1)
         listening.cancel()
 
 
-async def test_topics_nobody_listens_to_are_forgotten(redis_url: str, connect: Connect) -> None:
+async def test_topics_nobody_listens_to_are_forgotten(
+    redis_url: str, connect: Connect, hints_only: None
+) -> None:
     wake_ups = RedisWakeUps(connect(redis_url), SystemClock())
     kept = wake_ups.subscribe("kept")
     for number in range(1000):
         wake_ups.subscribe(f"sandbox:{number}")
     assert len(wake_ups._subscriptions) < 200
     await wake_ups.publish("kept")
-    await asyncio.wait_for(anext(kept), 0.5)
+    await asyncio.wait_for(anext(kept), HINTED_WITHIN_S)
 
 
-async def test_without_redis_everything_degrades_quickly(connect: Connect) -> None:
+async def test_without_redis_everything_degrades_quickly(connect: Connect, hints_only: None) -> None:
     connection = connect(NOWHERE)
     clock = SystemClock()
     leases, routes = RedisLeaseStore(connection), RedisRouteCache(connection, clock)
@@ -112,8 +124,8 @@ async def test_without_redis_everything_degrades_quickly(connect: Connect) -> No
     assert not await wake_ups.is_healthy()
     hints = wake_ups.subscribe("t")
     await wake_ups.publish("t")
-    await asyncio.wait_for(anext(hints), 0.5)
-    assert clock.monotonic() - began < 2
+    await asyncio.wait_for(anext(hints), HINTED_WITHIN_S)
+    assert clock.monotonic() - began < 20  # and not a second for each of two hundred calls
 
 
 async def test_a_restarted_redis_is_used_again(
@@ -126,7 +138,7 @@ async def test_a_restarted_redis_is_used_again(
     assert not await wake_ups.is_healthy()
     await asyncio.to_thread(valkey_server.restart)
     hints = wake_ups.subscribe("nothing")
-    for _ in range(5):
+    for _ in range(60):
         if await wake_ups.is_healthy():
             break
         await anext(hints)  # a second, which is how long the circuit stays open

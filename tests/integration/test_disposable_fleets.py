@@ -22,7 +22,7 @@ from sandfleet.local.processes import identify, send_signal
 from sandfleet.local.state import FleetState, ServiceCondition, read_state
 from sandfleet.testing.disposable_fleets import OWNER_FILE, StillThere, disposable_directory, end_left
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 SUPERVISED = Path(__file__).with_name("supervised_stores.py")
 RUN = """
 import sys
@@ -128,7 +128,7 @@ def test_the_services_of_a_left_fleet_are_ended_though_its_supervisor_died_too(t
 
 
 def _until_all_run(layout: Layout) -> FleetState:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         state = read_state(layout)
         if (

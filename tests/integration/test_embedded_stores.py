@@ -18,7 +18,7 @@ from sandfleet.local.embedded_postgres import EmbeddedPostgres, start_postgres
 from sandfleet.local.embedded_valkey import EmbeddedValkey, start_valkey
 from sandfleet.local.service_process import PortTaken, ServiceFailed
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

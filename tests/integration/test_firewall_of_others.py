@@ -33,7 +33,7 @@ def _found(rules: str, *then: str) -> dict[str, str | None]:
         ["unshare", "--net", "sh", "-ec", script, rules, EXAMINE],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=110,
         check=True,
     )
     found: dict[str, str | None] = json.loads(done.stdout)

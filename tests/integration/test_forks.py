@@ -36,7 +36,7 @@ from sandfleet.model.organisation import Quotas
 from sandfleet.model.sandbox import SandboxState
 from sandfleet.testing.builders import ORGANISATION, a_worker, resources
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 async def test_a_fork_outlives_the_checkpoint_it_was_begun_from(replicas: Any) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from tests.integration.saved import collect, ids, one_running, until
 
+from sandfleet.adapters.redis import wakeups
+from sandfleet.controlplane.loops import leadership
 from sandfleet.controlplane.loops.leadership import Leadership
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.controlplane.operations.fleet import Fleet
@@ -18,7 +20,7 @@ from sandfleet.controlplane.wiring import instance_id
 from sandfleet.model.sandbox import SandboxState
 from sandfleet.wire.worker_messages import SnapshotDropped
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
@@ -30,23 +32,26 @@ async def running() -> AsyncIterator[AsyncExitStack]:
 async def leads(fleet: Fleet) -> float:
     """Return when this replica leads."""
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while fleet.leadership.term is None:
             await asyncio.sleep(0.005)
     return loop.time()
 
 
-async def test_a_leader_that_goes_wakes_the_one_that_waits(replicas: Any, running: AsyncExitStack) -> None:
-    """With a lease of twelve seconds nobody would ask for it within the second."""
+async def test_a_leader_that_goes_wakes_the_one_that_waits(
+    replicas: Any, running: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits would ask by itself only when this test has long been over."""
+    monkeypatch.setattr(leadership, "TICKS_PER_LEASE", 0.05)
+    monkeypatch.setattr(wakeups, "FALLBACK_S", 240)
     replicas.settings["leader_lease_s"] = 12
     first = await running.enter_async_context(replicas.replica("one", with_loops=True))
     await leads(first)
     second = await running.enter_async_context(replicas.replica("two", with_loops=True))
     await asyncio.sleep(0.3)  # it has asked once, in vain
     assert second.leadership.term is None
-    began = asyncio.get_running_loop().time()
     await first.retire()
-    assert await leads(second) - began < 0.9
+    await leads(second)
     assert (first.leadership.term, second.leadership.term) == (None, 2)
     await first.retire()  # twice is as good as once
     assert second.leadership.term == 2
@@ -57,10 +62,10 @@ async def test_a_leader_that_dies_costs_its_lease_and_little_more(
 ) -> None:
     replicas.settings["leader_lease_s"] = 2
     dead = Leadership(replicas.plane("dead"))
-    await dead.tick()  # and never again
     began = asyncio.get_running_loop().time()
+    await dead.tick()  # and never again
     heir = await running.enter_async_context(replicas.replica("heir", with_loops=True))
-    assert 1 < await leads(heir) - began < 4
+    assert 1.9 < await leads(heir) - began < 20
 
 
 async def test_a_new_leader_acts_at_once(replicas: Any) -> None:
@@ -79,7 +84,7 @@ async def test_a_new_leader_acts_at_once(replicas: Any) -> None:
         await asyncio.sleep(0.05)
         assert not acted.is_set()
         await leadership.tick()
-        await asyncio.wait_for(acted.wait(), 10)
+        await asyncio.wait_for(acted.wait(), 60)
         looping.cancel()
     assert runner.sentences["slow"] == "term 1"
 

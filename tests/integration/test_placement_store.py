@@ -95,7 +95,7 @@ async def test_cancelled_callers_leave_no_connection_and_no_lock_behind(stores: 
     worker = await stores.workers.get(WorkerId("wk-one"))
     assert worker.committed.memory_mib == 1024 * len(placed)
     again = await asked_for(stores, "sb-last")
-    assert isinstance(await asyncio.wait_for(place(stores, *again), 2), Placed)
+    assert isinstance(await asyncio.wait_for(place(stores, *again), 60), Placed)
 
 
 async def test_only_an_empty_worker_is_forgotten_and_it_stays_so(stores: PostgresStores) -> None:

@@ -29,7 +29,7 @@ from sandfleet.planning.repair import RECOVERIES_MAX
 from sandfleet.testing.builders import ORGANISATION
 from sandfleet.wire.worker_messages import VmStatus
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 def die(replicas: Any, sandbox: Sandbox, *, reason: str = "QEMU was killed") -> None:
@@ -121,7 +121,7 @@ async def test_a_kill_wins_against_a_recovery(replicas: Any, point: tuple[int, s
     wire = Tripwire(*point)
     plane = wire.around(replicas.plane("replica-1"))
     async with replicas.replica("replica-1", plane=plane) as slow, replicas.replica("replica-2") as killer:
-        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(90), asyncio.TaskGroup() as tasks:
             tasks.create_task(miss(slow))
             await wire.hung.wait()
             row = await observer.stores.sandboxes.get_any(before.id)
@@ -133,8 +133,8 @@ async def test_a_kill_wins_against_a_recovery(replicas: Any, point: tuple[int, s
 
 
 async def test_without_a_place_it_sleeps_and_is_not_lost(replicas: Any) -> None:
-    replicas.settings["creation_queue_s"] = 0.2
     observer, before = await with_checkpoint(replicas)
+    replicas.settings["creation_queue_s"] = 2
     await leading(observer)
     die(replicas, before)
     host = replicas.workers.host("wk-one")

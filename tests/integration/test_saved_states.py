@@ -11,6 +11,7 @@ from tests.integration.crashing import (
     committed_mib,
     until,
     until_done,
+    until_hung,
 )
 from tests.integration.saved import (
     POINTS,
@@ -25,6 +26,7 @@ from tests.integration.saved import (
     survive,
     with_checkpoint,
 )
+from tests.waiting import eventually
 
 from sandfleet.controlplane.dependencies import NewSize
 from sandfleet.controlplane.loops import expiry
@@ -47,7 +49,7 @@ from sandfleet.model.snapshot import SnapshotState
 from sandfleet.testing.builders import ORGANISATION, a_worker, resources
 from sandfleet.testing.fake_snapshots import SIZE_BYTES
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 # --- hibernate
@@ -85,8 +87,7 @@ async def test_a_kill_wins_against_a_hibernation_at_any_point(replicas: Any, poi
     plane = wire.around(replicas.plane("replica-1"))
     async with replicas.replica("replica-1", plane=plane) as slow, replicas.replica("replica-2") as killer:
         await slow.hibernate(sandbox, ids=ids("first"), actor="test")
-        async with asyncio.timeout(10):
-            await wire.hung.wait()
+        await until_hung(wire)
         row = await observer.stores.sandboxes.get_any(sandbox.id)
         await killer.kill(row, actor="test")
         wire.may_go_on.set()
@@ -210,8 +211,7 @@ async def test_a_kill_wins_against_a_wake_at_any_point(replicas: Any, point: tup
     plane = wire.around(replicas.plane("replica-1"))
     async with replicas.replica("replica-1", plane=plane) as slow, replicas.replica("replica-2") as killer:
         await slow.wake(sandbox, actor="test")
-        async with asyncio.timeout(10):
-            await wire.hung.wait()
+        await until_hung(wire)
         await killer.kill(await observer.stores.sandboxes.get_any(sandbox.id), actor="test")
         wire.may_go_on.set()
         await until(observer, lambda row: row.state is S.STOPPED and row.worker_id is None)
@@ -223,7 +223,7 @@ async def test_another_worker_wakes_what_is_durable_but_not_what_is_local(replic
     observer, sandbox = await one_running(replicas)
     host = replicas.workers.host("wk-one")
     host.upload_failure = "the object store is away"
-    plane = replicas.plane("replica-1", creation_queue_s=1.2)
+    plane = replicas.plane("replica-1", creation_queue_s=4)
     async with replicas.replica("replica-1", plane=plane) as fleet:
         await fleet.hibernate(sandbox, ids=ids("first"), actor="test")
         await until_done(observer, "op-first")
@@ -237,10 +237,11 @@ async def test_another_worker_wakes_what_is_durable_but_not_what_is_local(replic
         sandbox = await observer.stores.sandboxes.get_any(sandbox.id)
         assert (sandbox.state, await committed_mib(observer)) == (S.HIBERNATED, 0)
         host.upload_failure = None
-        for _ in range(200):
-            if await snapshot_state(observer, "first") is SnapshotState.DURABLE:
-                break
-            await asyncio.sleep(0.02)
+
+        async def is_durable() -> bool:
+            return await snapshot_state(observer, "first") is SnapshotState.DURABLE
+
+        await eventually(is_durable, what="the upload")
         await fleet.wake(sandbox, actor="test")
         woken = await until(observer, lambda row: row.state is S.RUNNING)
     assert woken.worker_id == "wk-two"
@@ -332,11 +333,11 @@ async def test_an_upload_says_how_far_it_is_in_its_operation(replicas: Any) -> N
     async with replicas.replica("replica-1") as fleet:
         await fleet.hibernate(sandbox, ids=ids("first"), actor="test")
         await until_done(observer, "op-first")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await told() != {"bytes_done": 7, "bytes_total": SIZE_BYTES}:
                 await asyncio.sleep(0.02)
         host.upload_failure = None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await snapshot_state(observer, "first") is not SnapshotState.DURABLE:
                 await asyncio.sleep(0.02)
 
@@ -349,8 +350,7 @@ async def test_a_restart_of_postgresql_in_the_middle_stops_no_hibernation(
     plane = wire.around(replicas.plane("replica-1"))
     async with replicas.replica("replica-1", plane=plane) as fleet:
         await fleet.hibernate(sandbox, ids=ids("first"), actor="test")
-        async with asyncio.timeout(10):
-            await wire.hung.wait()
+        await until_hung(wire)
         await asyncio.to_thread(postgres_server.kill)
         wire.may_go_on.set()
         await asyncio.sleep(0.5)
@@ -483,8 +483,7 @@ async def test_a_kill_wins_against_a_restore_at_any_point(replicas: Any, point: 
     plane = wire.around(replicas.plane("replica-1"))
     async with replicas.replica("replica-1", plane=plane) as slow, replicas.replica("replica-2") as killer:
         await slow.restore(sandbox, checkpoint, ids=ids("back"), actor="test")
-        async with asyncio.timeout(10):
-            await wire.hung.wait()
+        await until_hung(wire)
         await killer.kill(await observer.stores.sandboxes.get_any(sandbox.id), actor="test")
         wire.may_go_on.set()
         await until(observer, lambda row: row.state is S.STOPPED and row.worker_id is None)

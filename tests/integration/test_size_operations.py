@@ -23,7 +23,7 @@ from sandfleet.model.ids import OperationId
 from sandfleet.model.operation import OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 LARGER, SMALLER = NewSize(2048, None), NewSize(512, 50)
 
 
@@ -52,7 +52,7 @@ async def test_a_change_of_size_survives_the_death_of_its_replica_at_any_point(
     async with replicas.replica("replica-2") as fleet:
         await takeover.tick(fleet.engine._plane, fleet.engine)
         try:
-            ended = await fleet.engine.wait_for(OperationId("op-size"), timeout_s=10)
+            ended = await fleet.engine.wait_for(OperationId("op-size"), timeout_s=90)
         except Exception:  # noqa: BLE001 -- the replica died before anything was written
             assert await committed_mib(observer) == 1024
             return
@@ -69,7 +69,7 @@ async def test_a_refused_change_gives_back_what_it_reserved(replicas: Any) -> No
     replicas.workers.host("wk-one").resize_failure = Conflict("it uses more", code="oom_floor")
     async with replicas.replica("replica-1") as fleet:
         await fleet.resize(sandbox, LARGER, operation_id="op-size", actor="test")
-        ended = await fleet.engine.wait_for(OperationId("op-size"), timeout_s=10)
+        ended = await fleet.engine.wait_for(OperationId("op-size"), timeout_s=90)
     assert (ended.state, ended.error_code) == (OperationState.FAILED, "oom_floor")
     assert await committed_mib(observer) == 1024
 

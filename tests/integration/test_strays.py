@@ -19,7 +19,7 @@ from sandfleet.model.worker import WorkerState
 from sandfleet.testing.builders import a_worker
 from sandfleet.wire.worker_messages import SnapshotDropped, SnapshotState
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 async def look(observer: ControlPlane) -> str:

@@ -23,7 +23,7 @@ from sandfleet.local.orphans import running_with
 from sandfleet.local.state import FleetState, ServiceCondition, ServiceState, read_state, write_state
 from sandfleet.local.supervise import LEAVE_SIGNAL
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 PROGRAM = Path(__file__).with_name("supervised_stores.py")
 
 
@@ -48,7 +48,7 @@ def supervising(layout: Layout, text: str = "") -> Iterator[subprocess.Popen[byt
         process.wait(60)
 
 
-def until(layout: Layout, is_so: Callable[[FleetState], bool], *, within_s: float = 30) -> FleetState:
+def until(layout: Layout, is_so: Callable[[FleetState], bool], *, within_s: float = 90) -> FleetState:
     """Wait until the state file says so."""
     deadline = time.monotonic() + within_s
     while True:
@@ -114,7 +114,7 @@ def test_the_successor_replaces_what_has_other_settings(layout: Layout) -> None:
     with supervising(layout, "one") as supervisor:
         first = until(layout, all_run)
         supervisor.send_signal(LEAVE_SIGNAL)  # what `up` with other choices does
-        assert supervisor.wait(30) == 0
+        assert supervisor.wait(90) == 0
         assert all(service.is_alive for service in first.services)
     with supervising(layout, "two"):
         second = until(layout, lambda s: s.supervisor != first.supervisor and all_run(s))
@@ -126,7 +126,7 @@ def test_the_successor_ends_what_nobody_recorded(layout: Layout) -> None:
     with supervising(layout) as supervisor:
         first = until(layout, all_run)
         supervisor.kill()
-        supervisor.wait(10)
+        supervisor.wait(60)
     layout.state.unlink()
     with supervising(layout):
         second = until(layout, all_run)
@@ -139,7 +139,7 @@ def test_down_ends_what_a_killed_supervisor_left(layout: Layout) -> None:
     with supervising(layout) as supervisor:
         state = until(layout, all_run)
         supervisor.kill()
-        supervisor.wait(10)
+        supervisor.wait(60)
         assert down.stop(layout) is True
     assert not any(service.is_alive for service in state.services)
     assert down.stop(layout) is False

@@ -14,6 +14,9 @@ from sandfleet.testing.simulation.running import run_seed, without_pauses_for_ga
 
 CHUNK = 40
 CHUNKS = 4
+PINNED = (1908, 1992, 2877, 7867)
+"""Seeds that found what was then mended: a recovery beside a fork on a lost host, work that a replica
+was asked to begin at its end, and a copy of a change of size that came when the next was over."""
 
 
 def run_chunk(number: int) -> None:
@@ -27,6 +30,12 @@ def run_chunk(number: int) -> None:
 @pytest.mark.parametrize("number", range(CHUNKS))
 def test_no_seed_breaks_an_invariant(number: int) -> None:
     run_chunk(number)
+
+
+@pytest.mark.parametrize("seed", PINNED)
+def test_what_a_seed_found_stays_mended(seed: int) -> None:
+    outcome = run_seed(seed)
+    assert not outcome.violations, outcome.report()
 
 
 def test_the_same_seed_is_the_same_run() -> None:
@@ -48,5 +57,5 @@ def test_another_process_replays_the_same_run_and_shows_it() -> None:
 
 
 def test_a_search_says_how_many_it_ran(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--start", "3", "--count", "2"]) == 0
+    assert main(["--start", "3", "--count", "2", "--jobs", "2"]) == 0
     assert re.search(r"2 seeds in .* 0 failed", capsys.readouterr().out)

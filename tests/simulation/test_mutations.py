@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from sandfleet.controlplane.http import idempotency as claims
@@ -19,10 +20,11 @@ from sandfleet.planning import placement
 from sandfleet.testing.memory import idempotency, saved_states
 from sandfleet.testing.memory.database import MemoryDatabase, StoredOperation
 from sandfleet.testing.simulation import replica
+from sandfleet.testing.simulation.host import Host
 from sandfleet.testing.simulation.invariants import WatchedDatabase
 from sandfleet.testing.simulation.running import run_seed
 from sandfleet.testing.simulation.world import Mutations
-from sandfleet.wire.worker_messages import SnapshotState
+from sandfleet.wire.worker_messages import HeartbeatAnswer, SnapshotState
 
 SEEDS_MAX = 80
 
@@ -82,6 +84,18 @@ def test_a_place_that_is_freed_before_the_proof_is_found(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(destroy, "_is_proven_gone", always)
     finds("released while")
+
+
+class Unfenced(Host):
+    """A worker that hears that epochs are over, and goes on."""
+
+    def learn(self, answer: HeartbeatAnswer) -> None:
+        """Overhear it."""
+        super().learn(msgspec.structs.replace(answer, over={}))
+
+
+def test_a_lost_worker_that_speaks_again_and_is_not_fenced_is_found() -> None:
+    finds(r"stuck: .* has sb-\w+ in epoch", Mutations(host=Unfenced))
 
 
 def test_a_host_that_is_oversold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

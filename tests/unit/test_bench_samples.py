@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.samples import Row, Samples, alternate
+from bench.samples import Row, Samples, alternate, compare
 
 
 def test_p99_is_the_nearest_rank() -> None:
@@ -36,3 +36,13 @@ async def test_the_sides_take_turns_and_change_who_begins() -> None:
 
     await alternate(2, (product, floor), warm_up=0)
     assert seen == ["p", "f", "f", "p"]
+
+
+async def test_what_warmed_up_is_not_counted() -> None:
+    turns = iter(range(100))
+
+    async def measure(samples: Samples) -> None:
+        samples.values.append(next(turns))
+
+    product, floor = await compare(2, measure, measure, warm_up=2)
+    assert (product.values, floor.values) == ([4, 7], [5, 6])

@@ -174,7 +174,7 @@ def test_help_needs_no_server_and_loads_none_of_its_parts() -> None:
         "heavy = {'httpx2', 'rich', 'pydantic', 'fastapi', 'sqlalchemy', 'msgspec'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     for command in ("up", "down", "status", "doctor", "create", "exec", "cp", "rm", "key", "demo"):
         assert f"\n  {command} " in done.stdout
@@ -204,7 +204,7 @@ def test_mistakes_end_with_one_line_and_what_to_do(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
     )
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr

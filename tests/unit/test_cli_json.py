@@ -86,7 +86,7 @@ def _sandfleet(url: str, *words: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "sandfleet", *words, "--json", "--url", url, "--api-key", "osb_x"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
 

@@ -63,7 +63,7 @@ def test_a_process_dies_where_it_is_told_to(tmp_path: Path) -> None:
         "asyncio.run(armed(pathlib.Path(sys.argv[1])).at('save.begun'))"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], timeout=60, check=False, capture_output=True
+        [sys.executable, "-c", program, str(tmp_path)], timeout=100, check=False, capture_output=True
     )
     assert ended.returncode == -9
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import tomllib
 from ipaddress import IPv4Network, ip_network
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -29,7 +31,6 @@ from sandfleet.local.demo_owner import METADATA_KEY, left_by_the_dead, ownership
 from sandfleet.local.layout import Layout
 from sandfleet.local.log_rotation import rotate
 from sandfleet.local.machines import MachineCount, count_machines
-from sandfleet.local.service_process import ServiceFailed
 from sandfleet.local.services import server_name, with_ports
 from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
 from sandfleet.local.state import (
@@ -263,9 +264,12 @@ def test_status_of_a_killed_fleet_calls_nothing_running(layout: Layout) -> None:
 
 def test_pauses_double_up_to_a_bound() -> None:
     policy = RestartPolicy()
-    pauses = [policy.pause_s(failures) for failures in range(1, 12)]
+    pauses = [policy.pause_s(failures, was_ready=False) for failures in range(1, 12)]
     assert pauses[:4] == [0.2, 0.4, 0.8, 1.6]
     assert pauses[-1] == policy.pause_s_max
+    after_ready = [policy.pause_s(failures, was_ready=True) for failures in range(1, 12)]
+    assert after_ready[:4] == [0.0, 0.4, 0.8, 1.6]
+    assert after_ready[-1] == policy.pause_when_ready_s_max
 
 
 def test_a_large_log_is_moved_aside_while_it_is_written(tmp_path: Path) -> None:
@@ -315,7 +319,6 @@ def test_sandboxes_are_not_waited_for_when_no_server_can_end_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str | None
 ) -> None:
     monkeypatch.setattr(stop_sandboxes, "_READY_WITHIN_S", 0)
-    monkeypatch.setattr(stop_sandboxes, "_END_WITHIN_S", 0)
     layout = Layout(tmp_path)
     layout.make()
     own = processes.identify(os.getpid())
@@ -325,10 +328,30 @@ def test_sandboxes_are_not_waited_for_when_no_server_can_end_them(
     machine = tmp_path / "workers" / "wk-1" / "machines" / "m-1"
     machine.mkdir(parents=True)
     (machine / "manifest.json").write_text(json.dumps({"state": "ready", "owner": owner}))
-    # With a sandbox it is the server that is missed; without one only the pool was to be emptied.
-    told = "a server that is ready.*server.log" if owner else "machines that stand ready"
-    with pytest.raises(ServiceFailed, match=told):
-        stop_sandboxes.stop_sandboxes(layout)
+    said: list[str] = []
+    ended = stop_sandboxes.stop_sandboxes(layout, said.append)
+    assert (ended.sandboxes, said) == (0, [])
+    # With a sandbox it is the server that is missed; without one there is nothing for it to end.
+    assert re.search("not ready.*server.log", str(ended.problem)) if owner else ended.problem is None
+
+
+def test_the_wait_for_sandboxes_is_over_when_no_more_of_them_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that cannot end them is not waited for as long as one that does, and what is left is said."""
+    now_s, said = 0.0, list[str]()
+    counts = chain([3], repeat(2))
+
+    def pause(_seconds: float) -> None:
+        nonlocal now_s
+        now_s += 6.0
+
+    monkeypatch.setattr(stop_sandboxes, "time", SimpleNamespace(monotonic=lambda: now_s, sleep=pause))
+    monkeypatch.setattr(stop_sandboxes, "count_machines", lambda _layout: MachineCount(owned=next(counts)))
+    assert stop_sandboxes._watch_them_end(Layout(tmp_path), said.append) == 2
+    assert now_s == 36.0  # one ended after six seconds, and for thirty more none did
+    assert said[0] == "2 sandboxes are still ending"
+    assert len(said) < now_s / 5
 
 
 def test_a_demo_ends_what_a_killed_one_left_and_nothing_else() -> None:

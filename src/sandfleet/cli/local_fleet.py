@@ -105,15 +105,11 @@ def down(
     from sandfleet.local import down as fleet
 
     layout = _layout(data_dir)
-    ended = 0
-    with waiting("ending the fleet"):
-        if stop_sandboxes:
-            from sandfleet.local import stop_sandboxes as everything
-
-            ended = everything.stop_sandboxes(layout)
-            was_running = fleet.stop(layout)
-            everything.withdraw_host_rules(layout)
-        else:
+    if stop_sandboxes:
+        was_running, ended = _down_with_sandboxes(layout)
+    else:
+        ended = 0
+        with waiting("ending the fleet"):
             was_running = fleet.stop(layout)
     if as_json:
         show_json({"stopped": was_running, "sandboxesEnded": ended})
@@ -121,6 +117,32 @@ def down(
         say("The fleet is down." if not ended else f"The fleet is down; {ended} sandboxes were ended.")
     else:
         say(f"No fleet was running in {layout.data_dir}.")
+
+
+def _down_with_sandboxes(layout: Layout) -> tuple[bool, int]:
+    """End sandboxes and fleet in good order, and by force what does not; return if it ran, and how many."""
+    from sandfleet.local import down as fleet
+    from sandfleet.local import stop_sandboxes as everything
+    from sandfleet.local.end_machines import end_machines
+    from sandfleet.local.machines import count_machines
+
+    def report(line: str) -> None:
+        tell(f"  {line}")
+
+    with waiting("ending the fleet"):
+        orderly = everything.stop_sandboxes(layout, report)
+        if orderly.problem is not None:
+            report(f"{orderly.problem}; the fleet is ended all the same, and then its VMs")
+        owned = count_machines(layout).owned
+        was_running = fleet.stop(layout)
+        end_machines(layout, report)
+        everything.withdraw_host_rules(layout)
+    if owned:
+        tell(
+            f"{owned} sandboxes were ended by force: the next `up` counts them as lost. "
+            "What was saved of them is still there."
+        )
+    return was_running, orderly.sandboxes
 
 
 def status(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from sandfleet.adapters.task_group import TaskGroup
+from sandfleet.controlplane.http.drain import shutting_down
 from sandfleet.model.errors import Unavailable
 
 T = TypeVar("T")
@@ -24,9 +25,13 @@ class Background:
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_over = False
 
     def start(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Future[T]:
-        """Run `work` on its own and return its outcome, which nobody needs to await."""
+        """Run `work` on its own and return its outcome, which nobody need await; Unavailable at the end."""
+        if self._is_over:
+            work.close()
+            raise shutting_down()
         if len(self._tasks) >= TASKS_MAX:
             work.close()
             raise Unavailable("too much work in progress", code="not_ready")
@@ -37,7 +42,8 @@ class Background:
         return outcome
 
     def cancel_all(self) -> None:
-        """Ask everything to end."""
+        """Ask everything to end, and begin nothing any more."""
+        self._is_over = True
         for task in list(self._tasks):
             task.cancel()
 

@@ -14,6 +14,7 @@ from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import Resources
 from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.planning.fencing import epochs_over
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 
 ACTIVITY_WINDOW_S = 60.0
@@ -25,13 +26,24 @@ async def record_heartbeat(plane: ControlPlane, beat: Heartbeat) -> HeartbeatAns
     registration = await plane.stores.workers.register(worker_of(beat))
     await plane.stores.sandboxes.touch(activity_of(beat, now=plane.clock.now()))
     plane.observer.worker_reported(registration.worker.id, exec_sessions=beat.exec_sessions)
+    is_gone = registration.worker.state is WorkerState.GONE
     return HeartbeatAnswer(
         term=registration.term,
         public_keys=dict(plane.public_keys),
-        cordoned=registration.worker.cordoned,
+        cordoned=registration.worker.cordoned or is_gone,
         quarantined=list(registration.quarantined),
         heartbeat_interval_s=plane.settings.heartbeat_interval_s,
+        gone=is_gone,
+        over=await _over(plane, beat) if is_gone else {},
     )
+
+
+async def _over(plane: ControlPlane, beat: Heartbeat) -> dict[str, int]:
+    """Return which of the VMs that a worker which is gone still holds are somebody else's, or nobody's."""
+    held = [SandboxId(vm.sandbox_id) for vm in beat.vms or ()]
+    owners = await plane.stores.workers.owners(held) if held else {}
+    over = epochs_over(owners, gone=WorkerId(beat.worker_id))
+    return {str(sandbox_id): epoch for sandbox_id, epoch in over.items()}
 
 
 def worker_of(beat: Heartbeat) -> Worker:

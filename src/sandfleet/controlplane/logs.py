@@ -9,6 +9,7 @@ from typing import TextIO, cast
 import structlog
 
 from sandfleet.adapters.log_stream import LossyStream
+from sandfleet.controlplane.http.log_lines import json_line
 from sandfleet.controlplane.http.redaction import redact_event, redact_text
 
 
@@ -23,7 +24,7 @@ def configure_logs(level: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             redact_event,
-            structlog.processors.JSONRenderer(default=str),
+            structlog.processors.JSONRenderer(serializer=json_line),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=stream),

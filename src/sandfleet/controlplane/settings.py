@@ -83,7 +83,7 @@ class ControlPlaneSettings(BaseSettings):
     file_bytes_max: Annotated[int, Field(gt=0)] = 2 * 1024**3
     """Largest file that is taken in."""
     sandbox_token_ttl_s: PositiveSeconds = 86400
-    """Life of a sandbox's token; clients do not renew it."""
+    """Life of a sandbox's token; clients do not renew it. One that is given out has 95 % of it to go."""
     signed_url_ttl_s: PositiveSeconds = 3600
     """Life of a signed file URL whose request names none."""
     preview_needs_record: bool = False
@@ -128,7 +128,7 @@ class ControlPlaneSettings(BaseSettings):
     """Pause between two rounds of the fleet's loops."""
     fault_points_dir: Path | None = None
     """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
-    postgres_pool_max: Annotated[int, Field(ge=1)] = 20
+    postgres_pool_max: Annotated[int, Field(ge=2)] = 20
     """Most connections of this replica to PostgreSQL."""
 
     drain_notice_s: Seconds = 2

@@ -25,8 +25,10 @@ from sandfleet.ports.stores import FleetSecretStore
 ISSUER = "sandfleet"
 ALGORITHM = "EdDSA"
 SIGNING_KEY_NAME = "token-signing-key"
-FLEET_TOKENS_KEPT_MAX = 10_000
-_RENEW_AT_SHARE = 0.5
+TOKENS_KEPT_MAX = 10_000
+FLEET_RENEWED_AT = 0.5
+SANDBOX_RENEWED_AT = 0.05
+"""After which share of its life another token is signed: a signature costs more than all else of a read."""
 
 
 class _OneAlgorithm(JWSRegistry):  # type: ignore[misc, unused-ignore]
@@ -63,6 +65,7 @@ class TokenSigner:
         self._sandbox_ttl_s = sandbox_ttl_s
         self._fleet_ttl_s = fleet_ttl_s
         self._fleet_tokens: dict[WorkerId, tuple[float, str]] = {}
+        self._sandbox_tokens: dict[tuple[OrganisationId, SandboxId], tuple[float, str]] = {}
 
     @property
     def public_keys(self) -> dict[str, Any]:
@@ -70,7 +73,20 @@ class TokenSigner:
         return dict(KeySet([self._key]).as_dict(private=False))
 
     def sandbox_token(self, organisation_id: OrganisationId, sandbox_id: SandboxId) -> str:
-        """Return a fresh token for one sandbox."""
+        """Return a token for one sandbox with nearly all of its life before it."""
+        now = self._clock.now().timestamp()
+        known = self._sandbox_tokens.get((organisation_id, sandbox_id))
+        if known is not None and now < known[0]:
+            return known[1]
+        token = self.fresh_sandbox_token(organisation_id, sandbox_id)
+        if len(self._sandbox_tokens) >= TOKENS_KEPT_MAX:
+            self._sandbox_tokens.clear()
+        renew_at = now + self._sandbox_ttl_s * SANDBOX_RENEWED_AT
+        self._sandbox_tokens[organisation_id, sandbox_id] = (renew_at, token)
+        return token
+
+    def fresh_sandbox_token(self, organisation_id: OrganisationId, sandbox_id: SandboxId) -> str:
+        """Return a token for one sandbox whose life begins now."""
         now = int(self._clock.now().timestamp())
         claims = {
             "iss": ISSUER,
@@ -91,9 +107,9 @@ class TokenSigner:
         issued = int(self._clock.now().timestamp())
         claims = {"iss": ISSUER, "aud": worker_id, "iat": issued, "exp": issued + int(self._fleet_ttl_s)}
         token = jwt.encode(self._header, claims, self._key, registry=_REGISTRY)
-        if len(self._fleet_tokens) >= FLEET_TOKENS_KEPT_MAX:
+        if len(self._fleet_tokens) >= TOKENS_KEPT_MAX:
             self._fleet_tokens.clear()
-        self._fleet_tokens[worker_id] = (now + self._fleet_ttl_s * _RENEW_AT_SHARE, token)
+        self._fleet_tokens[worker_id] = (now + self._fleet_ttl_s * FLEET_RENEWED_AT, token)
         return token
 
     def verify_sandbox_token(self, token: str) -> SandboxClaims:

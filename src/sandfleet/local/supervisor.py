@@ -2,8 +2,9 @@
 
 Rule 1: each service has one task. It adopts the process of an earlier supervisor when that
 runs with the same command and settings, else ends it and starts its own.
-Rule 2: what dies is started again after a pause that doubles up to half a minute. What has
-not become ready in so many attempts is `failed`: reported, and left until the next `up`.
+Rule 2: what dies is started again after a pause that doubles up to half a minute; what had been
+ready at once, and within two seconds if it goes on dying. What has died so many times in a row
+without having run for a while is `failed`: reported, and left until the next `up`.
 Rule 3: everything that is started is in the state file before anything else happens, so a
 supervisor that is killed leaves nothing that its successor would not find.
 """
@@ -43,13 +44,18 @@ class RestartPolicy:
 
     first_pause_s: float = 0.2
     pause_s_max: float = 30.0
+    pause_when_ready_s_max: float = 2.0
+    """What was killed, however often, is needed back; what cannot come up gains nothing by haste."""
     attempts_max: int = 10
     stable_after_s: float = 10.0
     """A service that has run so long has its earlier crashes forgiven: its next one costs no long pause."""
 
-    def pause_s(self, failures: int) -> float:
-        """Return the pause after so many failures in a row."""
-        return float(min(self.pause_s_max, self.first_pause_s * 2 ** (failures - 1)))
+    def pause_s(self, failures: int, *, was_ready: bool) -> float:
+        """Return the pause after so many failures in a row; `was_ready`: what died last had come up."""
+        if was_ready and failures == 1:
+            return 0.0
+        longest_s = self.pause_when_ready_s_max if was_ready else self.pause_s_max
+        return float(min(longest_s, self.first_pause_s * 2 ** (failures - 1)))
 
 
 @dataclass(slots=True)
@@ -179,7 +185,8 @@ class Supervisor:
             if self._clock.monotonic() - begun > self.policy.stable_after_s:
                 failures = 0
             failures += 1
-            pause_s = self.policy.pause_s(failures)
+            was_ready = entry.state.condition is ServiceCondition.RUNNING
+            pause_s = self.policy.pause_s(failures, was_ready=was_ready)
             _log.warning("a service ended", service=entry.service.name, reason=problem, again_in_s=pause_s)
             self._record(
                 entry,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -14,12 +14,16 @@ from sandfleet.wire.snapshot_manifest import SnapshotManifest
 
 @dataclass(frozen=True, slots=True)
 class SavedSnapshot:
-    """A complete snapshot in `directory` of this host. `pause_s` is how long the guest stood still."""
+    """A complete snapshot in `directory` of this host. `pause_s` is how long the guest stood still.
+
+    `steps_ms` says how long after it was stopped each step of the save had been done.
+    """
 
     manifest: SnapshotManifest
     directory: Path
     size_bytes: int
     pause_s: float
+    steps_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 Fetch = Callable[[StoredFiles], Awaitable[None]]
@@ -41,8 +45,10 @@ class SnapshotSaver(Protocol):
         """Save the machine while its guest runs on; it stands still only for an instant. Raises as `save`."""
         ...
 
-    async def load(self, directory: Path, *, owner: str, epoch: int) -> Machine:
+    async def load(self, directory: Path, *, owner: str, epoch: int, is_fork: bool = False) -> Machine:
         """Start a machine from the snapshot in `directory`, assigned to `owner`, its agent answering.
+
+        Several with `is_fork` may share what they were loaded from, as long as they do not change it.
 
         Raises `SnapshotUnusable` when it is incomplete, damaged or made for another kind of
         machine; nothing is left behind then, and the snapshot stays as it was.

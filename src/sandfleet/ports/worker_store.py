@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.planning.fencing import Ownership
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class WorkerStore(Protocol):
 
     async def list(self) -> Sequence[Worker]:
         """Return all workers, by id."""
+        ...
+
+    async def owners(self, sandbox_ids: Sequence[SandboxId]) -> Mapping[SandboxId, Ownership]:
+        """Return who owns these sandboxes; those without a row are left out."""
         ...
 
     async def mark_absent(self, state: WorkerState, *, silent_for: timedelta, term: int) -> Sequence[Worker]:

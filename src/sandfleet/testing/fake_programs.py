@@ -54,6 +54,26 @@ async def small_shell(process: FakeProcess) -> int:
     return await _command(process, list(process.argv))
 
 
+class HeldShell:
+    """`small_shell`, and `held`: a command that says `begun`, waits until it is let go, and says `ended`."""
+
+    def __init__(self) -> None:
+        self._may_end = asyncio.Event()
+
+    def let_go(self) -> None:
+        """Let every `held` end, now and later."""
+        self._may_end.set()
+
+    async def __call__(self, process: FakeProcess) -> int:
+        """Run it."""
+        if process.argv[-1] != "held":
+            return await small_shell(process)
+        await process.write(STDOUT, b"begun\n")
+        await self._may_end.wait()
+        await process.write(STDOUT, b"ended\n")
+        return 0
+
+
 async def _command(process: FakeProcess, words: list[str]) -> int:
     stream = STDERR if words[-1:] == [">&2"] else STDOUT
     words = words[:-1] if stream is STDERR else words

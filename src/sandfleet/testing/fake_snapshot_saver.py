@@ -60,7 +60,7 @@ class FakeSnapshotSaver:
         await self._hypervisor.faults.at("capture")
         return await self._saved(machine, snapshot_id)
 
-    async def load(self, directory: Path, *, owner: str, epoch: int) -> FakeMachine:
+    async def load(self, directory: Path, *, owner: str, epoch: int, is_fork: bool = False) -> FakeMachine:
         """Start a machine that has what was saved."""
         await self._hypervisor.faults.at("load")
         manifest = _manifest(directory)

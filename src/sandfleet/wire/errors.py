@@ -31,6 +31,7 @@ STATUS: Mapping[type[e.SandfleetError], int] = MappingProxyType(
 _BY_CODE: Mapping[str, type[e.SandfleetError]] = MappingProxyType(
     {
         e.StaleEpoch.code: e.StaleEpoch,
+        e.StaleVersion.code: e.StaleVersion,
         e.NoCapacity.code: e.NoCapacity,
         e.ExecFailed.code: e.ExecFailed,
         e.StoreUnavailable.code: e.StoreUnavailable,

@@ -27,7 +27,7 @@ from pydantic.config import JsonDict
 
 def format_time(moment: datetime) -> str:
     """Return RFC 3339 in UTC with `Z` and microseconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 Time = Annotated[datetime, PlainSerializer(format_time, return_type=str, when_used="json")]

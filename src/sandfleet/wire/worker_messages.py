@@ -12,7 +12,7 @@ plane whose `aud` is the worker's id):
     DELETE /vms/{sandbox}                   StopVm  -> VmStopped; true also for what is not here
     POST   /vms/{sandbox}/hibernate         SaveVm  -> SavedVm; the same snapshot id twice is one save
     POST   /vms/{sandbox}/capture           CaptureVm -> SavedVm; the guest runs on
-    POST   /vms/{sandbox}/resize            ResizeVm -> ResizedVm; the same size twice is one change
+    POST   /vms/{sandbox}/resize            ResizeVm -> ResizedVm; the same sequence twice is one change
     POST   /vms/{sandbox}/reboot            RestartVm -> VmStatus; the guest ends its programs first
     POST   /vms/{sandbox}/power-cycle       RestartVm -> VmStatus; nothing is asked of the guest
     GET    /snapshots                       [SnapshotState], every local copy and upload of this host
@@ -112,10 +112,13 @@ class ResizeVm(msgspec.Struct, frozen=True, kw_only=True):
     """Order to have a running VM with this memory and this CPU limit (percent of one core).
 
     409 `oom_floor` when the guest uses more, 503 `no_capacity` when the host has not that
-    much; both leave the VM at its old size.
+    much; both leave the VM at its old size. 409 `stale_version` to an order with a lower
+    `sequence` than one that came before; one that was refused stays refused.
     """
 
     epoch: int
+    sequence: int
+    """The version that the row got with the operation: a copy of an older order is known by it."""
     memory_mib: int
     cpu_percent: int
     term: int = 0
@@ -248,3 +251,7 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     cordoned: bool = False
     quarantined: list[str] = []
     heartbeat_interval_s: float = 2.0
+    gone: bool = False
+    """The worker was taken off the fleet: it gets nothing any more, and what is `over` it must end."""
+    over: dict[str, int] = {}
+    """For sandboxes of a worker that is gone: VMs under this epoch, or an older one, are nobody's."""

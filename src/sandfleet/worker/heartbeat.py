@@ -1,12 +1,14 @@
 """Heartbeat: tell the control plane what this host holds, and hear what it wants.
 
-Beats come at an interval, and at once after a change. When the control plane is
-away the VMs run on and the worker keeps trying.
+Beats come at an interval, and at once after a change; what costs the host or a guest something
+to find out is measured at the interval only. When the control plane is away the VMs run on and
+the worker keeps trying.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,13 +24,15 @@ from sandfleet.model.errors import SandfleetError
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.host import Host
+from sandfleet.worker.operations.fence import fence
 from sandfleet.worker.operations.stop import end
 from sandfleet.worker.residents import Resident, VmState
 
 log = structlog.get_logger("sandfleet.worker")
 _TIMEOUT_S = 5.0
 _BACK_OFF_S_MAX = 10.0
-_AT_LEAST_BETWEEN_S = 0.05
+_AT_LEAST_BETWEEN_S = 0.25
+"""When many sandboxes start, each of them is a change: together they may not cost more than they do."""
 _MEASURED_PER_BEAT = 8
 _COUNTED_WITHIN_S = 0.5
 """A guest that does not answer must not hold up the beat."""
@@ -70,10 +74,13 @@ class HeartbeatSender:
 
     async def run(self) -> None:
         """Beat for as long as the worker runs."""
-        failures = 0
+        failures, measured_s = 0, -math.inf
         while True:
             self._host.changed.clear()
-            failures = 0 if await self.beat() else failures + 1
+            now_s = self._host.clock.monotonic()
+            is_due = now_s - measured_s >= self._interval_s
+            measured_s = now_s if is_due else measured_s
+            failures = 0 if await self.beat(measuring=is_due) else failures + 1
             if failures:
                 await self._host.clock.sleep(
                     min(_BACK_OFF_S_MAX, self._interval_s * 2 ** min(failures - 1, 4))
@@ -82,10 +89,11 @@ class HeartbeatSender:
             await self._host.clock.sleep(_AT_LEAST_BETWEEN_S)
             await _wait_set(self._host.changed, timeout_s=self._interval_s)
 
-    async def beat(self) -> bool:
+    async def beat(self, *, measuring: bool = True) -> bool:
         """Send one beat and take the answer in; say whether it arrived."""
         try:
-            await self._measure()
+            if measuring:
+                await self._measure()
             answer = await self._post(self._compose())
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
             log.warning("heartbeat_failed", reason=f"{type(error).__name__}: {error}")
@@ -98,6 +106,8 @@ class HeartbeatSender:
         if self._host.is_cordoned != answer.cordoned:
             self._host.is_cordoned = answer.cordoned
             self._host.pool.poke()
+        if answer.gone:
+            fence(self._host, answer.over)
         self._end_quarantined(answer.quarantined)
         return True
 

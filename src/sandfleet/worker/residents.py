@@ -25,6 +25,7 @@ from sandfleet.worker.background import OwnedTask
 from sandfleet.worker.budget import Budget
 from sandfleet.worker.executions import SANDBOX_BYTES_MAX, Executions
 from sandfleet.worker.session_clients import SessionClients
+from sandfleet.worker.size_orders import SizeOrders
 
 _BURIED_MAX = 20_000
 _REFUSED_SAVES_MAX = 100
@@ -65,6 +66,7 @@ class Resident:
         self.successor: Resident | None = None
         """What is being loaded beside this VM, to take its place when it answers."""
         self.resizing = asyncio.Lock()
+        self.sizes = SizeOrders()
         self.restarted = ""
         """Names the last restart, so that its repetition is none."""
         self.sessions = SessionClients()

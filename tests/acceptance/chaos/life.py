@@ -6,6 +6,8 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
+from tests.acceptance.chaos.branches import fork_from_checkpoint, fork_live
+
 from sandfleet_sdk import SandfleetError
 
 if TYPE_CHECKING:
@@ -14,13 +16,16 @@ if TYPE_CHECKING:
 EFFECTS = "/workspace/effects"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 STREAM_LINES = 30
-_ACTIONS = ("exec",) * 5 + ("file",) * 2 + ("sleep",) * 2 + ("stream", "look")
+_ACTIONS = ("exec",) * 5 + ("file",) * 2 + ("sleep",) * 2 + ("stream", "look", "branch")
+_READ_EFFECTS = f"cat {EFFECTS} 2> /dev/null; true"
 
 
 class Life:
     """Create, work, delete. Each command leaves a line in a file that only grows: counted at the end."""
 
-    def __init__(self, caller: Caller, dice: random.Random, *, key: str, stop: asyncio.Event) -> None:
+    def __init__(
+        self, caller: Caller, dice: random.Random, *, key: str, stop: asyncio.Event, branches: int
+    ) -> None:
         self._caller = caller
         self._client = caller.client
         self._dice = dice
@@ -33,6 +38,7 @@ class Life:
         self._resident: str | None = None
         self._boot_id = ""
         self._at = "not begun"
+        self._branches_left = branches
 
     def describe(self) -> str:
         """Return where it stands."""
@@ -172,20 +178,37 @@ class Life:
                 f"{self._id}: a stream ended with {code} after {len(received)} of {len(expected)} bytes"
             )
 
+    async def _branch(self) -> None:
+        """Fork it, now and then from a checkpoint: a few times, for a saved state costs seconds of a core."""
+        await self._exec()  # it must run
+        if self._branches_left == 0:
+            return
+        self._branches_left -= 1
+        if self._dice.random() < 0.5:
+            await fork_live(self._caller, self._id, command=_READ_EFFECTS, judge=self._judge_effects)
+        else:
+            await fork_from_checkpoint(
+                self._caller, self._id, self._dice, command=_READ_EFFECTS, judge=self._judge_effects
+            )
+
     async def _audit(self) -> None:
         """Count what the commands have left: each acknowledged one once, and none twice."""
         self._at = "audit"
-        text = await self._ask(f"cat {EFFECTS} 2> /dev/null; true")
+        text = await self._ask(_READ_EFFECTS)
         if text is None:
             return
         await self._look_for_resident()
+        self._judge_effects(self._id, text)
+
+    def _judge_effects(self, sandbox_id: str, text: str) -> None:
+        """Compare what the commands have left, here or in a fork, with what was acknowledged."""
         effects = [int(line) for line in text.split()]
         doubled = sorted({number for number in effects if effects.count(number) > 1})
         lost = sorted(set(self._done) - set(effects))
         strange = sorted(set(effects) - set(self._done) - self._unsure)
         for what, numbers in (("doubled", doubled), ("lost", lost), ("never asked for", strange)):
             if numbers:
-                self._caller.is_wrong(f"{self._id}: effects {what}: {numbers}")
+                self._caller.is_wrong(f"{sandbox_id}: effects {what}: {numbers}")
 
     async def _look_for_resident(self) -> None:
         """Find the same kernel and process as in the beginning: nothing was booted anew in between."""

@@ -30,6 +30,8 @@ PATIENT = RetryPolicy(attempts_max=120, pauses_s_max=120, pause_s_max=2)
 """A client that does not give up: two minutes of pauses."""
 TURN_S_MAX = 280.0
 VETERANS_ACTIONS = 100_000
+BRANCHES_PER_LIFE, VETERANS_BRANCHES = 1, 6
+"""How many forks, each live or from a checkpoint, a sandbox has in its life."""
 _ERRORS_KEPT = 50
 
 
@@ -134,7 +136,9 @@ async def _client(
         async with AsyncClient(arguments.url, arguments.key, retries=PATIENT) as client:
             caller = Caller(client, recorder, findings)
             while not stop.is_set():
-                life = Life(caller, dice, key=f"{uuid.uuid4().hex}-{name}", stop=stop)
+                key = f"{uuid.uuid4().hex}-{name}"
+                branches = VETERANS_BRANCHES if is_veteran else BRANCHES_PER_LIFE
+                life = Life(caller, dice, key=key, stop=stop, branches=branches)
                 try:
                     async with asyncio.timeout(None if is_veteran else TURN_S_MAX):
                         await life.run(actions=VETERANS_ACTIONS if is_veteran else dice.randrange(4, 14))

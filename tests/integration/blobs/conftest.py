@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def new_bucket(address: str) -> str:
     """Create a bucket on the S3 server and return its URL."""
     name = f"b-{secrets.token_hex(6)}"
     request = urllib.request.Request(f"{address}/{name}", method="PUT")
-    with urllib.request.urlopen(request, timeout=10):
+    with urllib.request.urlopen(request, timeout=60):
         return f"s3://{name}/fleet"
 
 
@@ -93,7 +94,7 @@ def new_container(address: str) -> str:
         "Authorization": f"SharedKey {ACCOUNT}:{base64.b64encode(digest).decode()}",
     }
     url = f"{address}/{ACCOUNT}/{name}?restype=container"
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers, method="PUT"), timeout=10):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers, method="PUT"), timeout=60):
         return f"az://{name}/fleet"
 
 
@@ -136,17 +137,22 @@ def _installed() -> Path:
 def _serving(argv: list[str], address: str) -> Iterator[str]:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with subprocess.Popen(
-        argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        argv,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
     ) as server:
         try:
             _wait(server, address)
             yield address
         finally:
-            server.terminate()
+            # All of it: the Node.js of the wheel is a child of what was started.
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 def _wait(server: subprocess.Popen[bytes], address: str) -> None:
-    for _ in range(300):
+    for _ in range(900):
         assert server.poll() is None, "the server ended"
         try:
             urllib.request.urlopen(address, timeout=2).close()

@@ -30,14 +30,14 @@ async def a_store(
     monkeypatch: pytest.MonkeyPatch,
     faults: Faults,
     *,
-    request_timeout: timedelta = timedelta(seconds=10),
+    request_timeout: timedelta = timedelta(seconds=60),
 ) -> AsyncIterator[ObjectSnapshotStore]:
     """A store behind a proxy that misbehaves as told."""
     url = new_bucket(server)
     async with faulty_proxy(server, faults) as address:
         point_at_s3(monkeypatch, address)
         monkeypatch.setattr(objects_module, "RETRIES_MAX", 2)
-        monkeypatch.setattr(objects_module, "RETRY_TIMEOUT", timedelta(seconds=20))
+        monkeypatch.setattr(objects_module, "RETRY_TIMEOUT", timedelta(seconds=100))
         monkeypatch.setattr(objects_module, "REQUEST_TIMEOUT", request_timeout)
         objects = Objects.open(url)
         try:
@@ -212,7 +212,7 @@ async def test_failures_leave_the_store_as_able_as_before(
             raise BlobsUnavailable("the store is away", retry_after_s=1)
         return await real(name)
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(110):
         monkeypatch.setattr(objects, "get", refused)
         for number in range(40):
             target = tmp_path / f"failed-{number}"

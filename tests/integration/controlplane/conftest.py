@@ -13,16 +13,18 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from tests.waiting import eventually
 
 from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.main import serve
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
+from sandfleet.testing.fake_programs import HeldShell
 from sandfleet.testing.fake_worker import fake_worker
 
 BOOTSTRAP_KEY = "bootstrap-key-for-the-tests"
 JOIN_TOKEN = "join-token-for-the-tests"
-READY_POLLS_MAX = 400
+CREATED_WITHIN_S = 50
 
 
 @dataclass
@@ -32,11 +34,14 @@ class Fleet:
     url: str
     edge: Edge
     hypervisor: FakeHypervisor
+    shell: HeldShell
+    """What runs the commands of the guests."""
     client: httpx.AsyncClient
 
     async def create(self, **body: Any) -> str:
-        """Return the id of a new, running sandbox."""
-        answer = await self.client.post("/api/sandboxes", json=body)
+        """Return the id of a new, running sandbox, however soon creates are answered here."""
+        patient = {"Prefer": f"wait={CREATED_WITHIN_S}"}
+        answer = await self.client.post("/api/sandboxes", json=body, headers=patient)
         assert answer.status_code == 201, answer.text
         assert answer.json()["status"] == "running"
         return str(answer.json()["sandboxID"])
@@ -103,9 +108,9 @@ def open_fleet(postgres_url: str, redis_url: str, tmp_path: Path) -> OpenFleet:
                 )
             )
             edge, port = await listening
-            url = f"http://127.0.0.1:{port}"
+            url, shell = f"http://127.0.0.1:{port}", HeldShell()
             async with (
-                FakeHypervisor() as hypervisor,
+                FakeHypervisor(program=shell) as hypervisor,
                 httpx.AsyncClient(base_url=url, headers={"X-API-Key": BOOTSTRAP_KEY}, timeout=60) as client,
                 fake_worker(
                     hypervisor,
@@ -117,7 +122,7 @@ def open_fleet(postgres_url: str, redis_url: str, tmp_path: Path) -> OpenFleet:
                 ),
             ):
                 await _worker_is_known(client)
-                yield Fleet(url=url, edge=edge, hypervisor=hypervisor, client=client)
+                yield Fleet(url=url, edge=edge, hypervisor=hypervisor, shell=shell, client=client)
             stop.set()
 
     return opened
@@ -131,9 +136,8 @@ async def fleet(open_fleet: OpenFleet) -> AsyncIterator[Fleet]:
 
 
 async def _worker_is_known(client: httpx.AsyncClient) -> None:
-    for _ in range(READY_POLLS_MAX):
+    async def is_known() -> bool:
         workers = (await client.get("/api/workers")).json()
-        if workers and workers[0]["golden_version"]:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("the worker did not report")
+        return bool(workers and workers[0]["golden_version"])
+
+    await eventually(is_known, what="the worker's report")

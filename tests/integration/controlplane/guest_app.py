@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import WSMsgType, web
 
+MAY_GO_ON = web.AppKey("may_go_on", asyncio.Event)
+
 
 @asynccontextmanager
 async def guest_app() -> AsyncIterator[int]:
@@ -16,6 +18,8 @@ async def guest_app() -> AsyncIterator[int]:
     app.router.add_get("/ws", _socket)
     app.router.add_get("/no-ws", _refusal)
     app.router.add_get("/sse", _events)
+    app[MAY_GO_ON] = asyncio.Event()
+    app.router.add_post("/sse", _go_on)
     app.router.add_get("/cookies", _cookies)
     app.router.add_get("/broken", _broken)
     app.router.add_route("*", "/{path:.*}", _echo)
@@ -57,8 +61,16 @@ async def _events(request: web.Request) -> web.StreamResponse:
     await answer.prepare(request)
     for number in range(int(request.query.get("count", "3"))):
         await answer.write(f"data: {number}\n\n".encode())
-        await asyncio.sleep(0.05)
+        if "held" in request.query:  # until a POST
+            await request.app[MAY_GO_ON].wait()
+        else:
+            await asyncio.sleep(0.05)
     return answer
+
+
+async def _go_on(request: web.Request) -> web.Response:
+    request.app[MAY_GO_ON].set()
+    return web.Response()
 
 
 async def _broken(request: web.Request) -> web.StreamResponse:

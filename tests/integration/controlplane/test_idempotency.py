@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.waiting import eventually
 
 from sandfleet.controlplane.dependencies import CreateOrder
 from sandfleet.controlplane.http import idempotency
@@ -67,20 +68,21 @@ async def test_a_command_runs_once(fleet: Fleet) -> None:
     assert len(await executions(fleet)) == before + 1
 
 
-async def test_a_command_whose_first_request_vanished_is_joined(fleet: Fleet) -> None:
+async def test_a_command_whose_first_request_vanished_is_joined(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The claim of a replica that died is resumed under the exec's id, while the command still runs."""
+    monkeypatch.setattr(idempotency, "JOINED_LEASE_S", 600.0)  # not renewed after it was lost
     sandbox = await fleet.create()
     path = f"/api/sandboxes/{sandbox}/exec/run"
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(
-            fleet.client.post(path, json={"cmd": "sleep 0.6; echo once"}, headers=key())
-        )
+        first = group.create_task(fleet.client.post(path, json={"cmd": "held"}, headers=key()))
         await fleet.hypervisor.faults.reached("start_exec")
         await lose_claims(fleet)
-        second = group.create_task(
-            fleet.client.post(path, json={"cmd": "sleep 0.6; echo once"}, headers=key())
-        )
-    assert first.result().json()["stdout"] == second.result().json()["stdout"] == "once\n"
+        second = group.create_task(fleet.client.post(path, json={"cmd": "held"}, headers=key()))
+        await eventually(lambda: is_claimed(fleet), what="the second request to resume the claim")
+        fleet.shell.let_go()
+    assert first.result().json()["stdout"] == second.result().json()["stdout"] == "begun\nended\n"
     assert "Idempotency-Replayed" not in second.result().headers
     assert len(await executions(fleet)) == 1
 
@@ -89,15 +91,19 @@ async def test_a_claim_is_kept_for_as_long_as_its_work_goes_on(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease shorter than the command: the second request waits instead of beginning it again."""
-    monkeypatch.setattr(idempotency, "JOINED_LEASE_S", 0.3)
+    monkeypatch.setattr(idempotency, "JOINED_LEASE_S", 1.5)
     sandbox = await fleet.create()
     path = f"/api/sandboxes/{sandbox}/exec/run"
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(fleet.client.post(path, json={"cmd": "sleep 1.5"}, headers=key()))
+        first = group.create_task(fleet.client.post(path, json={"cmd": "held"}, headers=key()))
         await fleet.hypervisor.faults.reached("start_exec")
-        second = group.create_task(fleet.client.post(path, json={"cmd": "sleep 1.5"}, headers=key()))
+        second = group.create_task(fleet.client.post(path, json={"cmd": "held"}, headers=key()))
+        await asyncio.sleep(4)  # more than two leases
+        assert not second.done()
+        fleet.shell.let_go()
     assert "Idempotency-Replayed" not in first.result().headers
     assert second.result().headers["Idempotency-Replayed"] == "true"
+    assert len(await executions(fleet)) == 1
 
 
 async def test_a_claim_that_was_let_go_keeps_its_ids_and_is_free_at_once(fleet: Fleet) -> None:
@@ -191,6 +197,15 @@ async def lose_claims(fleet: Fleet) -> None:
         await connection.exec_driver_sql(
             "UPDATE idempotency_keys SET lease_deadline_at = now() - interval '1 hour'"
         )
+
+
+async def is_claimed(fleet: Fleet) -> bool:
+    """Whether somebody works on what was asked."""
+    async with database(fleet).transaction() as connection:
+        found = await connection.exec_driver_sql(
+            "SELECT 1 FROM idempotency_keys WHERE lease_deadline_at > now()"
+        )
+        return found.first() is not None
 
 
 async def everything_stored(fleet: Fleet) -> bytes:

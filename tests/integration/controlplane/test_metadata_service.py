@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import suppress
 from typing import Any
 
 import httpx
+from tests.waiting import eventually
 
 from .conftest import JOIN_TOKEN, Fleet, OpenFleet
 
 
 async def asking(fleet: Fleet, sandbox: str) -> httpx.AsyncClient:
     """Return a client that asks from inside the sandbox."""
-    for _ in range(200):
-        for machine in fleet.hypervisor.machines.values():
-            if machine.facts.owner == sandbox and machine.metadata_port:
-                return httpx.AsyncClient(base_url=f"http://127.0.0.1:{machine.metadata_port}", timeout=30)
-        await asyncio.sleep(0.02)
-    raise AssertionError("the metadata service does not listen")
+
+    def port() -> int:
+        machines = fleet.hypervisor.machines.values()
+        return next((one.metadata_port for one in machines if one.facts.owner == sandbox), 0)
+
+    found = await eventually(port, what="the metadata service to listen")
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{found}", timeout=30)
 
 
 async def test_each_sandbox_learns_of_itself(fleet: Fleet) -> None:
@@ -68,11 +70,11 @@ async def test_a_guest_that_polls_does_not_keep_itself_awake(open_fleet: OpenFle
     async with open_fleet(loop_interval_s=0.1) as fleet:
         sandbox = await fleet.create(timeout=1)
         async with await asking(fleet, sandbox) as guest:
-            for _ in range(400):
-                try:
-                    await guest.get("/v1/status")
-                except httpx.HTTPError:
-                    break
-                await asyncio.sleep(0.02)
-        seen = (await fleet.client.get(f"/api/sandboxes/{sandbox}")).json()
-        assert seen["status"] in ("hibernating", "hibernated", "stopped")
+
+            async def is_asleep() -> bool:
+                with suppress(httpx.HTTPError):  # the port may be there when nobody answers any more
+                    await guest.get("/v1/status", timeout=1)
+                seen = (await fleet.client.get(f"/api/sandboxes/{sandbox}")).json()
+                return seen["status"] in ("hibernating", "hibernated", "stopped")
+
+            await eventually(is_asleep, what="the sandbox to fall asleep")

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.waiting import eventually
 
 from sandfleet.model.errors import HypervisorFailed
 
@@ -63,11 +64,7 @@ async def test_a_kill_wins_over_a_reboot(fleet: Fleet) -> None:
     await fleet.client.post(f"/api/sandboxes/{sandbox}/reboot", headers={"Prefer": "respond-async"})
     assert (await fleet.client.delete(f"/api/sandboxes/{sandbox}")).status_code == 204
     fleet.hypervisor.faults.release("restart")
-    for _ in range(300):
-        if not fleet.hypervisor.machines:
-            break
-        await asyncio.sleep(0.02)
-    assert not fleet.hypervisor.machines
+    await eventually(lambda: not fleet.hypervisor.machines, what="the machine to end")
     assert (await fleet.client.post(f"/api/sandboxes/{sandbox}/reboot")).status_code == 410
 
 

@@ -18,8 +18,6 @@ from sandfleet.model.sandbox import Sandbox
 from .conftest import Fleet
 from .test_idempotency import key, lose_claims
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Held:
     """A verb of the control plane of which the first call stops before it does anything."""

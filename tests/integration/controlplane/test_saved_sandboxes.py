@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.waiting import eventually
 
 from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.controlplane.api import hibernation
@@ -16,7 +17,6 @@ from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed
 from .conftest import Fleet, OpenFleet
 
 UNKNOWN_UUID = "00000000-0000-4000-8000-000000000000"
-pytestmark = pytest.mark.timeout(60)
 
 
 async def post(fleet: Fleet, path: str, body: Any = None, **options: Any) -> httpx.Response:
@@ -38,6 +38,15 @@ async def status(fleet: Fleet, sandbox: str) -> str:
     return str((await fleet.client.get(f"/api/sandboxes/{sandbox}")).json()["status"])
 
 
+async def comes_to(fleet: Fleet, sandbox: str, wanted: str) -> None:
+    """Return when it has that status."""
+
+    async def has_come() -> bool:
+        return await status(fleet, sandbox) == wanted
+
+    await eventually(has_come, what=f"the sandbox to be {wanted}")
+
+
 async def hibernate(fleet: Fleet, sandbox: str) -> dict[str, Any]:
     answer = await post(fleet, f"{sandbox}/hibernate")
     assert answer.status_code == 200, answer.text
@@ -49,12 +58,12 @@ async def checkpoint(fleet: Fleet, sandbox: str, name: str = "one") -> dict[str,
     """Return a checkpoint that is ready."""
     answer = await post(fleet, f"{sandbox}/checkpoints", {"name": name})
     assert (answer.status_code, answer.json().get("status")) == (201, "processing"), answer.text
-    for _ in range(500):
+
+    async def ready() -> dict[str, Any] | None:
         (found,) = [one for one in await listed(fleet, sandbox) if one["name"] == name]
-        if found["status"] == "ready":
-            return found
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"it is not ready: {found}")
+        return found if found["status"] == "ready" else None
+
+    return await eventually(ready, what="the checkpoint to be ready") or {}
 
 
 async def listed(fleet: Fleet, sandbox: str) -> list[dict[str, Any]]:
@@ -122,12 +131,14 @@ async def test_a_data_plane_call_wakes_it(fleet: Fleet, call: str) -> None:
     else:
         handle = (await post(fleet, f"{sandbox}/exec/run-async", {"cmd": "echo later"})).json()
         assert handle["waking"] is True
-        for _ in range(200):
+
+        async def ended() -> dict[str, Any] | None:
             result = f"/api/sandboxes/{sandbox}/exec/{handle['execId']}/result"
-            seen = (await fleet.client.get(result)).json()
-            if not seen["running"]:
-                break
-            await asyncio.sleep(0.02)
+            seen: dict[str, Any] = (await fleet.client.get(result)).json()
+            return None if seen["running"] else seen
+
+        seen = await eventually(ended, what="the command to end")
+        assert seen is not None
         assert (seen["exitCode"], seen["stdout"]) == (0, "later\n")
     assert await status(fleet, sandbox) == "running"
 
@@ -195,10 +206,8 @@ async def test_a_damaged_state_is_refused_with_its_reason_and_kept(fleet: Fleet,
     sandbox = await fleet.create()
     await write(fleet, sandbox, "before")
     saved = await hibernate(fleet, sandbox)
-    for _ in range(500):
-        if list((tmp_path / "store").glob(f"snapshots/{saved['hibernationKey']}*")):
-            break
-        await asyncio.sleep(0.02)
+    stored = f"snapshots/{saved['hibernationKey']}*"
+    await eventually(lambda: list((tmp_path / "store").glob(stored)), what="the upload")
     local = tmp_path / "worker" / "snapshots" / saved["hibernationKey"] / "memory"
     local.write_bytes(b"{}")
     for chunk in (tmp_path / "store" / "chunks").rglob("*"):
@@ -242,10 +251,12 @@ async def test_the_25_second_rule_and_the_turn_of_verbs(open_fleet: OpenFleet) -
             "operation_in_progress",
         )
         fleet.hypervisor.faults.release("save")
+        await comes_to(fleet, sandbox, "hibernated")
         fleet.hypervisor.faults.hold("load")
         woken = await post(fleet, f"{sandbox}/wake", headers={"Prefer": "respond-async"})
         assert woken.json()["status"] == "waking"
         fleet.hypervisor.faults.release("load")
+        await comes_to(fleet, sandbox, "running")
         assert (await post(fleet, f"{sandbox}/exec/run", {"cmd": "echo on"})).json()["stdout"] == "on\n"
 
 
@@ -264,20 +275,12 @@ async def test_a_kill_wins_at_once(fleet: Fleet, step: str) -> None:
         fleet.hypervisor.faults.release(step)
     assert code(asked.result()) == (410, "gone")
     assert code(await post(fleet, f"{sandbox}/wake")) == (410, "gone")
-    for _ in range(500):
-        if not fleet.hypervisor.machines:
-            break
-        await asyncio.sleep(0.02)
-    assert fleet.hypervisor.machines == {}
+    await eventually(lambda: not fleet.hypervisor.machines, what="the machine to end")
 
 
 async def test_the_idle_timer_hibernates(fleet: Fleet) -> None:
     sandbox = await fleet.create(timeout=1)
-    for _ in range(500):
-        if await status(fleet, sandbox) == "hibernated":
-            break
-        await asyncio.sleep(0.02)
-    assert await status(fleet, sandbox) == "hibernated"
+    await comes_to(fleet, sandbox, "hibernated")
     assert (await post(fleet, f"{sandbox}/exec/run", {"cmd": "echo on"})).json()["stdout"] == "on\n"
 
 
@@ -286,12 +289,9 @@ async def test_a_server_without_an_object_store_saves_nothing(open_fleet: OpenFl
         sandbox = await fleet.create(timeout=2)
         assert code(await post(fleet, f"{sandbox}/hibernate")) == (501, "not_available")
         assert code(await post(fleet, f"{sandbox}/checkpoints", {"name": "x"})) == (501, "not_available")
-        for _ in range(500):
-            seen = (await fleet.client.get(f"/api/sandboxes/{sandbox}")).json()
-            if seen["status"] == "stopped":
-                break
-            await asyncio.sleep(0.02)
-        assert (seen["status"], seen["stopReason"]) == ("stopped", "expired")
+        await comes_to(fleet, sandbox, "stopped")
+        seen = (await fleet.client.get(f"/api/sandboxes/{sandbox}")).json()
+        assert seen["stopReason"] == "expired"
 
 
 async def test_the_same_key_is_one_hibernation(fleet: Fleet) -> None:
@@ -319,10 +319,7 @@ async def test_a_wake_whose_answer_was_lost_is_answered_as_woken(
     with monkeypatch.context() as broken:
         broken.setattr(hibernation, "outcome", lost)
         assert (await post(fleet, f"{sandbox}/wake", headers=key)).status_code == 503
-    for _ in range(500):
-        if await status(fleet, sandbox) == "running":
-            break
-        await asyncio.sleep(0.02)
+    await comes_to(fleet, sandbox, "running")
     again = await post(fleet, f"{sandbox}/wake", headers=key)
     assert (again.status_code, again.json()["status"]) == (200, "running")
 
@@ -455,7 +452,7 @@ async def test_a_checkpoint_that_is_being_stored_says_how_far_it_is(
     sandbox = await fleet.create()
     made = await post(fleet, f"{sandbox}/checkpoints", {"name": "one"})
     assert made.json()["upload"] is None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await listed(fleet, sandbox))[0]["upload"] != {"bytesDone": 3, "bytesTotal": 10}:
             await asyncio.sleep(0.02)
         may_go_on.set()
@@ -483,11 +480,12 @@ async def test_what_is_not_ready_is_waited_for(fleet: Fleet, monkeypatch: pytest
     assert asked.result().json()["status"] == "processing"
     fleet.hypervisor.faults.fail("capture", GuestUnresponsive("agent unresponsive: no answer"))
     fleet.hypervisor.faults.release("capture")
-    for _ in range(500):
-        (made,) = await listed(fleet, sandbox)
-        if made["status"] == "failed":
-            break
-        await asyncio.sleep(0.02)
+
+    async def failed() -> dict[str, Any] | None:
+        (found,) = await listed(fleet, sandbox)
+        return found if found["status"] == "failed" else None
+
+    made = await eventually(failed, what="the checkpoint to fail") or {}
     assert made["errorMsg"] == "agent unresponsive: no answer"
     assert code(await post(fleet, f"from-checkpoint/{made['id']}")) == (400, "checkpoint_failed")
 
@@ -548,10 +546,7 @@ async def test_a_live_fork_is_all_or_none_unless_partial(open_fleet: OpenFleet) 
         assert code(await post(fleet, f"{sandbox}/fork?count=3")) == (503, "no_capacity")
         running = await fleet.client.get("/api/sandboxes")
         assert [one["sandboxID"] for one in running.json()] == [sandbox]
-        for _ in range(500):
-            if len(fleet.hypervisor.machines) == 1:
-                break
-            await asyncio.sleep(0.02)
+        await eventually(lambda: len(fleet.hypervisor.machines) == 1, what="the forks to end")
         answer = await post(fleet, f"{sandbox}/fork?count=3&partial=true")
         assert answer.status_code == 201, answer.text
         assert (len(answer.json()["sandboxes"]), [one["code"] for one in answer.json()["failed"]]) == (

@@ -11,16 +11,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import create_server
+from typing import Any
 
 import httpx
 import pytest
+from tests.waiting import eventually
 
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.testing.fake_worker import fake_worker
 
 from .conftest import BOOTSTRAP_KEY, JOIN_TOKEN
 
-POLLS_MAX = 300
 MASTER_SECRET = "5a" * 32
 PROGRAM = """
 import sys
@@ -37,8 +38,8 @@ bootstrap_key = "{bootstrap_key}"
 join_token = "{join_token}"
 listen_port = {port}
 log_level = "debug"
-drain_notice_s = 0.7
-drain_max_s = 5
+drain_notice_s = 4
+drain_max_s = 30
 answer_by_s = 2
 creation_queue_s = 3
 """
@@ -53,7 +54,7 @@ class Server:
 
     async def log_after_stop(self) -> str:
         """Return all that it said, when it has ended."""
-        _, said = await asyncio.wait_for(self.process.communicate(), 30)
+        _, said = await asyncio.wait_for(self.process.communicate(), 90)
         return said.decode()
 
 
@@ -98,11 +99,11 @@ async def test_a_stop_lets_requests_end_and_exits_with_zero(server: Server) -> N
     async with asyncio.TaskGroup() as group:
         # No worker is there, so this create waits until its time is over.
         create = group.create_task(server.client.post("/api/sandboxes"))
-        await asyncio.sleep(0.3)
+        await eventually(lambda: _answer(server, "/api/sandboxes"), what="the create to be under way")
         server.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)
-        ready = await server.client.get("/readyz")
-        assert (ready.status_code, ready.json()["reason"]) == (503, "draining")
+        ready = await eventually(lambda: _refusal(server), what="the server to be no longer ready")
+        assert ready is not None
+        assert ready.json()["reason"] == "draining"
         assert ready.headers["connection"] == "close"  # what is kept open would be sent into
     answer = create.result()
     assert answer.status_code in (201, 503), answer.text
@@ -112,6 +113,15 @@ async def test_a_stop_lets_requests_end_and_exits_with_zero(server: Server) -> N
     assert json.loads(said.splitlines()[-1])["event"] == "server ended"
     with pytest.raises(httpx.ConnectError):
         await server.client.get("/health")
+
+
+async def _answer(server: Server, path: str) -> Any:
+    return (await server.client.get(path)).json()
+
+
+async def _refusal(server: Server) -> httpx.Response | None:
+    ready = await server.client.get("/readyz")
+    return ready if ready.status_code == 503 else None
 
 
 async def test_no_secret_reaches_a_log(
@@ -161,11 +171,10 @@ def _free_port() -> int:
 
 
 async def _until_ready(client: httpx.AsyncClient) -> None:
-    for _ in range(POLLS_MAX):
+    async def is_ready() -> bool:
         try:
-            if (await client.get("/readyz")).status_code == 200:
-                return
+            return (await client.get("/readyz")).status_code == 200
         except httpx.TransportError:
-            pass
-        await asyncio.sleep(0.05)
-    raise AssertionError("the server did not become ready")
+            return False
+
+    await eventually(is_ready, what="the server to be ready", within_s=90)

@@ -26,7 +26,7 @@ async def socket(
     fleet: Fleet, sandbox: str, path: str, *, query: str = f"?api_key={BOOTSTRAP_KEY}", prefix: str = "/api"
 ) -> AsyncIterator[ClientConnection]:
     url = fleet.url.replace("http", "ws", 1) + f"{prefix}/sandboxes/{sandbox}/{path}{query}"
-    async with connect(url, max_size=MIB) as opened:
+    async with connect(url, max_size=MIB, open_timeout=60) as opened:
         yield opened
 
 
@@ -261,7 +261,7 @@ async def test_a_replica_that_goes_says_1012_and_is_not_held_up(open_fleet: Open
         assert await opened.recv() == b"\x04"
         loop = asyncio.get_running_loop()
         began = loop.time()
-    assert loop.time() - began < 10
+    assert loop.time() - began < 20, "the drain waited for the socket"
     assert await rest(opened) == []
     assert opened.close_code == frames.GOING_AWAY
 
@@ -343,8 +343,8 @@ async def test_three_clients_get_everything_and_a_slow_one_is_given_up(
             fleet.url.replace("http", "ws", 1)
             + f"/sandboxes/{sandbox}/exec/{session}?api_key={BOOTSTRAP_KEY}"
         )
-        slow = await connect(url, max_queue=1, ping_interval=None)
-        quick = [await connect(f"{url}&offset=0") for _ in range(3)]
+        slow = await connect(url, max_queue=1, ping_interval=None, open_timeout=60)
+        quick = [await connect(f"{url}&offset=0", open_timeout=60) for _ in range(3)]
 
         async def give() -> None:
             for start in range(0, len(given), 200_000):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
+from tests.waiting import eventually
 
 from .conftest import Fleet, OpenFleet
 
@@ -13,6 +13,10 @@ from .conftest import Fleet, OpenFleet
 async def committed(fleet: Fleet) -> int:
     """Return what is reserved on the worker."""
     return int((await fleet.client.get("/api/workers")).json()[0]["committed_memory_mb"])
+
+
+async def is_committed(fleet: Fleet, memory_mib: int) -> bool:
+    return await committed(fleet) == memory_mib
 
 
 def machine_of(fleet: Fleet, sandbox: str) -> Any:
@@ -126,7 +130,7 @@ async def test_a_slow_change_is_answered_as_pending_and_ends_by_itself(fleet: Fl
     sandbox = await fleet.create(memoryMB=1024)
     fleet.hypervisor.faults.hold("resize_memory")
     answer = await fleet.client.post(
-        f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": 2048}, headers={"Prefer": "wait=0.1"}
+        f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": 2048}, headers={"Prefer": "respond-async"}
     )
     assert (answer.status_code, answer.json()["pending"]) == (202, True)
     assert await committed(fleet) == 2048
@@ -142,15 +146,8 @@ async def test_a_kill_wins_over_a_change_of_size(fleet: Fleet) -> None:
         scaling = group.create_task(
             fleet.client.post(f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": 2048})
         )
-        for _ in range(200):
-            if await committed(fleet) == 2048:
-                break
-            await asyncio.sleep(0.02)
+        await eventually(lambda: is_committed(fleet, 2048), what="the larger reservation")
         assert (await fleet.client.delete(f"/api/sandboxes/{sandbox}")).status_code == 204
         fleet.hypervisor.faults.release("resize_memory")
     assert scaling.result().status_code == 410
-    for _ in range(200):
-        if await committed(fleet) == 0:
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("the reservation was not given back")
+    await eventually(lambda: is_committed(fleet, 0), what="the reservation to be given back")

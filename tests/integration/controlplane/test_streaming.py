@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 import psutil
+from tests.waiting import eventually
 
 from .conftest import BOOTSTRAP_KEY, Fleet, OpenFleet
 
@@ -112,8 +113,8 @@ async def test_a_client_that_leaves_does_not_end_its_command(fleet: Fleet) -> No
     await fleet.hypervisor.faults.reached("start_exec")
     writer.close()
     machine = (await fleet.hypervisor.adopt())[0]
-    execution = (await machine.guest.list_execs())[0]
-    ended = await machine.guest.wait_exec(execution.exec_id, timeout_s=5)
+    (execution,) = await eventually(machine.guest.list_execs, what="the command")
+    ended = await machine.guest.wait_exec(execution.exec_id, timeout_s=60)
     assert ended.exit_code == 0
 
 

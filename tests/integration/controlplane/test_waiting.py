@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
+from tests.waiting import eventually
 
 from .conftest import Fleet, OpenFleet
 
@@ -73,7 +75,7 @@ async def test_prefer_sets_another_limit(open_fleet: OpenFleet) -> None:
     async with open_fleet(answer_by_s=0.2) as fleet:
         fleet.hypervisor.faults.hold("clone")
         async with asyncio.TaskGroup() as group:
-            create = group.create_task(fleet.client.post("/api/sandboxes", headers={"Prefer": "wait=20"}))
+            create = group.create_task(fleet.client.post("/api/sandboxes", headers={"Prefer": "wait=50"}))
             await fleet.hypervisor.faults.reached("clone")
             short = await fleet.client.post("/api/sandboxes")
             assert short.json()["status"] == "creating"
@@ -94,11 +96,12 @@ async def test_run_async_gives_its_handle_at_once(fleet: Fleet) -> None:
         "running": True, "waking": True, "stdout": "", "stderr": "",
     }  # fmt: skip
     fleet.hypervisor.faults.release("clone")
-    for _ in range(200):
-        seen = (await fleet.client.get(result)).json()
-        if not seen["running"]:
-            break
-        await asyncio.sleep(0.02)
+
+    async def ended() -> dict[str, Any] | None:
+        seen: dict[str, Any] = (await fleet.client.get(result)).json()
+        return None if seen["running"] else seen
+
+    seen = await eventually(ended, what="the command to end") or {}
     assert (seen["exitCode"], seen["stdout"]) == (0, "later\n")
 
 
@@ -123,30 +126,32 @@ async def test_a_long_command_is_padded(open_fleet: OpenFleet) -> None:
     async with open_fleet(exec_pad_after_s=0.1, exec_pad_every_s=0.1) as fleet:
         sandbox = await fleet.create()
         run = f"/api/sandboxes/{sandbox}/exec/run"
-        async with fleet.client.stream("POST", run, json={"cmd": "sleep 0.55; echo done"}) as answer:
+        async with fleet.client.stream("POST", run, json={"cmd": "held"}) as answer:
             assert answer.status_code == 200
             assert answer.headers["Cache-Control"] == "no-store"
             assert answer.headers["X-Accel-Buffering"] == "no"
             assert answer.headers["Content-Type"] == "application/json"
             assert "Content-Length" not in answer.headers
-            body = await answer.aread()
-        assert body.lstrip(b" ")[:1] == b"{"
-        assert 4 <= len(body) - len(body.lstrip(b" ")) <= 6
-        assert json.loads(body)["stdout"] == "done\n"
+            pieces, padding = answer.aiter_raw(), b""
+            while len(padding) < 4:  # one after the other, as long as the command goes on
+                padding += await anext(pieces)
+            fleet.shell.let_go()
+            body = b"".join([piece async for piece in pieces])
+        assert padding.strip(b" ") == b""
+        assert json.loads(body)["stdout"] == "begun\nended\n"
 
 
 async def test_an_error_after_the_first_byte_is_a_result(open_fleet: OpenFleet) -> None:
     async with open_fleet(exec_pad_after_s=0.1, exec_pad_every_s=0.1) as fleet:
         sandbox = await fleet.begin_create()
-        async with asyncio.TaskGroup() as group:
-            run = group.create_task(
-                fleet.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo"})
-            )
-            await asyncio.sleep(0.3)
+        run = f"/api/sandboxes/{sandbox}/exec/run"
+        async with fleet.client.stream("POST", run, json={"cmd": "echo"}) as answer:
+            pieces = answer.aiter_raw()
+            assert (await anext(pieces)).strip(b" ") == b""
             await fleet.client.delete(f"/api/sandboxes/{sandbox}")
-        body = run.result().json()
-        assert run.result().status_code == 200
+            body = json.loads(b"".join([piece async for piece in pieces]))
+        assert answer.status_code == 200
         assert (body["exitCode"], body["stdout"], body["code"]) == (-1, "", "gone")
         assert body["error"] == body["stderr"] == f"sandbox {sandbox} has been stopped"
-        assert body["requestId"] == run.result().headers["X-Request-Id"]
+        assert body["requestId"] == answer.headers["X-Request-Id"]
         fleet.hypervisor.faults.release("clone")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.waiting import eventually
 
 from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.model.errors import BadRequest, NotFound, OffsetGone
@@ -36,7 +37,7 @@ async def start(guest: VirtioGuest, script: str, **fields: object) -> str:
 async def until(pieces: AsyncIterator[ExecOutput], text: bytes) -> bytes:
     """Read until `text` has come."""
     seen = b""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for piece in pieces:
             seen += piece.data
             if text in seen:
@@ -50,7 +51,7 @@ async def everything(guest: VirtioGuest, exec_id: str, place: ExecPlace = ALL) -
 
 
 async def ended(guest: VirtioGuest, exec_id: str) -> ExecStatus:
-    return await guest.wait_exec(exec_id, timeout_s=20)
+    return await guest.wait_exec(exec_id, timeout_s=60)
 
 
 async def test_replay_ends_where_it_stood_at_the_attach_and_live_output_follows(guest: VirtioGuest) -> None:
@@ -196,7 +197,7 @@ async def test_terminals_leave_no_descriptors_behind(guest: VirtioGuest, agent: 
         exec_id = await start(guest, "echo x", terminal=TerminalSize())
         assert await everything(guest, exec_id) == b"x\r\n"
         await ended(guest, exec_id)
-    assert agent.open_files() == before
+    await eventually(lambda: agent.open_files() == before, what="every descriptor to be closed")
 
 
 async def test_what_a_session_may_linger_is_remembered(guest: VirtioGuest) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.waiting import eventually
 
 from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.model.errors import BadRequest, ExecFailed, NotFound
@@ -27,9 +28,13 @@ async def test_both_streams_and_the_exit_code_come_back(commands: Commands) -> N
 
 
 async def test_order_between_the_streams_is_that_of_writing(commands: Commands, guest: VirtioGuest) -> None:
-    script = "for i in 1 2 3; do printf o$i; sleep 0.05; printf e$i >&2; sleep 0.05; done"
-    exec_id = await commands.start("/bin/sh", "-c", script)
-    pieces = [piece async for piece in guest.read_output(exec_id)]
+    # The next is written when the one before has been seen: of two that wait in two pipes nobody knows.
+    script = "for i in 1 2 3; do printf o$i; read x; printf e$i >&2; read x; done"
+    exec_id = await commands.start("/bin/sh", "-c", script, stdin=True)
+    pieces = []
+    async for piece in guest.read_output(exec_id):
+        pieces.append(piece)
+        await guest.write_stdin(exec_id, b"\n")
     assert b"".join(piece.data for piece in pieces) == b"o1e1o2e2o3e3"
     assert [piece.offset for piece in pieces] == [0, 2, 4, 6, 8, 10]
 
@@ -138,8 +143,8 @@ async def test_stdin_of_a_process_that_has_gone_is_dropped(commands: Commands, g
 async def test_timeout_kills_only_its_own(commands: Commands, guest: VirtioGuest) -> None:
     bystander = await commands.start("sleep", "100")
     started = time.monotonic()
-    done = await commands.shell("echo before; sleep 100 & sleep 100", timeout_s=0.3)
-    assert time.monotonic() - started < 5
+    done = await commands.shell("echo before; sleep 100 & sleep 100", timeout_s=3)
+    assert time.monotonic() - started < 60
     assert done.stdout == b"before\n"
     assert (done.status.timed_out, done.status.exit_code, done.status.signal) == (True, -1, 9)
     assert (await guest.exec_status(bystander)).running
@@ -158,9 +163,16 @@ async def test_kill_9_reaches_who_left_the_process_group(
     escaped = Path(f"/proc/{pid_file.read_text().strip()}")
     assert escaped.exists()
     await guest.kill_exec(exec_id, signal=9)
-    status = await guest.wait_exec(exec_id, timeout_s=5)
+    status = await guest.wait_exec(exec_id, timeout_s=60)
     assert (status.running, status.signal) == (False, 9)
-    assert not escaped.exists() or " Z " in (escaped / "stat").read_text()
+    await eventually(lambda: is_dead(escaped), what="who left the group to die as well")
+
+
+def is_dead(process: Path) -> bool:
+    try:
+        return " Z " in (process / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 async def test_other_signals_go_to_the_process_group(commands: Commands, guest: VirtioGuest) -> None:
@@ -180,7 +192,7 @@ async def test_other_signals_go_to_the_process_group(commands: Commands, guest: 
 async def test_the_end_waits_one_second_for_background_children(commands: Commands) -> None:
     started = time.monotonic()
     done = await commands.shell("(sleep 30; echo late) & echo early")
-    assert 0.9 < time.monotonic() - started < 5
+    assert 0.9 < time.monotonic() - started < 25
     assert (done.stdout, done.status.exit_code) == (b"early\n", 0)
 
 
@@ -190,7 +202,7 @@ async def test_a_background_child_lives_on_and_is_not_blocked(
     script = f"(sleep 1.3; head -c 300000 /dev/zero; echo done > {agent.home}/flag) & :"
     await commands.shell(script)
     waiting = await commands.shell(
-        f"for i in $(seq 100); do [ -e {agent.home}/flag ] && exit 0; sleep 0.1; done; exit 1"
+        f"for i in $(seq 500); do [ -e {agent.home}/flag ] && exit 0; sleep 0.1; done; exit 1"
     )
     assert waiting.status.exit_code == 0
 
@@ -199,7 +211,7 @@ async def test_waiting_is_bounded_by_the_caller(commands: Commands, guest: Virti
     exec_id = await commands.start("sleep", "100")
     started = time.monotonic()
     assert (await guest.wait_exec(exec_id, timeout_s=0.2)).running
-    assert 0.15 < time.monotonic() - started < 3
+    assert 0.15 < time.monotonic() - started < 60
     await guest.kill_exec(exec_id)
     assert not (await guest.wait_exec(exec_id)).running
 
@@ -224,8 +236,8 @@ async def test_many_at_once(commands: Commands, agent: AgentProcess) -> None:
     done = await asyncio.gather(*(commands.shell(f"echo {number}; exit {number}") for number in range(60)))
     assert [int(one.stdout) for one in done] == list(range(60))
     assert [one.status.exit_code for one in done] == list(range(60))
-    assert agent.open_files() == before
-    assert agent.children() == []
+    await eventually(lambda: agent.open_files() == before, what="every descriptor to be closed")
+    await eventually(lambda: agent.children() == [], what="every child to be reaped")
 
 
 async def test_unknown_execs(guest: VirtioGuest) -> None:

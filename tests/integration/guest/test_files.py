@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.waiting import eventually
 
 from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.model.errors import BadRequest, GuestDiskFull, NotFound, SandfleetError
@@ -254,7 +255,7 @@ async def test_many_transfers_at_once(guest: VirtioGuest, agent: AgentProcess) -
 
     await asyncio.gather(*(there_and_back(number) for number in range(100)))
     assert len(os.listdir(agent.home)) == 100
-    assert agent.open_files() <= before + 1
+    await eventually(lambda: agent.open_files() <= before + 1, what="every descriptor to be closed")
 
 
 async def test_downloads_that_nobody_takes_hold_up_no_other(guest: VirtioGuest, agent: AgentProcess) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.waiting import eventually
 
 from sandfleet.adapters.guest.calls import GuestBounds
 from sandfleet.adapters.guest.virtio_guest import VirtioGuest
@@ -125,7 +126,7 @@ async def test_a_slow_reader_blocks_its_process_and_nobody_else(
     started = time.monotonic()
     for _ in range(5):
         assert (await commands.shell("head -c 2000000 /dev/zero | wc -c")).stdout == b"2000000\n"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     status = await guest.exec_status(exec_id)
     assert status.running
     assert status.oldest_offset == 0
@@ -138,7 +139,7 @@ async def test_a_slow_reader_blocks_its_process_and_nobody_else(
 
 async def test_without_readers_the_process_never_blocks(commands: Commands, guest: VirtioGuest) -> None:
     exec_id = await commands.start("head", "-c", "100000000", "/dev/zero")
-    status = await guest.wait_exec(exec_id, timeout_s=30)
+    status = await guest.wait_exec(exec_id, timeout_s=100)
     assert (status.running, status.output_bytes) == (False, 100_000_000)
 
 
@@ -163,7 +164,7 @@ async def test_a_reader_that_leaves_early_frees_the_process(commands: Commands, 
     output = guest.read_output(exec_id)
     await anext(output)
     await output.aclose()  # type: ignore[attr-defined]
-    assert not (await guest.wait_exec(exec_id, timeout_s=8)).running
+    assert not (await guest.wait_exec(exec_id, timeout_s=100)).running
 
 
 async def test_execs_survive_the_host(agent: AgentProcess) -> None:
@@ -194,18 +195,29 @@ async def test_pings_pass_bulk(commands: Commands, guest: VirtioGuest) -> None:
 
 
 async def test_a_stopped_agent_is_unresponsive_in_time(agent: AgentProcess) -> None:
+    async with VirtioGuest(agent.socket) as patient:
+        await patient.start_exec(ExecOrder("ex-quiet", ["sleep", "600"]))
     bounds = GuestBounds(connect_s=0.3, reconnect_s=0.6, silence_s=0.3, answer_s=0.3)
     async with VirtioGuest(agent.socket, bounds=bounds) as guest:
-        await guest.start_exec(ExecOrder("ex-quiet", ["sleep", "60"]))
+        await eventually(lambda: answers(guest), what="one answer in time")
         agent.process.send_signal(signal.SIGSTOP)
         try:
             for call in (guest.ping(), guest.exec_status("ex-quiet"), anext(guest.read_output("ex-quiet"))):
                 with pytest.raises(GuestUnresponsive):
-                    async with asyncio.timeout(8):
+                    async with asyncio.timeout(30):
                         await call
         finally:
             agent.process.send_signal(signal.SIGCONT)
-        assert (await guest.exec_status("ex-quiet")).running
+    async with VirtioGuest(agent.socket) as patient:
+        assert (await patient.exec_status("ex-quiet")).running
+
+
+async def answers(guest: VirtioGuest) -> bool:
+    try:
+        await guest.ping()
+    except GuestUnresponsive:
+        return False
+    return True
 
 
 async def test_nobody_there_is_unresponsive(tmp_path: Path) -> None:

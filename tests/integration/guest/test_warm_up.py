@@ -11,7 +11,7 @@ from sandfleet.model.errors import HypervisorFailed
 
 async def test_what_has_not_ended_fails_the_template(guest: VirtioGuest) -> None:
     with pytest.raises(HypervisorFailed, match=r"sleep 60.* had not ended .* after 0.2 s"):
-        await warm_up(guest, [["true"], ["sleep", "60"]], timeout_s=0.2)
+        await warm_up(guest, [["sleep", "60"], ["true"]], timeout_s=0.2)
 
 
 async def test_what_ends_or_is_not_there_is_no_failure(guest: VirtioGuest) -> None:

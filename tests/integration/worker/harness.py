@@ -130,7 +130,7 @@ async def a_worker(
             server = http_server(create_app(host, tokens), stop_grace_s=1)
             serving = background.start(server.serve(sockets=[listener]), name="http")
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            headers = {"Authorization": f"Bearer {key.token()}"}
+            headers = {"Authorization": f"Bearer {key.token(valid_s=3600)}"}
             async with aiohttp.ClientSession(url, headers=headers) as http:
                 yield RunningWorker(host=host, tokens=tokens, key=key, http=http, url=url)
             server.should_exit = True
@@ -146,9 +146,9 @@ async def a_worker_with(sandbox_id: str = "sb-one", **options: Any) -> AsyncIter
         yield worker
 
 
-async def until(is_true: Callable[[], object]) -> None:
+async def until(is_true: Callable[[], object], *, within_s: float = 60) -> None:
     """Wait for something that gives no sign of its own."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(within_s):
         while not is_true():
             await asyncio.sleep(0.005)
 

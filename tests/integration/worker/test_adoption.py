@@ -11,24 +11,27 @@ from tests.integration.worker.harness import DEFAULT, RunningWorker, a_worker, a
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.hypervisor import MachineFacts
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
+from sandfleet.testing.fake_programs import HeldShell
 from sandfleet.worker.adoption import adopt
 
 ID = "sb-one"
 
 
 async def test_a_second_worker_serves_what_the_first_started_and_its_running_exec() -> None:
-    async with FakeHypervisor() as hypervisor:
+    shell = HeldShell()
+    async with FakeHypervisor(program=shell) as hypervisor:
         async with a_worker(hypervisor) as first:
             await first.start(ID, epoch=3)
-            command = {"cmd": "echo one; sleep 1.2; echo two"}
+            command = {"cmd": "held"}
             status, _ = await first.run(ID, command, verb="run-async", exec_id="ex-survives", epoch=3)
             assert status == 202
         async with a_worker(hypervisor) as second:
             assert (await second.vm(ID))[1]["epoch"] == 3
             assert (await second.run(ID, {"cmd": "true"}, epoch=2))[1]["code"] == "moved"
             assert (await second.stop(ID, epoch=3, idle_since_s=0.0))[1]["code"] == "busy"
+            shell.let_go()
             status, body = await second.run(ID, command, exec_id="ex-survives", epoch=3)
-            assert (status, body["stdout"]) == (200, "one\ntwo\n")
+            assert (status, body["stdout"]) == (200, "begun\nended\n")
             assert len(next(iter(hypervisor.machines.values())).guest.runs) == 1
             assert (await second.vm(ID))[1]["in_flight"] == 0
 

@@ -111,6 +111,27 @@ async def test_a_change_is_told_at_once() -> None:
         beating.cancel()
 
 
+async def test_many_changes_are_told_without_measuring_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_worker_with() as worker, a_control_plane() as plane, a_sender(worker, plane) as sender:
+        plane.answer = HeartbeatAnswer(term=1, public_keys={}, heartbeat_interval_s=60.0)
+        (machine,) = fake_host(worker).machines.values()
+        measure, measured = machine.memory_used_mib, 0
+
+        async def counted() -> int:
+            nonlocal measured
+            measured += 1
+            return await measure()
+
+        monkeypatch.setattr(machine, "memory_used_mib", counted)
+        beating = worker.host.background.start(sender.run(), name="heartbeat")
+        for beats in range(1, 4):
+            await plane.heard(beats)
+            worker.host.changed.set()
+        await plane.heard(4)
+        beating.cancel()
+        assert measured == 1
+
+
 async def test_an_absent_control_plane_harms_nothing_and_is_tried_again() -> None:
     async with a_worker_with() as worker, a_control_plane() as plane, a_sender(worker, plane) as sender:
         plane.answer = None
@@ -131,6 +152,27 @@ async def test_a_quarantined_vm_ends_when_it_has_been_named_twice() -> None:
         assert (await worker.vm(ID))[1]["state"] == "running"
         await sender.beat()
         while (await worker.vm(ID))[0] != 404:
+            pass
+        assert not fake_host(worker).machines
+
+
+async def test_a_worker_that_was_forgotten_ends_what_is_over_and_nothing_else() -> None:
+    async with a_worker_with() as worker, a_control_plane() as plane, a_sender(worker, plane) as sender:
+        assert (await worker.start("sb-two", epoch=4))[0] == 200
+        over = {ID: 1, "sb-two": 3, "sb-past": 7}
+        plane.answer = HeartbeatAnswer(term=1, public_keys={}, cordoned=True, gone=True, over=over)
+        await sender.beat()
+        while (await worker.vm(ID))[0] != 404:
+            pass
+        assert (await worker.vm("sb-two"))[1]["state"] == "running"
+        assert [machine.facts.owner for machine in fake_host(worker).machines.values()] == ["sb-two"]
+        for late in ((ID, 1), ("sb-past", 7)):
+            assert (await worker.start(late[0], epoch=late[1]))[1]["code"] == "moved"
+        async with worker.http.get("/health") as answer:
+            assert (await answer.json())["trouble"] == "the fleet has forgotten this worker"
+        plane.answer = HeartbeatAnswer(term=1, public_keys={}, cordoned=True, gone=True, over={"sb-two": 4})
+        await sender.beat()
+        while (await worker.vm("sb-two"))[0] != 404:
             pass
         assert not fake_host(worker).machines
 

@@ -9,6 +9,7 @@ from tests.integration.worker.harness import a_worker, a_worker_with, fake_host,
 
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
+from sandfleet.testing.fake_programs import HeldShell
 
 ID = "sb-one"
 
@@ -108,12 +109,15 @@ async def test_a_host_promises_no_more_memory_than_it_has() -> None:
 
 
 async def test_an_idle_stop_is_refused_while_work_is_in_flight_or_was_just_now() -> None:
-    async with a_worker_with() as worker:
+    shell = HeldShell()
+    async with FakeHypervisor(program=shell) as hypervisor, a_worker(hypervisor) as worker:
+        await worker.start(ID)
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(worker.run(ID, {"cmd": "sleep 0.3"}))
+            running = group.create_task(worker.run(ID, {"cmd": "held"}))
             await fake_host(worker).faults.reached("start_exec")
             status, body = await worker.stop(ID, idle_since_s=0.0)
             assert (status, body["code"]) == (409, "busy")
+            shell.let_go()
         assert running.result()[0] == 200
         assert (await worker.stop(ID, idle_since_s=60.0))[1]["code"] == "busy"
         assert (await worker.vm(ID))[1]["in_flight"] == 0

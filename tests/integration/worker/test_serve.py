@@ -86,7 +86,7 @@ async def test_a_start_that_fails_for_good_ends_the_process_with_an_error(
         raise RuntimeError("nobody foresaw this")
 
     monkeypatch.setattr("sandfleet.worker.main.adopt", fail)
-    async with FakeHypervisor() as hypervisor, a_control_plane() as plane, asyncio.timeout(20):
+    async with FakeHypervisor() as hypervisor, a_control_plane() as plane, asyncio.timeout(60):
         with pytest.raises(HypervisorFailed, match="nobody foresaw this"):
             await serve(_settings(plane, tmp_path), hypervisor, stop=asyncio.Event())
     assert [beat.stopping for beat in plane.beats][-1:] in ([True], [])
@@ -97,9 +97,11 @@ async def test_templates_that_cannot_be_made_are_tried_again_and_health_says_so(
         hypervisor.faults.fail("prepare", RuntimeError("nobody foresaw this"))
         async with a_served_worker(hypervisor, plane, tmp_path), aiohttp.ClientSession() as http:
             await hypervisor.faults.reached("prepare")
+            hypervisor.faults.hold("prepare")  # the next attempt
             health = f"{(await plane.heard(1)).http_url}/health"
             assert await _phase(http, health) == ("preparing", "the templates cannot be made")
-            async with asyncio.timeout(20):
+            hypervisor.faults.release("prepare")
+            async with asyncio.timeout(60):
                 while not plane.beats[-1].templates:
                     await plane.heard(len(plane.beats) + 1)
             assert await _phase(http, health) == ("serving", None)

@@ -11,7 +11,7 @@ import pytest
 import sandfleet
 from sandfleet.controlplane.http.body import ClientGone
 from sandfleet.controlplane.http.error_codes import CODES
-from sandfleet.controlplane.http.operation_errors import operation_error, told
+from sandfleet.controlplane.http.operation_errors import TOLD_AS, operation_error, told
 from sandfleet.model.errors import SandfleetError, WorkerUnreachable
 from sandfleet.testing.builders import an_operation
 from sandfleet.wire.errors import status_of
@@ -57,6 +57,11 @@ def test_every_class_of_error_has_a_documented_code_and_its_status() -> None:
         error = told(kind("why"))
         assert error.code in CODES, kind
         assert CODES[error.code][0] == status_of(error), kind
+
+
+def test_no_code_is_both_the_apis_and_the_fleets_own() -> None:
+    assert not set(TOLD_AS) & set(CODES)
+    assert set(TOLD_AS.values()) <= set(CODES)
 
 
 def test_what_the_fleet_says_of_itself_is_told_with_its_reason_and_its_time() -> None:

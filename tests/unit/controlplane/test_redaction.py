@@ -53,3 +53,12 @@ def test_log_lines_are_redacted_by_name_and_by_form() -> None:
 )
 def test_no_key_survives_in_any_text(body: str, around: str) -> None:
     assert f"osb_{body}" not in redact_text(f"{around}osb_{body} {around}")
+
+
+def test_a_token_that_follows_a_key_without_a_gap_does_not_survive() -> None:
+    assert TOKEN[20:] not in redact_text(f"{KEY}-{TOKEN}")
+
+
+def test_a_long_text_is_looked_through_once() -> None:
+    long = "a" * 2_000_000 + ".."
+    assert redact_text(long) == long

@@ -69,6 +69,34 @@ async def test_a_fleet_token_is_made_anew_in_time(signer: TokenSigner, clock: Ju
     assert claims_of(first)["aud"] == "wk-1"
 
 
+async def test_a_sandbox_token_that_is_given_out_has_nearly_all_of_its_life(
+    signer: TokenSigner, clock: JumpingClock
+) -> None:
+    first = signer.sandbox_token(ORGANISATION, SANDBOX)
+    await clock.advance(2)
+    assert signer.sandbox_token(ORGANISATION, SANDBOX) == first
+    assert claims_of(signer.fresh_sandbox_token(ORGANISATION, SANDBOX)) != claims_of(first)
+    await clock.advance(1)
+    later = claims_of(signer.sandbox_token(ORGANISATION, SANDBOX))
+    assert later["exp"] == int(clock.now().timestamp()) + 60
+
+
+def test_a_sandbox_token_is_of_its_own_sandbox_and_organisation(signer: TokenSigner) -> None:
+    asked = [(ORGANISATION, "sb-1"), (ORGANISATION, "sb-2"), (OrganisationId("org-2"), "sb-1")] * 2
+    tokens = [signer.sandbox_token(organisation, SandboxId(sandbox)) for organisation, sandbox in asked]
+    said = [(claims_of(token)["org_id"], claims_of(token)["sandbox_id"]) for token in tokens]
+    assert said == asked
+
+
+def test_no_more_tokens_are_kept_than_the_bound(
+    signer: TokenSigner, clock: JumpingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandfleet.controlplane.tokens.TOKENS_KEPT_MAX", 2)
+    for number in range(5):
+        signer.sandbox_token(ORGANISATION, SandboxId(f"sb-{number}"))
+    assert len(signer._sandbox_tokens) <= 2
+
+
 @pytest.mark.parametrize("token", ["a.b.c", "..", "osb_123", "x.y.", "é.é.é", "e30.e30.e30"])
 def test_what_is_no_token_is_refused(signer: TokenSigner, token: str) -> None:
     with pytest.raises(Unauthorised) as refused:

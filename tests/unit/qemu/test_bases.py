@@ -8,12 +8,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.qemu.test_prune import SHAPE
+from tests.unit.qemu.builders import a_manifest, a_snapshot_manifest
 
 from sandfleet.adapters.qemu.bases import AGE_S_MIN, backing_of, collect
-from sandfleet.adapters.qemu.manifest import DiskChain, Manifest, write_manifest
+from sandfleet.adapters.qemu.manifest import DiskChain, write_manifest
 from sandfleet.model.errors import HypervisorFailed
-from sandfleet.wire.snapshot_manifest import SnapshotManifest, SnapshotShape
 
 MADE_AT_S = 1_000_000.0
 LATER_S = MADE_AT_S + AGE_S_MIN
@@ -43,20 +42,7 @@ def a_machine(data: Path, *, backings: list[str] | None = None) -> Path:
     chain = None
     if backings is not None:
         chain = DiskChain(layers=["root-1.qcow2"], nodes=["n"], base_node="b", backings=backings)
-    manifest = Manifest(
-        machine_id="m-1",
-        slot=0,
-        uid=1,
-        state="ready",
-        template="base",
-        template_version="v",
-        memory_mib=512,
-        cpu_count=1,
-        disk_mib=20480,
-        network_enabled=True,
-        shape=SHAPE,
-        root=chain,
-    )
+    manifest = a_manifest(state="ready", root=chain)
     write_manifest(directory, manifest, durable=False)
     return directory
 
@@ -92,34 +78,7 @@ def test_a_machine_whose_lowest_layer_came_from_another_host_keeps_it(data: Path
 def test_a_snapshot_keeps_it_by_its_digest(data: Path) -> None:
     directory = data / "snapshots" / "s-1"
     directory.mkdir()
-    manifest = SnapshotManifest(
-        snapshot_id="s-1",
-        owner="sb-1",
-        epoch=1,
-        taken_at_s=0,
-        template="base",
-        template_version="v",
-        image_digest="i",
-        memory_mib=512,
-        cpu_count=1,
-        disk_mib=20480,
-        network_enabled=True,
-        shape=SnapshotShape(
-            machine_type="pc-q35-10.0",
-            qemu_version="10",
-            accelerator="tcg",
-            cpu_model="Nehalem",
-            host_cpu="any",
-            cpu_max=4,
-            memory_base_mib=512,
-            memory_max_mib=4608,
-            memory_block_mib=128,
-        ),
-        files={},
-        root=["base"],
-        data=[],
-        backings={"base": DIGEST},
-    )
+    manifest = a_snapshot_manifest(root=["base"], backings={"base": DIGEST})
     (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     assert left(data) == [BASE]
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.unit.qemu.builders import a_manifest
 
 from sandfleet.adapters.qemu.host_claim import HostClaim, claimed, claims_in_force
-from sandfleet.adapters.qemu.manifest import Manifest, write_manifest
+from sandfleet.adapters.qemu.manifest import write_manifest
 from sandfleet.adapters.qemu.process import identify
 from sandfleet.model.errors import HypervisorFailed
-from sandfleet.wire.qemu_command import MachineShape
-
-SHAPE = MachineShape("pc-q35-10.0", "tcg", "Nehalem", 4, 512, 4608, 128)
 
 
 def _claim(data_dir: Path, network: str = "10.210.0.0/16", uid_first: int = 200_000) -> HostClaim:
@@ -50,19 +48,7 @@ def test_what_an_ended_worker_left_running_keeps_its_claim(tmp_path: Path) -> No
     assert claims_in_force(claims_dir) == []
     machine = data_dir / "machines" / "abcd12345678"
     machine.mkdir(parents=True)
-    manifest = Manifest(
-        machine_id=machine.name,
-        slot=0,
-        uid=200_000,
-        template="base",
-        template_version="v",
-        memory_mib=1024,
-        cpu_count=1,
-        disk_mib=20480,
-        network_enabled=True,
-        shape=SHAPE,
-        process=identify(os.getpid()),
-    )
+    manifest = a_manifest(machine.name, uid=200_000, process=identify(os.getpid()))
     write_manifest(machine, manifest, durable=False)
     assert claims_in_force(claims_dir) == [own]
     with (

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.unit.qemu.builders import SHAPE
 
 from sandfleet.adapters.qemu.cgroups import CgroupLimits, Cgroups, hierarchies
 from sandfleet.adapters.qemu.config import HypervisorConfig, ImageFiles
@@ -24,9 +25,6 @@ from sandfleet.adapters.qemu.template import (
     inputs_of,
 )
 from sandfleet.model.errors import HypervisorFailed
-from sandfleet.wire.qemu_command import MachineShape
-
-SHAPE = MachineShape("pc-q35-10.0", "tcg", "Nehalem", 4, 512, 4608, 128)
 
 
 def test_slots_are_held_once_and_reused_last() -> None:

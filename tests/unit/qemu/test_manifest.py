@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.qemu.builders import SHAPE, a_manifest
 
 from sandfleet.adapters.qemu import template as templates
 from sandfleet.adapters.qemu.config import ImageFiles
 from sandfleet.adapters.qemu.manifest import (
     MANIFEST_FILE,
-    Manifest,
     ProcessIdentity,
     read_manifest,
     write_manifest,
@@ -22,20 +22,7 @@ from sandfleet.adapters.qemu.manifest import (
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.wire.qemu_command import MachineShape
 
-SHAPE = MachineShape("pc-q35-10.0", "tcg", "Nehalem", 4, 512, 4608, 128)
-MANIFEST = Manifest(
-    machine_id="abcd2345efgh",
-    slot=3,
-    uid=200_003,
-    template="base",
-    template_version="v",
-    memory_mib=512,
-    cpu_count=1,
-    disk_mib=20480,
-    network_enabled=True,
-    shape=SHAPE,
-    process=ProcessIdentity(12, 34, "boot"),
-)
+MANIFEST = a_manifest("abcd2345efgh", slot=3, uid=200_003, process=ProcessIdentity(12, 34, "boot"))
 
 
 @given(owner=st.none() | st.text(), epoch=st.integers(0, 2**62), state=st.sampled_from(["starting", "ready"]))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.unit.qemu.builders import SHAPE
 
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.qemu import memory
 from sandfleet.testing.fake_guest import FakeGuest
-from sandfleet.wire.qemu_command import MachineShape
 
-SHAPE = MachineShape("pc-q35-10.0", "tcg", "Nehalem", 4, 512, 4608, 128)
 KERNEL_MIB = 49
 
 

@@ -10,10 +10,11 @@ from typing import cast
 
 import msgspec
 import pytest
+from tests.unit.qemu.builders import SHAPE, a_manifest, a_snapshot_manifest
 
 from sandfleet.adapters.qemu.config import HypervisorConfig, ImageFiles
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
-from sandfleet.adapters.qemu.manifest import Manifest, write_manifest
+from sandfleet.adapters.qemu.manifest import write_manifest
 from sandfleet.adapters.qemu.prune import (
     AGE_S_MIN,
     no_build,
@@ -27,10 +28,7 @@ from sandfleet.cli.image import prune
 from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, SandfleetError
 from sandfleet.ports.guest import Guest
 from sandfleet.ports.network import Network
-from sandfleet.wire.qemu_command import MachineShape
-from sandfleet.wire.snapshot_manifest import SnapshotManifest, SnapshotShape
 
-SHAPE = MachineShape("pc-q35-10.0", "tcg", "Nehalem", 4, 512, 4608, 128)
 MADE_AT_S = 1_000_000.0
 LATER_S = MADE_AT_S + AGE_S_MIN
 
@@ -74,18 +72,7 @@ class Cache:
     def machine(self, version: str) -> Path:
         directory = self.data / "machines" / f"m-{version}"
         directory.mkdir()
-        manifest = Manifest(
-            machine_id=directory.name,
-            slot=0,
-            uid=1,
-            template="base",
-            template_version=version,
-            memory_mib=1024,
-            cpu_count=1,
-            disk_mib=20480,
-            network_enabled=True,
-            shape=SHAPE,
-        )
+        manifest = a_manifest(directory.name, template_version=version)
         write_manifest(directory, manifest, durable=False)
         return directory
 
@@ -212,34 +199,7 @@ def test_what_a_saved_sandbox_stands_on_stays(tmp_path: Path) -> None:
     cache.image("new", is_current=True)
     directory = cache.data / "snapshots" / "a1b2c3d4-0000-4000-8000-000000000000"
     directory.mkdir(parents=True)
-    manifest = SnapshotManifest(
-        snapshot_id=directory.name,
-        owner="sb-1",
-        epoch=1,
-        taken_at_s=MADE_AT_S,
-        template="base",
-        template_version="saved",
-        image_digest="old",
-        memory_mib=1024,
-        cpu_count=1,
-        disk_mib=20480,
-        network_enabled=True,
-        shape=SnapshotShape(
-            qemu_version="10",
-            machine_type=SHAPE.machine_type,
-            accelerator=SHAPE.accelerator,
-            cpu_model=SHAPE.cpu_model,
-            host_cpu="any",
-            cpu_max=4,
-            memory_base_mib=512,
-            memory_max_mib=4608,
-            memory_block_mib=128,
-        ),
-        files={},
-        root=[],
-        data=[],
-        backings={},
-    )
+    manifest = a_snapshot_manifest(directory.name, template_version="saved", image_digest="old")
     (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     unused = unused_templates(cache.templates, data_dirs=[cache.data], now_s=LATER_S)
     assert [one.path for one in unused] == [gone]

@@ -1,7 +1,7 @@
 """The connection pool, and the one place where a lost PostgreSQL becomes `StoreUnavailable`.
 
 Rule 1: `statement()` runs single statements without a transaction around them: one
-round trip each. `transaction()` is for what needs several.
+round trip each. `transaction()` is for what needs several, `read()` for what clients ask often.
 Rule 2: a statement is repeated only when it certainly did not take effect, or when
 the caller says that twice is as good as once (`repeatable`).
 Rule 3: every wait is bounded: for a connection, for a lock, for an answer.
@@ -10,14 +10,15 @@ Rule 3: every wait is bounded: for a connection, for a lock, for an answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import exc, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from sandfleet.adapters.postgres.reading import Columns, Query, ReadConnections
 from sandfleet.model.errors import StoreUnavailable
 
 T = TypeVar("T")
@@ -30,6 +31,20 @@ _POOL_TIMEOUT_S = 10.0
 _STATEMENT_TIMEOUT_MS = 10_000
 _LOCK_TIMEOUT_MS = 8_000
 _STATEMENTS_CACHED = 256
+_READERS_SHARE = 5
+"""Of how many connections one is kept for single reads."""
+_CONNECT_ARGUMENTS: Mapping[str, Any] = {
+    "timeout": _CONNECT_TIMEOUT_S,
+    "command_timeout": _STATEMENT_TIMEOUT_MS / 1000 + 2,
+    "server_settings": {
+        "application_name": "sandfleet",
+        "timezone": "UTC",
+        "jit": "off",
+        "statement_timeout": str(_STATEMENT_TIMEOUT_MS),
+        "lock_timeout": str(_LOCK_TIMEOUT_MS),
+        "idle_in_transaction_session_timeout": str(_STATEMENT_TIMEOUT_MS),
+    },
+}
 
 _NOT_EXECUTED = (
     asyncpg.CannotConnectNowError,
@@ -53,19 +68,35 @@ _UNAVAILABLE = (
 
 
 class Database:
-    """A bounded pool of connections to one PostgreSQL."""
+    """A bounded pool of connections to one PostgreSQL, and a few more of the same bound that only read."""
 
     def __init__(self, url: str, *, pool_max: int = 20) -> None:
-        self.engine = _engine(url, pool_max=pool_max)
+        readers = max(1, pool_max // _READERS_SHARE)
+        self.engine = _engine(url, pool_max=max(1, pool_max - readers))
         self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._readers = ReadConnections(self._connect, count=readers, patience_s=_POOL_TIMEOUT_S)
+
+    async def read(self, query: Query, parameters: Mapping[str, Any]) -> Sequence[Columns]:
+        """Return the rows of a single statement that changes nothing."""
+        return await self._attempt(lambda: self._readers.fetch(query, parameters), repeatable=True)
 
     async def statement(self, work: Work[T], *, repeatable: bool = False) -> T:
         """Run `work` outside a transaction: each of its statements is its own."""
-        return await self._attempt(self._single, work, in_transaction=False, repeatable=repeatable)
+
+        async def once() -> T:
+            async with self._single.connect() as connection:
+                return await work(connection)
+
+        return await self._attempt(once, repeatable=repeatable)
 
     async def transact(self, work: Work[T], *, repeatable: bool = False) -> T:
         """Run `work` in one transaction; it may run again when nothing of it was committed."""
-        return await self._attempt(self.engine, work, in_transaction=True, repeatable=repeatable)
+
+        async def once() -> T:
+            async with self.engine.begin() as connection:
+                return await work(connection)
+
+        return await self._attempt(once, repeatable=repeatable)
 
     @asynccontextmanager
     async def transaction(self, *, patient: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -93,18 +124,17 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._readers.close()
         await self.engine.dispose()
 
-    async def _attempt(
-        self, engine: AsyncEngine, work: Work[T], *, in_transaction: bool, repeatable: bool
-    ) -> T:
+    async def _connect(self) -> asyncpg.Connection:
+        _, named = self.engine.dialect.create_connect_args(self.engine.url)
+        return await asyncpg.connect(**{**named, **_CONNECT_ARGUMENTS})
+
+    async def _attempt(self, once: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
         for attempt in range(_ATTEMPTS_MAX):
             try:
-                if in_transaction:
-                    async with engine.begin() as connection:
-                        return await work(connection)
-                async with engine.connect() as connection:
-                    return await work(connection)
+                return await once()
             except Exception as error:
                 if not _is_unavailable(error):
                     raise
@@ -124,19 +154,7 @@ def _engine(url: str, *, pool_max: int) -> AsyncEngine:
         pool_use_lifo=True,
         # Rows carry sealed secrets: they stay out of error texts and logs.
         hide_parameters=True,
-        connect_args={
-            "timeout": _CONNECT_TIMEOUT_S,
-            "command_timeout": _STATEMENT_TIMEOUT_MS / 1000 + 2,
-            "prepared_statement_cache_size": _STATEMENTS_CACHED,
-            "server_settings": {
-                "application_name": "sandfleet",
-                "timezone": "UTC",
-                "jit": "off",
-                "statement_timeout": str(_STATEMENT_TIMEOUT_MS),
-                "lock_timeout": str(_LOCK_TIMEOUT_MS),
-                "idle_in_transaction_session_timeout": str(_STATEMENT_TIMEOUT_MS),
-            },
-        },
+        connect_args={**_CONNECT_ARGUMENTS, "prepared_statement_cache_size": _STATEMENTS_CACHED},
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sandfleet.adapters.postgres import rows, statements
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.tables import operations, reservations, sandboxes, snapshots, workers
-from sandfleet.lifecycle import sandbox as lifecycle
+from sandfleet.lifecycle.placing import PlacedRows, placed_rows
 from sandfleet.model.errors import StaleLease, StaleVersion
 from sandfleet.model.ids import OperationId, OrganisationId, SandboxId, WorkerId
 from sandfleet.model.operation import Operation
@@ -23,7 +22,7 @@ from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
-from sandfleet.planning.placement import FleetView, NoPlacement, Placement, PlacementRequest, SavedState
+from sandfleet.planning.placement import FleetView, NoPlacement, PlacementRequest, SavedState
 from sandfleet.planning.queue import Waiting
 from sandfleet.ports.stores import Placed, PlacementDecision
 
@@ -124,9 +123,11 @@ class PostgresPlacementStore:
             if isinstance(decision, NoPlacement):
                 return decision
             worker = next(worker for worker in fleet if worker.id == decision.worker_id)
-            placed = _placed(operation, sandbox, worker, decision, at=at)
+            placed = placed_rows(operation, sandbox, worker, reason=decision.reason, at=at)
             await _write(connection, placed)
-            return placed
+            return Placed(
+                sandbox=placed.sandbox, operation=placed.operation, worker=worker, placement=decision
+            )
 
         async with self._turn:
             return await self._database.transact(work)
@@ -200,36 +201,8 @@ def _saved_from(row: Any) -> SavedState | None:
     )
 
 
-def _placed(
-    operation: Operation, sandbox: Sandbox, worker: Worker, placement: Placement, *, at: datetime
-) -> Placed:
-    owned = lifecycle.place(sandbox, worker.id, at=at)
-    if sandbox.snapshot_id is None:  # what was saved brings its own version of the template along
-        owned = replace(owned, template_version=worker.templates.get(sandbox.template))
-    progress = {**operation.progress, "worker_id": worker.id, "worker_url": worker.http_url}
-    return Placed(
-        sandbox=owned,
-        operation=replace(operation, step="start", progress=progress),
-        worker=worker,
-        placement=placement,
-    )
-
-
-async def _write(connection: AsyncConnection, placed: Placed) -> None:
+async def _write(connection: AsyncConnection, placed: PlacedRows) -> None:
     sandbox, operation = placed.sandbox, placed.operation
-    transition = Transition(
-        event="placed",
-        actor="scheduler",
-        reason=placed.placement.reason,
-        at=sandbox.changed_at,
-        from_state=sandbox.state,
-        to_state=sandbox.state,
-        organisation_id=sandbox.organisation_id,
-        sandbox_id=sandbox.id,
-        worker_id=sandbox.worker_id,
-        epoch=sandbox.epoch,
-        operation_id=operation.id,
-    )
     reservation = {
         "sandbox_id": sandbox.id,
         "organisation_id": sandbox.organisation_id,
@@ -241,7 +214,7 @@ async def _write(connection: AsyncConnection, placed: Placed) -> None:
     parameters = {
         **statements.sandbox_parameters(sandbox),
         **statements.operation_parameters(operation),
-        **statements.transition_parameters(transition),
+        **statements.transition_parameters(placed.transition),
         **statements.prefixed("r_", reservation),
     }
     if (await connection.execute(_PLACE, parameters)).scalar_one() == 0:

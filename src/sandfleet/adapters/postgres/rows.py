@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row
 
+from sandfleet.adapters.postgres.reading import Columns
 from sandfleet.adapters.postgres.sealing import Sealer
 from sandfleet.model.ids import (
     CheckpointId,
@@ -78,42 +79,42 @@ def sandbox_changes(sandbox: Sandbox) -> Values:
     }
 
 
-def sandbox_from(row: Row[Any], sealer: Sealer) -> Sandbox:
+def sandbox_from(row: Columns, sealer: Sealer) -> Sandbox:
     """Return the sandbox of a row of `sandboxes`."""
     envs: Mapping[str, str] = {}
-    if row.envs_sealed is not None:
-        envs = msgspec.json.decode(sealer.open(row.envs_sealed, context=f"envs of {row.id}"))
+    if row["envs_sealed"] is not None:
+        envs = msgspec.json.decode(sealer.open(row["envs_sealed"], context=f"envs of {row['id']}"))
     return Sandbox(
-        id=SandboxId(row.id),
-        organisation_id=OrganisationId(row.organisation_id),
-        state=SandboxState(row.state),
-        version=row.version,
-        epoch=row.epoch,
-        worker_id=_optional(WorkerId, row.worker_id),
-        template=row.template,
-        resources=Resources(row.memory_mib, row.cpu_count, row.disk_mib),
-        region=row.region,
-        created_at=row.created_at,
-        changed_at=row.changed_at,
-        timeout_s=row.timeout_s,
-        port=row.port,
-        network_enabled=row.network_enabled,
+        id=SandboxId(row["id"]),
+        organisation_id=OrganisationId(row["organisation_id"]),
+        state=SandboxState(row["state"]),
+        version=row["version"],
+        epoch=row["epoch"],
+        worker_id=_optional(WorkerId, row["worker_id"]),
+        template=row["template"],
+        resources=Resources(row["memory_mib"], row["cpu_count"], row["disk_mib"]),
+        region=row["region"],
+        created_at=row["created_at"],
+        changed_at=row["changed_at"],
+        timeout_s=row["timeout_s"],
+        port=row["port"],
+        network_enabled=row["network_enabled"],
         envs=envs,
-        metadata=row.metadata,
-        alias=row.alias,
-        template_version=row.template_version,
-        active_at=row.active_at,
-        started_at=row.started_at,
-        stopped_at=row.stopped_at,
-        deadline_at=row.deadline_at,
-        stop_reason=_optional(StopReason, row.stop_reason),
-        error_message=row.error_message,
-        snapshot_id=_optional(SnapshotId, row.snapshot_id),
-        from_checkpoint_id=_optional(CheckpointId, row.from_checkpoint_id),
-        cpu_percent=row.cpu_percent,
-        tags=row.tags,
-        tags_changed_at=row.tags_changed_at,
-        preview_digest=row.preview_digest,
+        metadata=row["metadata"],
+        alias=row["alias"],
+        template_version=row["template_version"],
+        active_at=row["active_at"],
+        started_at=row["started_at"],
+        stopped_at=row["stopped_at"],
+        deadline_at=row["deadline_at"],
+        stop_reason=_optional(StopReason, row["stop_reason"]),
+        error_message=row["error_message"],
+        snapshot_id=_optional(SnapshotId, row["snapshot_id"]),
+        from_checkpoint_id=_optional(CheckpointId, row["from_checkpoint_id"]),
+        cpu_percent=row["cpu_percent"],
+        tags=row["tags"],
+        tags_changed_at=row["tags_changed_at"],
+        preview_digest=row["preview_digest"],
     )
 
 

@@ -16,7 +16,6 @@ from sqlalchemy import (
     or_,
     select,
     text,
-    tuple_,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sandfleet.adapters.postgres import admission, old_rows, rows, saved_rows, statements
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.operation_statements import start_statement
+from sandfleet.adapters.postgres.reading import Query
+from sandfleet.adapters.postgres.sandbox_reads import SandboxReads, list_query
 from sandfleet.adapters.postgres.sealing import Sealer
 from sandfleet.adapters.postgres.tables import checkpoints, operations, reservations, sandboxes, transitions
 from sandfleet.adapters.postgres.terms import require_term
@@ -72,8 +73,7 @@ _CREATE = _create_statement()
 _SAVE = _save_statement(transition=False)
 _SAVE_LOGGED = _save_statement(transition=True)
 _KILL = _kill_statement()
-_GET_ANY = select(sandboxes).where(sandboxes.c.id == bindparam("id"))
-_GET = _GET_ANY.where(sandboxes.c.organisation_id == bindparam("organisation_id"))
+_GET_ANY = Query(select(sandboxes).where(sandboxes.c.id == bindparam("id")))
 _HOLD_CHECKPOINT = (
     select(checkpoints.c.id)
     .where(checkpoints.c.id == bindparam("id"), checkpoints.c.snapshot_id == bindparam("snapshot"))
@@ -94,7 +94,7 @@ _TOUCH = (
     )
     .values(active_at=bindparam("at"))
 )
-_IDLE = (
+_IDLE = Query(
     select(sandboxes)
     .where(
         sandboxes.c.state == SandboxState.RUNNING.value,
@@ -104,12 +104,14 @@ _IDLE = (
     .order_by(sandboxes.c.active_at)
     .limit(bindparam("limit"))
 )
-_ON_WORKER = select(sandboxes).where(
-    or_(
-        sandboxes.c.worker_id == bindparam("worker"),
-        sandboxes.c.id.in_(
-            select(reservations.c.sandbox_id).where(reservations.c.worker_id == bindparam("worker"))
-        ),
+_ON_WORKER = Query(
+    select(sandboxes).where(
+        or_(
+            sandboxes.c.worker_id == bindparam("worker"),
+            sandboxes.c.id.in_(
+                select(reservations.c.sandbox_id).where(reservations.c.worker_id == bindparam("worker"))
+            ),
+        )
     )
 )
 _HAS_RESERVATION = exists().where(
@@ -147,6 +149,7 @@ class PostgresSandboxStore:
         self._database = database
         self._sealer = sealer
         self._admissions = asyncio.Semaphore(_ADMISSIONS_AT_ONCE)
+        self._reads = SandboxReads(database)
 
     async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> bool:
         """Insert row, operation and log under the organisation's lock; False if the row is there."""
@@ -248,23 +251,20 @@ class PostgresSandboxStore:
 
     async def get(self, organisation_id: OrganisationId, sandbox_id: SandboxId) -> Sandbox:
         """Return the organisation's sandbox."""
-        return await self._one(_GET, {"id": sandbox_id, "organisation_id": organisation_id})
+        row = await self._reads.find(organisation_id, sandbox_id)
+        if row is None:
+            raise _unknown(sandbox_id)
+        return rows.sandbox_from(row, self._sealer)
 
     async def get_any(self, sandbox_id: SandboxId) -> Sandbox:
         """Return the sandbox for the fleet's own use."""
-        return await self._one(_GET_ANY, {"id": sandbox_id})
+        for sandbox in await self._all(_GET_ANY, {"id": sandbox_id}):
+            return sandbox
+        raise _unknown(sandbox_id)
 
     async def list(self, organisation_id: OrganisationId, where: SandboxFilter) -> Sequence[Sandbox]:
         """Return newest first."""
-        query = select(sandboxes).where(sandboxes.c.organisation_id == organisation_id)
-        if where.states is not None:
-            query = query.where(sandboxes.c.state.in_(sorted(state.value for state in where.states)))
-        if where.alias is not None:
-            query = query.where(sandboxes.c.alias == where.alias)
-        if where.cursor is not None:
-            query = query.where(tuple_(sandboxes.c.created_at, sandboxes.c.id) < tuple_(*where.cursor))
-        query = query.order_by(sandboxes.c.created_at.desc(), sandboxes.c.id.desc()).limit(where.limit)
-        return await self._all(query, {})
+        return await self._all(*list_query(organisation_id, where))
 
     async def save(self, sandbox: Sandbox, transition: Transition | None) -> None:
         """Compare and set."""
@@ -361,20 +361,8 @@ class PostgresSandboxStore:
         )
         return found.first() is not None
 
-    async def _one(self, statement: Select[Any], parameters: Mapping[str, Any]) -> Sandbox:
-        found = await self._database.statement(
-            lambda connection: connection.execute(statement, parameters), repeatable=True
-        )
-        row = found.first()
-        if row is None:
-            raise NotFound(f"sandbox {parameters['id']} not found")
-        return rows.sandbox_from(row, self._sealer)
-
-    async def _all(self, statement: Select[Any], parameters: Mapping[str, Any]) -> Sequence[Sandbox]:
-        found = await self._database.statement(
-            lambda connection: connection.execute(statement, parameters), repeatable=True
-        )
-        return [rows.sandbox_from(row, self._sealer) for row in found]
+    async def _all(self, query: Query, parameters: Mapping[str, Any]) -> Sequence[Sandbox]:
+        return [rows.sandbox_from(row, self._sealer) for row in await self._database.read(query, parameters)]
 
     async def _write(self, statement: Select[Any], parameters: Mapping[str, Any], sandbox: Sandbox) -> None:
         result = await self._database.statement(lambda connection: connection.execute(statement, parameters))
@@ -392,6 +380,10 @@ async def _hold_checkpoint(connection: AsyncConnection, sandbox: Sandbox) -> Non
     parameters = {"id": sandbox.from_checkpoint_id, "snapshot": sandbox.snapshot_id}
     if (await connection.execute(_HOLD_CHECKPOINT, parameters)).first() is None:
         raise NotFound("checkpoint not found")
+
+
+def _unknown(sandbox_id: SandboxId) -> NotFound:
+    return NotFound(f"sandbox {sandbox_id} not found")
 
 
 def _stale(sandbox: Sandbox) -> StaleVersion:

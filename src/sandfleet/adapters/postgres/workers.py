@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.sandbox import TERMINAL_STATES
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.planning.fencing import Ownership
 from sandfleet.ports.worker_store import Registration
 
 _SAID = (
@@ -127,6 +128,9 @@ def _absent_statement(state: WorkerState) -> Any:
 _REGISTER = _register_statement()
 _MARK_ABSENT = {state: _absent_statement(state) for state in _FROM}
 _READ = select(workers, _TERM.label("term")).where(workers.c.id == bindparam("id"))
+_OWNERS = select(sandboxes.c.id, sandboxes.c.epoch, sandboxes.c.worker_id, sandboxes.c.state).where(
+    sandboxes.c.id.in_(bindparam("ids", expanding=True))
+)
 _LOG = transitions.insert()
 _FORGET = (
     update(workers)
@@ -199,6 +203,15 @@ class PostgresWorkerStore:
             lambda connection: connection.execute(WORKERS.order_by(workers.c.id)), repeatable=True
         )
         return [rows.worker_from(row) for row in found]
+
+    async def owners(self, sandbox_ids: Sequence[SandboxId]) -> Mapping[SandboxId, Ownership]:
+        """Return the owners of those that have a row."""
+        found = await self._database.statement(
+            lambda connection: connection.execute(_OWNERS, {"ids": list(sandbox_ids)}), repeatable=True
+        )
+        return {
+            SandboxId(row.id): Ownership(row.epoch, row.worker_id, row.state in _TERMINAL) for row in found
+        }
 
     async def mark_absent(self, state: WorkerState, *, silent_for: timedelta, term: int) -> Sequence[Worker]:
         """Move those that have been silent so long."""

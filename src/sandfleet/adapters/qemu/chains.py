@@ -19,18 +19,16 @@ from pathlib import Path
 
 import msgspec
 
-from sandfleet.adapters.qemu import disks
+from sandfleet.adapters.qemu.empty_overlay import MAGIC, write_empty_overlay
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import DiskChain, Manifest
 from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused, next_event
-from sandfleet.adapters.together import both
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE, layer_node
 
 LAYERS_MAX = 8
 STREAM_SILENCE_S = 600.0
-_QCOW2_MAGIC = b"QFI\xfb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def virtual_size(layer: Path) -> int:
     """Return how large the guest sees a disk, in bytes, from the header of its newest layer."""
     with open(layer, "rb") as file:
         header = file.read(32)
-    if len(header) < 32 or not header.startswith(_QCOW2_MAGIC):
+    if len(header) < 32 or not header.startswith(MAGIC):
         raise HypervisorFailed(f"{layer} is no qcow2 file")
     return int(struct.unpack(">Q", header[24:32])[0])
 
@@ -77,19 +75,11 @@ async def add_overlays(host: Host, machine: QemuMachine) -> dict[str, Fresh]:
     """Make an empty overlay for each disk and have QEMU open it; nothing of the guest changes yet."""
     directory = host.directory(machine.manifest.machine_id)
     root, data = (directory / new_layer_name(drive) for drive in (ROOT_DRIVE, DATA_DRIVE))
-    await both(
-        _make_overlay(host, machine.manifest, ROOT_DRIVE, path=root),
-        _make_overlay(host, machine.manifest, DATA_DRIVE, path=data),
-    )
     made = {ROOT_DRIVE: root, DATA_DRIVE: data}
+    for drive, path in made.items():
+        newest = directory / chain_of(machine.manifest, drive).layers[0]
+        write_empty_overlay(path, backing=newest, size_bytes=virtual_size(newest))
     return {drive: await _open_overlay(machine.monitor, path) for drive, path in made.items()}
-
-
-async def _make_overlay(host: Host, manifest: Manifest, drive: str, *, path: Path) -> None:
-    newest = path.with_name(chain_of(manifest, drive).layers[0])
-    size = virtual_size(newest)
-    await disks.create_overlay(host.config.image_tool, path, backing=newest, size_bytes=size)
-    path.chmod(0o600)
 
 
 async def _open_overlay(qmp: Qmp, path: Path) -> Fresh:

@@ -22,7 +22,7 @@ from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
 from sandfleet.adapters.qemu.manifest import READY, Manifest, write_manifest
 from sandfleet.adapters.qemu.process import ProcessHandle
-from sandfleet.adapters.qemu.qmp import Qmp, next_event, set_capabilities
+from sandfleet.adapters.qemu.qmp import Qmp, set_capabilities
 from sandfleet.adapters.qemu.slots import new_machine_id
 from sandfleet.adapters.qemu.spawn import Spawned, SpawnRecipe, spawn
 from sandfleet.adapters.qemu.template import (
@@ -152,7 +152,7 @@ async def load(qmp: Qmp, state_path: str) -> None:
         await set_capabilities(qmp, [IGNORE_SHARED])
         await qmp.execute("migrate-set-parameters", UNANNOUNCED)
         await qmp.execute("migrate-incoming", {"uri": f"file:{state_path}"})
-        await next_event(resumed, timeout_s=RESUME_TIMEOUT_S, awaited="that the guest runs")
+        await qmp.next_event(resumed, timeout_s=RESUME_TIMEOUT_S, awaited="that the guest runs")
 
 
 async def _fit(machine: QemuMachine, order: MachineOrder) -> None:

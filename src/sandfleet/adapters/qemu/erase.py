@@ -29,6 +29,7 @@ async def erase(host: Host, machine_id: str, *, process: ProcessIdentity | None,
         if known is not None:
             await end_process(known)
     await host.faults.at("erase.ended")
+    host.fork_memories.forget(machine_id)
     host.cgroups.kill_all(machine_id)
     await host.network.detach(machine_id)
     await host.faults.at("erase.detached")

@@ -10,6 +10,7 @@ from pathlib import Path
 from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.qemu.cgroups import CgroupLimits, Cgroups
 from sandfleet.adapters.qemu.config import GuestFactory, HypervisorConfig
+from sandfleet.adapters.qemu.fork_memory import ForkMemories
 from sandfleet.adapters.qemu.slots import Slots
 from sandfleet.ports.guest import Guest
 from sandfleet.ports.network import Network
@@ -35,6 +36,7 @@ class Host:
     faults: FaultPoints = field(default_factory=FaultPoints)
     degradations: dict[str, str] = field(default_factory=dict)
     """What was found out only while it was tried, as sentences."""
+    fork_memories: ForkMemories = field(default_factory=ForkMemories)
     spawning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
 
     def directory(self, machine_id: str) -> Path:

@@ -204,6 +204,17 @@ class QemuHypervisor:
         """Remove host resources (namespaces, cgroups, directories) that no manifest owns; name them."""
         return await sweeping.sweep(self._host)
 
+    async def end_all(self) -> None:
+        """End every machine of this host as it stands, and remove it; only for a host that nobody serves."""
+        async with TaskGroup() as together:
+            for one in _manifests(self._host.config):
+                ending = erase(self._host, one.machine_id, process=one.process, slot=one.slot)
+                together.create_task(ending)
+        machines = self._host.config.machines_dir
+        for directory in machines.iterdir() if machines.is_dir() else ():  # whose manifest cannot be read
+            await erase(self._host, directory.name, process=None, slot=None)
+        await self.sweep()
+
     def _shape(self, version: str, accelerator: Accelerator, cpu_max: int) -> MachineShape:
         config = self._host.config
         return MachineShape(

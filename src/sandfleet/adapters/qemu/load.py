@@ -1,35 +1,38 @@
 """Starting a machine from a snapshot: the memory and disks of one instant, or nothing at all.
 
-Its memory is its own; its disks are new overlays on the snapshot's layers, which the
-machine links to, so that it does not depend on how long the snapshot is kept.
+Its memory is its own, or a private mapping of what the snapshot's forks share; its disks are
+new overlays on the snapshot's layers, which the machine links to, so that it does not depend
+on how long the snapshot is kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from sandfleet.adapters.qemu import disks, migration, snapshot_files
+from sandfleet.adapters.qemu import migration, snapshot_files
 from sandfleet.adapters.qemu.backings import Backings
 from sandfleet.adapters.qemu.chains import first_chain, new_layer_name, virtual_size
 from sandfleet.adapters.qemu.clone import seat
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET
 from sandfleet.adapters.qemu.describe import machine_shape
+from sandfleet.adapters.qemu.empty_overlay import write_empty_overlay
 from sandfleet.adapters.qemu.erase import end_process
+from sandfleet.adapters.qemu.fork_memory import ForkMemory
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
-from sandfleet.adapters.qemu.manifest import READY, Manifest, write_manifest
+from sandfleet.adapters.qemu.manifest import READY, DiskChain, Manifest, write_manifest
 from sandfleet.adapters.qemu.process import ProcessHandle
 from sandfleet.adapters.qemu.qmp import Qmp
 from sandfleet.adapters.qemu.spawn import Spawned, SpawnRecipe, spawn
 from sandfleet.adapters.qemu.standstill import thaw
 from sandfleet.adapters.together import both
-from sandfleet.model.errors import HypervisorFailed
+from sandfleet.model.errors import HypervisorFailed, SnapshotUnusable
 from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.ports.network import NetworkSeat
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
@@ -45,21 +48,29 @@ class LoadOrder:
     owner: str
     epoch: int
 
+    @property
+    def memory_digest(self) -> str:
+        """Return what its memory is known by."""
+        file = self.snapshot.files.get(MEMORY_FILE)
+        if file is None:
+            raise SnapshotUnusable(f"snapshot {self.snapshot.snapshot_id} has no memory")
+        return file.digest
 
-async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
+
+async def load(
+    host: Host, order: LoadOrder, backings: Backings, *, memory: ForkMemory | None = None
+) -> QemuMachine:
     """Return a running machine with its agent answering; a failure leaves nothing behind."""
     snapshot = order.snapshot
     async with AsyncExitStack() as undo:
-        shape = machine_shape(snapshot.shape)
-        manifest = seat(
-            host, undo, _machine_order(snapshot), template_version=snapshot.template_version, shape=shape
-        )
-        directory = host.directory(manifest.machine_id)
-        root = await _disk(order, directory, drive=ROOT_DRIVE, backings=backings)
-        data = await _disk(order, directory, drive=DATA_DRIVE, backings=backings)
-        await both(_make_overlay(host, root), _make_overlay(host, data))
+        seated = await take_seat(host, undo, order, backings)
+        manifest = seated.manifest
         await host.faults.at("load.linked")
-        spawned = await spawn(host, manifest, _recipe(order, root, data))
+        recipe, memory_format = seated.recipe(order), snapshot.memory_format
+        if memory is not None:
+            recipe = replace(recipe, memory=memory.pages, state=memory.devices)
+            memory_format = migration.APART
+        spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
         await host.faults.at("load.spawned")
         manifest = msgspec.structs.replace(
@@ -71,18 +82,18 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
             image_digest=snapshot.image_digest,
             qemu_version=snapshot.shape.qemu_version,
             host_cpu=snapshot.shape.host_cpu,
-            root=first_chain(ROOT_DRIVE, [path.name for path in root.layers], backings=root.backings),
-            data=first_chain(DATA_DRIVE, [path.name for path in data.layers], backings=data.backings),
+            root=seated.root.chain(ROOT_DRIVE),
+            data=seated.data.chain(DATA_DRIVE),
         )
         connecting = host.network.connect(
             NetworkSeat(manifest.machine_id, manifest.slot), enabled=snapshot.network_enabled
         )
-        machine = await both(
-            _open_sessions(host, undo, manifest, spawned, snapshot.memory_format), connecting
-        )
+        machine = await both(_open_sessions(host, undo, manifest, spawned, memory_format), connecting)
         await host.faults.at("load.answered")
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)
-        await asyncio.to_thread(write_manifest, directory, machine.manifest, durable=True)
+        await asyncio.to_thread(
+            write_manifest, host.directory(manifest.machine_id), machine.manifest, durable=True
+        )
         await host.faults.at("load.ready")
         undo.pop_all()
         host.busy.discard(manifest.machine_id)
@@ -90,47 +101,66 @@ async def load(host: Host, order: LoadOrder, backings: Backings) -> QemuMachine:
 
 
 @dataclass(frozen=True, slots=True)
-class _Disk:
-    """The files of one disk, newest first; the first is still to be made."""
+class Disk:
+    """The files of one disk, newest first; the first is new and empty."""
 
     layers: list[Path]
     backings: list[Path]
 
+    def chain(self, drive: str) -> DiskChain:
+        """Return the disk as the machine's manifest has it."""
+        return first_chain(drive, [path.name for path in self.layers], backings=self.backings)
 
-def _recipe(order: LoadOrder, root: _Disk, data: _Disk) -> SpawnRecipe:
+
+@dataclass(frozen=True, slots=True)
+class Seated:
+    """A machine whose directory and disks are there, and whose QEMU is still to be started."""
+
+    manifest: Manifest
+    root: Disk
+    data: Disk
+
+    def recipe(self, order: LoadOrder) -> SpawnRecipe:
+        """Return how its QEMU is started to load all of the snapshot's memory."""
+        snapshot = order.snapshot
+        return SpawnRecipe(
+            shape=self.manifest.shape,
+            memory=None,
+            state=order.directory / MEMORY_FILE,
+            root=[*self.root.layers, *self.root.backings],
+            data=[*self.data.layers, *self.data.backings],
+            limits=limits(
+                memory_mib=snapshot.memory_mib,
+                cpu_count=snapshot.cpu_count,
+                cpu_percent=snapshot.cpu_percent,
+            ),
+        )
+
+
+async def take_seat(host: Host, undo: AsyncExitStack, order: LoadOrder, backings: Backings) -> Seated:
+    """Make the directory and the disks of a new machine; `undo` removes all of the machine."""
     snapshot = order.snapshot
-    return SpawnRecipe(
-        shape=machine_shape(snapshot.shape),
-        memory=None,
-        state=order.directory / MEMORY_FILE,
-        root=[*root.layers, *root.backings],
-        data=[*data.layers, *data.backings],
-        limits=limits(
-            memory_mib=snapshot.memory_mib,
-            cpu_count=snapshot.cpu_count,
-            cpu_percent=snapshot.cpu_percent,
-        ),
+    shape = machine_shape(snapshot.shape)
+    manifest = seat(
+        host, undo, _machine_order(snapshot), template_version=snapshot.template_version, shape=shape
     )
+    directory = host.directory(manifest.machine_id)
+    root = await _disk(order, directory, drive=ROOT_DRIVE, backings=backings)
+    data = await _disk(order, directory, drive=DATA_DRIVE, backings=backings)
+    return Seated(manifest, root, data)
 
 
-async def _disk(order: LoadOrder, directory: Path, *, drive: str, backings: Backings) -> _Disk:
-    """Link the snapshot's layers into the machine's directory, where an empty one is to stand on them."""
+async def _disk(order: LoadOrder, directory: Path, *, drive: str, backings: Backings) -> Disk:
+    """Link the snapshot's layers into the machine's directory and put an empty one on them."""
     snapshot = order.snapshot
     chain = snapshot.root if drive == ROOT_DRIVE else snapshot.data
     own = [name for name in chain if name in snapshot.files]
     shared = [snapshot.backings[name] for name in chain if name not in snapshot.files]
     await asyncio.to_thread(snapshot_files.link_layers, order.directory, own, directory)
     below = [await asyncio.to_thread(backings.require, digest) for digest in shared]
-    layers = [new_layer_name(drive), *own]
-    return _Disk(layers=[directory / name for name in layers], backings=below)
-
-
-async def _make_overlay(host: Host, disk: _Disk) -> None:
-    overlay, newest = disk.layers[:2]
-    await disks.create_overlay(
-        host.config.image_tool, overlay, backing=newest, size_bytes=virtual_size(newest)
-    )
-    overlay.chmod(0o600)
+    layers = [directory / name for name in (new_layer_name(drive), *own)]
+    write_empty_overlay(layers[0], backing=layers[1], size_bytes=virtual_size(layers[1]))
+    return Disk(layers=layers, backings=below)
 
 
 async def _open_sessions(

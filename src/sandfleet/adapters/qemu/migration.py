@@ -15,9 +15,12 @@ MAPPED = "mapped"
 """Each page has its place in the file: written and read by several threads, sparse."""
 STREAM = "stream"
 """Pages in the order of their saving: what a background save writes."""
+APART = "apart"
+"""Without the memory that is a file of its own and shared: devices, and what was plugged."""
 CAPABILITIES: Mapping[str, Sequence[str]] = {
     MAPPED: ("mapped-ram", "multifd", "events"),
     STREAM: ("events",),
+    APART: ("x-ignore-shared", "events"),
 }
 CHANNELS = 2
 BYTES_PER_S_MAX = 1 << 36
@@ -26,6 +29,8 @@ UNANNOUNCED: Mapping[str, int] = {"announce-rounds": 0}
 """Only the guest's own gateway would hear it, and asks when it must; each costs a translated guest time."""
 LOOK_EVERY_S = 1.0
 SILENT_ROUNDS_MAX = 30
+ANSWER_S = 60.0
+"""A QEMU that reads its guest's memory answers nothing before it has: on a busy host that takes its time."""
 BEGIN_ROUNDS_MAX = 5000
 _BEGIN_POLL_S = 0.002
 _NONE: Mapping[str, int] = {}
@@ -39,10 +44,10 @@ class Impossible:
     reason: str
 
 
-async def save_stopped(qmp: Qmp, path: str) -> None:
+async def save_stopped(qmp: Qmp, path: str, *, memory_format: str = MAPPED) -> None:
     """Write memory and devices of a stopped guest to the file that QEMU knows as `path`."""
     with qmp.listen("MIGRATION") as moves:
-        await _prepare(qmp, CAPABILITIES[MAPPED])
+        await _prepare(qmp, CAPABILITIES[memory_format])
         await _begin(qmp, "migrate", path)
         await ended(qmp, moves)
 
@@ -84,7 +89,7 @@ async def ended(qmp: Qmp, moves: EventListener) -> None:
         if status in _ENDS:
             return await _verdict(qmp, status)
         if event is None:
-            described = await qmp.execute("query-migrate")
+            described = await qmp.execute("query-migrate", timeout_s=ANSWER_S)
             if described.get("status") in _ENDS:
                 return await _verdict(qmp, str(described["status"]))
             before, moved = moved, described.get("ram", {}).get("transferred", 0)

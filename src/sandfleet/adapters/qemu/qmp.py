@@ -21,6 +21,8 @@ CONNECT_TIMEOUT_S = 25.0
 """A QEMU that has ended is noticed at once; one of 200 that come up together on two cores takes its time."""
 LAST_WORDS_S = 1.0
 """A monitor that QEMU has closed is read to its end within milliseconds."""
+LOOK_S = 0.25
+"""How often a QEMU from which an event is awaited is looked after."""
 TRANSIENT = ("not finalized yet",)
 """What QEMU says while the end of a migration is being put away: the same command works shortly after."""
 
@@ -114,6 +116,16 @@ class Qmp:
     def listen(self, *names: str) -> AbstractContextManager[EventListener]:
         """Return a scope in which the named events are collected; enter it before causing them."""
         return self._client.listener(names)
+
+    async def next_event(self, listener: EventListener, *, timeout_s: float, awaited: str) -> Message:
+        """Return the next event of `listener`; fail as soon as QEMU has ended, which no listener is told."""
+        with suppress(TimeoutError):
+            async with awake_timeout(timeout_s):
+                while (event := await event_or_pause(listener, LOOK_S)) is None:
+                    if self._client.runstate is not Runstate.RUNNING:
+                        raise HypervisorFailed(f"QEMU ended before it reported {awaited}")
+                return event
+        raise HypervisorFailed(f"QEMU did not report {awaited} within {timeout_s:g} s")
 
     async def shutdown_cause(self) -> str | None:
         """Return why a QEMU that has ended did so, if it said so (`guest-reset`, `guest-shutdown`, …).

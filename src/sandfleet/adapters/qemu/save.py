@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,18 +55,21 @@ async def save(host: Host, machine: QemuMachine, order: SaveOrder) -> SavedSnaps
                 await host.faults.at("save.stopped")
                 taken_at_s = order.clock.now().timestamp()
                 await migration.save_stopped(machine.monitor, memory)
+                pause.done("written")
                 await host.faults.at("save.written")
                 written = _Written(directory, migration.MAPPED, taken_at_s, is_end=True)
                 try:
-                    manifest = await _publish(host, machine.manifest, order, written)
+                    manifest = await _publish(host, machine.manifest, order, written, pause=pause)
                 finally:  # however it went: once the snapshot has its name, it is the sandbox
                     pause.is_final = _final(host, order).is_dir()
                     pause.measure()
+            pause.done("published")
             await host.faults.at("save.published")
         process = machine.manifest.process
         await machine.release()
         if process is not None:
             await end_process(process)
+        pause.done("ended")
         await host.faults.at("save.ended")
     return _saved(host, manifest, pause)
 
@@ -83,10 +86,11 @@ async def capture(host: Host, machine: QemuMachine, order: SaveOrder) -> SavedSn
                     memory_format, taken_at_s, pause = await _take(host, machine, order, memory, moves)
                     if memory_format == migration.STREAM:
                         await _written_out(machine.monitor, moves)
+                pause.done("written")
                 await host.faults.at("capture.written")
-            manifest = await _publish(
-                host, frozen, order, _Written(directory, memory_format, taken_at_s, is_end=False)
-            )
+            written = _Written(directory, memory_format, taken_at_s, is_end=False)
+            manifest = await _publish(host, frozen, order, written, pause=pause)
+            pause.done("published")
             await host.faults.at("capture.published")
     return _saved(host, manifest, pause)
 
@@ -148,13 +152,20 @@ class _Written:
     is_end: bool
 
 
-async def _publish(host: Host, machine: Manifest, order: SaveOrder, written: _Written) -> SnapshotManifest:
+async def _publish(
+    host: Host, machine: Manifest, order: SaveOrder, written: _Written, *, pause: Standstill
+) -> SnapshotManifest:
+    def sync(paths: Sequence[Path]) -> None:
+        for path in paths:
+            snapshot_files.sync_file(path)
+        pause.done("synced")
+
     def work() -> SnapshotManifest:
         layers = [name for drive in (ROOT_DRIVE, DATA_DRIVE) for name in chain_of(machine, drive).layers]
         snapshot_files.link_layers(host.directory(machine.machine_id), layers, written.directory)
         with ThreadPoolExecutor(max_workers=1) as beside:  # the disk is busy while the bytes are read
             paths = [written.directory / name for name in (MEMORY_FILE, *layers)]
-            synced = beside.map(snapshot_files.sync_file, paths)
+            syncing = beside.submit(sync, paths)
             manifest = describe(
                 written.directory,
                 machine,
@@ -163,7 +174,8 @@ async def _publish(host: Host, machine: Manifest, order: SaveOrder, written: _Wr
                 memory_format=written.memory_format,
                 taken_at_s=written.taken_at_s,
             )
-            list(synced)
+            pause.done("digested")
+            syncing.result()
         final = _final(host, order)
         ended = machine.machine_id if written.is_end else None
         snapshot_files.publish(written.directory, manifest, final, ended_machine=ended)
@@ -187,4 +199,6 @@ def _final(host: Host, order: SaveOrder) -> Path:
 def _saved(host: Host, manifest: SnapshotManifest, pause: Standstill) -> SavedSnapshot:
     directory = snapshot_files.snapshot_dir(host.config.data_dir, manifest.snapshot_id)
     size = snapshot_files.size_bytes(directory, manifest)
-    return SavedSnapshot(manifest=manifest, directory=directory, size_bytes=size, pause_s=pause.took_s)
+    return SavedSnapshot(
+        manifest=manifest, directory=directory, size_bytes=size, pause_s=pause.took_s, steps_ms=pause.steps_ms
+    )

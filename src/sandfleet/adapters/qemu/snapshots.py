@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import structlog
@@ -15,6 +16,7 @@ from sandfleet.adapters.qemu.backings import Backings
 from sandfleet.adapters.qemu.describe import require_compatible
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.load import LoadOrder, load
+from sandfleet.adapters.qemu.load_for_forks import load_for_forks
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.probe import host_cpu_model
 from sandfleet.adapters.qemu.qemu_version import qemu_version
@@ -61,22 +63,43 @@ class QemuSnapshots:
         """Save the machine while its guest runs on."""
         return await self._saved(capture, machine, snapshot_id)
 
-    async def load(self, directory: Path, *, owner: str, epoch: int) -> Machine:
+    async def load(self, directory: Path, *, owner: str, epoch: int, is_fork: bool = False) -> Machine:
         """Start a machine from a snapshot, or say why it cannot be done."""
-        async with self._loading:
-            snapshot = await asyncio.to_thread(_verified, directory)
-            version = await qemu_version(self._host.config.qemu_binary)
-            accelerator = (await self._accelerator()).name
-            require_compatible(
-                snapshot.shape, qemu_version=version, accelerator=accelerator, host_cpu=host_cpu_model()
-            )
-            order = LoadOrder(directory, snapshot, owner, epoch)
-            limit = self._host.config.load_timeout_s
-            try:
-                async with asyncio.timeout(limit):
-                    return await load(self._host, order, self.backings)
-            except TimeoutError:
-                raise HypervisorFailed(f"the snapshot was not loaded within {limit:g} s") from None
+        snapshot = await asyncio.to_thread(snapshot_files.read, directory)
+        order = LoadOrder(directory, snapshot, owner, epoch)
+        memories = self._host.fork_memories
+        counted = memories.loading(order.memory_digest) if is_fork else nullcontext()
+        with counted:
+            async with self._loading:
+                await self._require_usable(order)
+                limit = self._host.config.load_timeout_s
+                try:
+                    async with asyncio.timeout(limit):
+                        return await self._load(order, is_fork=is_fork)
+                except TimeoutError:
+                    raise HypervisorFailed(f"the snapshot was not loaded within {limit:g} s") from None
+
+    async def _require_usable(self, order: LoadOrder) -> None:
+        """Raise `SnapshotUnusable` when it is damaged, or not for this host."""
+        await asyncio.to_thread(snapshot_files.verify, order.directory, order.snapshot)
+        version = await qemu_version(self._host.config.qemu_binary)
+        accelerator = (await self._accelerator()).name
+        require_compatible(
+            order.snapshot.shape, qemu_version=version, accelerator=accelerator, host_cpu=host_cpu_model()
+        )
+
+    async def _load(self, order: LoadOrder, *, is_fork: bool) -> Machine:
+        if not is_fork:
+            return await load(self._host, order, self.backings)
+        memory = await self._host.fork_memories.found_or_made(
+            order.memory_digest,
+            size_bytes=order.snapshot.shape.memory_base_mib << 20,
+            make=lambda: load_for_forks(self._host, order, self.backings),
+        )
+        machine = await load(self._host, order, self.backings, memory=memory)
+        if memory is not None:
+            memory.users.add(machine.manifest.machine_id)
+        return machine
 
     def stored_files(self, manifest: SnapshotManifest) -> StoredFiles:
         """Return where the files of a local snapshot are, and those that back it."""
@@ -168,12 +191,6 @@ class QemuSnapshots:
             return await work(self._host, machine, SaveOrder(snapshot_id, self.backings, self._clock))
         finally:
             self._saving.discard(snapshot_id)
-
-
-def _verified(directory: Path) -> SnapshotManifest:
-    snapshot = snapshot_files.read(directory)
-    snapshot_files.verify(directory, snapshot)
-    return snapshot
 
 
 def _found(directory: Path) -> SavedSnapshot:

@@ -40,7 +40,8 @@ class SpawnRecipe:
     """Files of one machine: each disk is its overlay followed by what backs it.
 
     With `kernel` the machine boots, and writes memory and state; otherwise it waits to load them.
-    Without `memory` the state holds the memory too.
+    Without `memory` the state holds the memory too; with `fills_memory` it does as well, and the
+    machine writes it into that file.
     """
 
     shape: MachineShape
@@ -50,6 +51,7 @@ class SpawnRecipe:
     data: Sequence[Path]
     limits: CgroupLimits
     kernel: KernelFiles | None = None
+    fills_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +89,13 @@ async def spawn(host: Host, manifest: Manifest, recipe: SpawnRecipe) -> Spawned:
 
 
 def _open(opened: Descriptors, recipe: SpawnRecipe, directory: Path, tap: int) -> MachineDescriptors:
-    is_made = recipe.kernel is not None
-    memory_flags = os.O_RDWR if is_made else os.O_RDONLY
-    state_flags = os.O_WRONLY | os.O_CREAT if is_made else os.O_RDONLY
+    is_booted = recipe.kernel is not None
+    writes_memory = is_booted or recipe.fills_memory
+    memory_flags = os.O_RDWR if writes_memory else os.O_RDONLY
+    state_flags = os.O_WRONLY | os.O_CREAT if is_booted else os.O_RDONLY
     return MachineDescriptors(
         memory_fd=None if recipe.memory is None else opened.open(recipe.memory, memory_flags),
-        memory_shared=is_made,
+        memory_shared=writes_memory,
         root_fds=_open_disk(opened, recipe.root),
         data_fds=_open_disk(opened, recipe.data),
         tap_fd=tap,

@@ -7,9 +7,9 @@ snapshot that was published is the sandbox, and the guest must never run again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sandfleet.adapters.awake import awake_timeout
 from sandfleet.adapters.qemu.machine import QemuMachine
@@ -23,15 +23,24 @@ _THAW_PAUSE_S = 0.05
 
 @dataclass(slots=True)
 class Standstill:
-    """How long the guest has stood still; `is_final` when it shall not run again."""
+    """How long the guest has stood still; `is_final` when it shall not run again.
 
+    `steps_ms` says by when, in milliseconds since then, each step of the save had been done.
+    """
+
+    now_s: Callable[[], float]
     began_s: float
     is_final: bool = False
     took_s: float = 0.0
+    steps_ms: dict[str, float] = field(default_factory=dict)
+
+    def done(self, step: str) -> None:
+        """Note that a step of the save has been done; any thread may."""
+        self.steps_ms[step] = round((self.now_s() - self.began_s) * 1000, 1)
 
     def measure(self) -> None:
         """Note that the guest's pause ends here."""
-        self.took_s = asyncio.get_running_loop().time() - self.began_s
+        self.took_s = self.now_s() - self.began_s
 
 
 @asynccontextmanager
@@ -40,7 +49,8 @@ async def standing_still(machine: QemuMachine) -> AsyncIterator[Standstill]:
     async with awake_timeout(QUIESCE_TIMEOUT_S):
         await machine.guest.quiesce()
     qmp = machine.monitor
-    pause = Standstill(asyncio.get_running_loop().time())
+    now_s = asyncio.get_running_loop().time
+    pause = Standstill(now_s, now_s())
     try:
         machine.room.is_held = True
         await qmp.execute("stop")

@@ -50,7 +50,7 @@ async def refresh_token(call: Call) -> Answer:
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
     if sandbox.is_terminal:
         raise gone(sandbox)
-    token = call.edge.tokens.sandbox_token(sandbox.organisation_id, sandbox.id)
+    token = call.edge.tokens.fresh_sandbox_token(sandbox.organisation_id, sandbox.id)
     return model_answer(200, TokenBody(token=token))
 
 

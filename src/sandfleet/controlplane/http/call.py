@@ -28,6 +28,9 @@ class Streamed(Protocol):
         ...
 
 
+_NO_QUERY = QueryParams("")
+
+
 def _fixes_nothing() -> Mapping[str, str]:
     return {}
 
@@ -107,7 +110,8 @@ class Call:
     @cached_property
     def query(self) -> QueryParams:
         """The query parameters."""
-        return QueryParams(self.scope["query_string"])
+        query = self.scope["query_string"]
+        return QueryParams(query) if query else _NO_QUERY
 
     @property
     def method(self) -> str:

@@ -51,8 +51,10 @@ Scope = tuple[OrganisationId, str, str, str]
 
 def idempotency_key(call: Call) -> str | None:
     """Return the request's key, if the endpoint changes anything; BadRequest for a malformed one."""
+    if not call.endpoint.changes:
+        return None
     key = call.headers.get(HEADER)
-    if key is None or not call.endpoint.changes:
+    if key is None:
         return None
     if not 1 <= len(key) <= 255 or any(not "!" <= character <= "~" for character in key):
         raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")

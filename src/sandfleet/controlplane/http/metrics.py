@@ -53,7 +53,18 @@ class Metrics(Observer):
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._make_gauges()
+
+    def request_ended(self, route: str, method: str, status: int, *, seconds: float) -> None:
+        """Count a request. Its counters are looked up by their labels once."""
+        kind = (route, method, status)
+        known = self._of_requests.get(kind)
+        if known is None:
+            counter = self.requests.labels(route, method, str(status))
+            known = self._of_requests[kind] = (counter, self.request_seconds.labels(route))
+        known[0].inc()
+        known[1].observe(seconds)
 
     def operation_ended(self, operation: Operation, *, seconds: float) -> None:
         """Count an operation's time. A create's is counted where its caller is answered."""

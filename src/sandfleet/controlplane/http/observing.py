@@ -6,21 +6,20 @@ import re
 import secrets
 from collections.abc import Sequence
 
-import structlog
 from starlette.types import Message, Scope, Send
 
 from sandfleet.controlplane.http.drain import Drain
+from sandfleet.controlplane.http.log_lines import access_log
 from sandfleet.controlplane.http.metrics import Metrics
 from sandfleet.controlplane.http.redaction import redact_query, redact_text
 from sandfleet.ports.clock import Clock
-
-log = structlog.get_logger("sandfleet.access")
 
 REQUEST_ID = b"x-request-id"
 UNROUTED = "unrouted"
 CLIENT_LEFT = 499
 SWITCHED = 101
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_KNOWN_METHODS = frozenset(METHODS.split(", "))
 QUIET_ROUTES = frozenset({"/health", "/healthz", "/readyz", "/metrics", "/internal/workers/{id}/heartbeat"})
 _CORS: Sequence[tuple[bytes, bytes]] = (
     (b"access-control-allow-origin", b"*"),
@@ -77,13 +76,12 @@ class Observed:
         await self._send(message)
 
     def end(self) -> None:
-        """Measure and log the request. Nothing secret is in the line: it is redacted before formatting."""
+        """Measure and log the request."""
         seconds = self._clock.monotonic() - self._began
         asked = self._scope.get("method", "GET")
-        method = asked if asked in METHODS else "other"
-        self._metrics.requests.labels(self.route, method, str(self._status)).inc()
-        self._metrics.request_seconds.labels(self.route).observe(seconds)
-        level = log.debug if self.route in QUIET_ROUTES else log.info
+        method = asked if asked in _KNOWN_METHODS else "other"
+        self._metrics.request_ended(self.route, method, self._status, seconds=seconds)
+        level = access_log.debug if self.route in QUIET_ROUTES else access_log.info
         level(
             "request",
             method=method,
@@ -92,7 +90,7 @@ class Observed:
             route=self.route,
             status=self._status,
             ms=round(seconds * 1000, 2),
-            request_id=self.request_id,
+            request_id=redact_text(self.request_id),
         )
 
 

@@ -12,7 +12,7 @@ from sandfleet.model.operation import Operation
 from sandfleet.wire.errors import error_from
 
 _INTERNAL = 500
-_TOLD_AS: Mapping[str, str] = MappingProxyType(
+TOLD_AS: Mapping[str, str] = MappingProxyType(
     {
         "busy": "operation_in_progress",
         "cancelled": "operation_in_progress",
@@ -34,7 +34,7 @@ RETRY_AFTER_S = 5
 
 def told(error: SandfleetError) -> SandfleetError:
     """Return the error as the API has a code for it."""
-    code = _TOLD_AS.get(error.code)
+    code = TOLD_AS.get(error.code)
     if code is None:
         return error
     public = _error(code, error.message, error.details)
@@ -47,7 +47,7 @@ def operation_error(operation: Operation) -> SandfleetError:
     """Return the error that ended the operation."""
     code = operation.error_code or SandfleetError.code
     message = operation.error_message or "the operation failed"
-    error = _error(_TOLD_AS.get(code, code), message, operation.progress.get("details") or {})
+    error = _error(TOLD_AS.get(code, code), message, operation.progress.get("details") or {})
     if isinstance(error, Unavailable):
         error.retry_after_s = max(RETRY_AFTER_S, int(operation.progress.get("retry_after_s", 0)))
     return error

@@ -14,6 +14,7 @@ class _Branch(Generic[T]):
     literals: dict[str, _Branch[T]] = field(default_factory=dict)
     wildcard: _Branch[T] | None = None
     template: str = ""
+    names: tuple[str, ...] = ()
     targets: dict[str, T] = field(default_factory=dict)
 
 
@@ -41,7 +42,8 @@ class RouteTable(Generic[T]):
     def add(self, method: str, template: str, target: T) -> None:
         """Add one target; the same method and path twice is a mistake in the table."""
         branch = self._root
-        for segment in _segments(template):
+        segments = _segments(template)
+        for segment in segments:
             if segment.startswith("{"):
                 branch.wildcard = branch.wildcard or _Branch()
                 branch = branch.wildcard
@@ -49,34 +51,37 @@ class RouteTable(Generic[T]):
                 branch = branch.literals.setdefault(segment, _Branch())
         if method in branch.targets:
             raise ValueError(f"{method} {template} is in the table twice")
-        branch.template = branch.template or template
+        if not branch.template:
+            branch.template = template
+            branch.names = tuple(segment[1:-1] for segment in segments if segment.startswith("{"))
         branch.targets[method] = target
 
     def match(self, path: str) -> Match[T] | None:
         """Return what is known of the path, or None."""
-        found = _descend(self._root, _segments(path), ())
+        found = _descend(self._root, _segments(path), 0)
         if found is None:
             return None
         branch, values = found
-        names = [segment[1:-1] for segment in _segments(branch.template) if segment.startswith("{")]
-        return Match(branch.template, branch.targets, dict(zip(names, values, strict=True)))
+        return Match(branch.template, branch.targets, dict(zip(branch.names, values, strict=True)))
 
 
-def _segments(path: str) -> tuple[str, ...]:
-    return tuple(path.removeprefix("/").removesuffix("/").split("/"))
+def _segments(path: str) -> list[str]:
+    return path.removeprefix("/").removesuffix("/").split("/")
 
 
 def _descend(
-    branch: _Branch[T], segments: tuple[str, ...], values: tuple[str, ...]
+    branch: _Branch[T], segments: list[str], depth: int
 ) -> tuple[_Branch[T], tuple[str, ...]] | None:
-    if not segments:
-        return (branch, values) if branch.targets else None
-    head, rest = segments[0], segments[1:]
+    if depth == len(segments):
+        return (branch, ()) if branch.targets else None
+    head = segments[depth]
     literal = branch.literals.get(head)
     if literal is not None:
-        found = _descend(literal, rest, values)
+        found = _descend(literal, segments, depth + 1)
         if found is not None:
             return found
     if branch.wildcard is not None and head:
-        return _descend(branch.wildcard, rest, (*values, head))
+        found = _descend(branch.wildcard, segments, depth + 1)
+        if found is not None:
+            return found[0], (head, *found[1])
     return None

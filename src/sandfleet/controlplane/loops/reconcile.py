@@ -83,7 +83,12 @@ class Reconciler:
 
     async def _bury(self, worker: Worker, *, term: int) -> list[str]:
         expected = await self.plane.stores.sandboxes.presence(worker.id)
-        lost = {one.sandbox_id: f"the host of worker {worker.id} was lost" for one in expected}
+        # What is under way on it ends by its own deadline, and is looked at then.
+        lost = {
+            one.sandbox_id: f"the host of worker {worker.id} was lost"
+            for one in expected
+            if not one.has_open_operation
+        }
         reports = [await self._lost(worker, one, lost, term=term) for one in lost]
         return [report for report in reports if report]
 

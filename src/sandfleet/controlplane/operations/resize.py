@@ -10,6 +10,7 @@ What if it dies
                          asked what the guest has, and that is what is written and reserved
     no answer in time    which size the guest has is not known: the larger one stays reserved
     killed meanwhile     the operation ends; the destroy gives the reservation back
+    a copy comes late    the worker refuses it: a later change has a higher sequence, a refusal stays
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ async def begin_resize(
 ) -> Operation:
     """Write the operation with what it reserves; StaleVersion, QuotaExceeded, NoCapacity."""
     now = plane.clock.now()
+    # The next version, so that of two verbs that read the same row one is told to look again.
+    after = replace(sandbox, version=sandbox.version + 1, changed_at=now)
     operation = new_operation(
         plane,
         sandbox,
@@ -56,10 +59,12 @@ async def begin_resize(
         kind=OperationKind.RESIZE,
         step="resize",
         deadline_s=DEADLINE_S,
-        arguments={"memory_mib": wanted.memory_mib, "cpu_percent": wanted.cpu_percent},
+        arguments={
+            "memory_mib": wanted.memory_mib,
+            "cpu_percent": wanted.cpu_percent,
+            "sequence": after.version,
+        },
     )
-    # The next version, so that of two verbs that read the same row one is told to look again.
-    after = replace(sandbox, version=sandbox.version + 1, changed_at=now)
     log = log_row(
         sandbox,
         after,
@@ -98,6 +103,7 @@ async def _reached(run: Run, operation: Operation) -> ResizedVm:
             raise Gone("the sandbox stopped running before its size was changed")
         order = ResizeVm(
             epoch=sandbox.epoch,
+            sequence=operation.arguments["sequence"],
             memory_mib=operation.arguments["memory_mib"],
             cpu_percent=limit_of(sandbox, operation.arguments),
         )

@@ -35,7 +35,8 @@ from sandfleet.wire.worker_messages import EPOCH_HEADER, REQUEST_ID_HEADER
 
 ATTEMPTS_MAX = 200
 PAUSE_FIRST_S = 0.05
-PAUSE_MAX_S = 1.0
+PAUSE_MAX_S = 0.4
+"""A worker is back a second after its death: who waits for it should not wait another one."""
 PROBLEM_BYTES_MAX = 256 * 1024
 
 

@@ -39,6 +39,8 @@ class PreviewHost:
 def preview_host(scope: Scope) -> PreviewHost | None:
     """Return which guest port the host name means, None for every other host."""
     host = header_of(scope, b"host") or b""
+    if host[:3].lower() != b"sb-":
+        return None
     match = _LABEL_OF_PORT.fullmatch(host.split(b":")[0].split(b".")[0])
     if match is None or not 1 <= int(match[2]) <= PORT_MAX:
         return None

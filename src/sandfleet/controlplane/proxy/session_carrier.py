@@ -42,7 +42,9 @@ from sandfleet.wire import session_frames as frames
 from sandfleet.wire.worker_messages import EPOCH_HEADER, REQUEST_ID_HEADER
 
 PAUSE_FIRST_S = 0.05
-PAUSE_MAX_S = 1.0
+PAUSE_MAX_S = 0.4
+"""A worker is back a second after its death: who waits for it should not wait another one."""
+LAST_WORDS_S = 1.0
 ACKNOWLEDGE_EVERY_BYTES = 256 * 1024
 _ASLEEP = frozenset({SandboxState.HIBERNATING, SandboxState.HIBERNATED})
 _LOOK_AGAIN = (StaleEpoch, Unavailable, Unauthorised, Forbidden, Gone, GuestUnresponsive)
@@ -141,7 +143,7 @@ class SessionCarrier:
             down = group.create_task(_outcome(self._send_output(worker)))
             await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
             if not down.done():  # the way up broke: what came down before counts
-                await asyncio.wait({down}, timeout=PAUSE_MAX_S)
+                await asyncio.wait({down}, timeout=LAST_WORDS_S)
             up.cancel()
             down.cancel()
         ended = down.result() if not down.cancelled() else False

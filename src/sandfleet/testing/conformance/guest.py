@@ -61,7 +61,7 @@ async def an_offset_beyond_the_end_is_refused(guest: Guest, root: str) -> None:
 
 async def waiting_is_bounded(guest: Guest, root: str) -> None:
     """A wait that is over returns the exec as it stands."""
-    order = _order("sleep 30")
+    order = _order("sleep 600")
     await guest.start_exec(order)
     status = await guest.wait_exec(order.exec_id, timeout_s=0.05)
     assert status.running
@@ -73,7 +73,7 @@ async def waiting_is_bounded(guest: Guest, root: str) -> None:
 
 async def a_timeout_ends_the_exec(guest: Guest, root: str) -> None:
     """The guest keeps the time itself."""
-    status, out, _ = await _run(guest, "echo begun; sleep 30", timeout_s=0.5)
+    status, out, _ = await _run(guest, "echo begun; sleep 600", timeout_s=1.5)
     assert (status.timed_out, status.exit_code, out) == (True, -1, b"begun\n")
 
 
@@ -111,7 +111,7 @@ async def stdin_reaches_the_program_and_ends(guest: Guest, root: str) -> None:
 
 async def execs_run_side_by_side(guest: Guest, root: str) -> None:
     """A slow one holds up no other."""
-    slow = _order("sleep 30")
+    slow = _order("sleep 600")
     await guest.start_exec(slow)
     async with TaskGroup() as group:
         quick = [group.create_task(_run(guest, f"echo {number}")) for number in range(5)]
@@ -134,7 +134,7 @@ async def unknown_execs_are_not_found(guest: Guest, root: str) -> None:
 async def a_new_identity_forgets_what_warmed_the_guest_up(guest: Guest, root: str) -> None:
     """Ended or not: its owner shall not see it. Other execs stay."""
     kept = _order("true")
-    ended, running = (replace(_order(script), exec_id=f"warm-{_new_id()}") for script in ("true", "sleep 30"))
+    ended, running = (replace(_order(script), exec_id=f"warm-{_new_id()}") for script in ("true", "sleep 600"))
     for order in (kept, ended, running):
         await guest.start_exec(order)
     await guest.wait_exec(ended.exec_id)

@@ -13,6 +13,7 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.operation import Operation, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.worker import WorkerState
+from sandfleet.planning.fencing import Ownership
 from sandfleet.planning.placement import FleetView, NoPlacement, Placement, PlacementPolicy, PlacementRequest
 from sandfleet.planning.queue import Waiting, place_in_turn
 from sandfleet.ports.stores import Placed, PlacementDecision
@@ -160,6 +161,18 @@ async def presence_names_rows_reservations_and_open_operations(stores: Stores) -
     assert len(await stores.sandboxes.on_worker(WorkerId("wk-one"))) == 1
 
 
+async def owners_are_those_of_the_rows_that_there_are(stores: Stores) -> None:
+    await stores.organisations.create(an_organisation())
+    await stores.workers.register(a_worker())
+    placed = await place(stores, *await asked_for(stores, "sb-one"))
+    assert isinstance(placed, Placed)
+    names = [SandboxId("sb-one"), SandboxId("sb-none")]
+    owner = Ownership(placed.sandbox.epoch, WorkerId("wk-one"), is_terminal=False)
+    assert await stores.workers.owners(names) == {SandboxId("sb-one"): owner}
+    await stores.sandboxes.save(advance(placed.sandbox, SandboxEvent.KILL_REQUESTED, at=NOON), None)
+    assert await stores.workers.owners(names) == {SandboxId("sb-one"): replace(owner, is_terminal=True)}
+
+
 CHECKS: tuple[Check, ...] = (
     a_placement_is_written_with_owner_epoch_step_and_log,
     a_killed_sandbox_is_not_placed,
@@ -169,4 +182,5 @@ CHECKS: tuple[Check, ...] = (
     a_reservation_given_back_is_room_for_the_next,
     release_is_idempotent_and_only_for_that_worker,
     presence_names_rows_reservations_and_open_operations,
+    owners_are_those_of_the_rows_that_there_are,
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from sandfleet.lifecycle import sandbox as lifecycle
+from sandfleet.lifecycle.placing import PlacedRows, placed_rows
 from sandfleet.model.errors import NoCapacity, StaleVersion
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.operation import Operation
@@ -15,7 +15,7 @@ from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
-from sandfleet.planning.placement import FleetView, NoPlacement, Placement, PlacementRequest, SavedState
+from sandfleet.planning.placement import FleetView, NoPlacement, PlacementRequest, SavedState
 from sandfleet.planning.queue import Waiting
 from sandfleet.ports.stores import Placed, PlacementDecision
 from sandfleet.testing.memory.database import Duplicate, MemoryDatabase, Reservation, StoredOperation
@@ -42,10 +42,12 @@ class MemoryPlacementStore:
             if isinstance(decision, NoPlacement):
                 return decision
             worker = next(worker for worker in fleet if worker.id == decision.worker_id)
-            placed = _placed(operation, sandbox, worker, decision, at=at)
+            placed = placed_rows(operation, sandbox, worker, reason=decision.reason, at=at)
             self._require(placed.operation, placed.sandbox)
             self._write(placed)
-            return placed
+            return Placed(
+                sandbox=placed.sandbox, operation=placed.operation, worker=worker, placement=decision
+            )
 
         return await self._link.call(work, name="place")
 
@@ -112,7 +114,7 @@ class MemoryPlacementStore:
             host_cpu=shape.get("host_cpu", ""),
         )
 
-    def _write(self, placed: Placed) -> None:
+    def _write(self, placed: PlacedRows) -> None:
         sandbox = placed.sandbox
         assert sandbox.worker_id is not None
         if sandbox.id in self._database.reservations:
@@ -122,21 +124,7 @@ class MemoryPlacementStore:
         )
         self._database.write_sandbox(sandbox)
         self._database.write_operation(placed.operation)
-        self._database.log(
-            Transition(
-                event="placed",
-                actor="scheduler",
-                reason=placed.placement.reason,
-                at=sandbox.changed_at,
-                from_state=sandbox.state,
-                to_state=sandbox.state,
-                organisation_id=sandbox.organisation_id,
-                sandbox_id=sandbox.id,
-                worker_id=sandbox.worker_id,
-                epoch=sandbox.epoch,
-                operation_id=placed.operation.id,
-            )
-        )
+        self._database.log(placed.transition)
 
 
 class MemorySizeStore:
@@ -200,18 +188,3 @@ class MemorySizeStore:
         if held is not None:
             resources = replace(held.resources, memory_mib=memory_mib)
             self._database.reservations[sandbox_id] = replace(held, resources=resources)
-
-
-def _placed(
-    operation: Operation, sandbox: Sandbox, worker: Worker, placement: Placement, *, at: datetime
-) -> Placed:
-    owned = lifecycle.place(sandbox, worker.id, at=at)
-    if sandbox.snapshot_id is None:  # what was saved brings its own version of the template along
-        owned = replace(owned, template_version=worker.templates.get(sandbox.template))
-    progress = {**operation.progress, "worker_id": worker.id, "worker_url": worker.http_url}
-    return Placed(
-        sandbox=owned,
-        operation=replace(operation, step="start", progress=progress),
-        worker=worker,
-        placement=placement,
-    )

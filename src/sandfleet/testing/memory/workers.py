@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,6 +12,7 @@ from sandfleet.model.resources import NOTHING
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.planning.fencing import Ownership
 from sandfleet.ports.worker_store import Registration
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.link import Link
@@ -67,6 +68,19 @@ class MemoryWorkerStore:
             return [self._database.read_worker(workers[name]) for name in sorted(workers)]
 
         return await self._link.call(work, repeatable=True, name="list_workers")
+
+    async def owners(self, sandbox_ids: Sequence[SandboxId]) -> Mapping[SandboxId, Ownership]:
+        """Return the owners of those that have a row."""
+
+        def work() -> Mapping[SandboxId, Ownership]:
+            found = (self._database.sandboxes.get(sandbox_id) for sandbox_id in sandbox_ids)
+            return {
+                row.id: Ownership(row.epoch, row.worker_id, row.is_terminal)
+                for row in found
+                if row is not None
+            }
+
+        return await self._link.call(work, repeatable=True, name="owners")
 
     async def mark_absent(self, state: WorkerState, *, silent_for: timedelta, term: int) -> Sequence[Worker]:
         """Move the silent ones."""

@@ -26,7 +26,8 @@ from sandfleet.testing.simulation.vm import (
     ObjectStore,
     Vm,
 )
-from sandfleet.wire.worker_messages import Heartbeat, StartVm, StopVm, VmStatus, VmStopped
+from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer, StartVm, StopVm, VmStatus, VmStopped
+from sandfleet.worker.size_orders import SizeOrders
 
 T = TypeVar("T")
 VERSION = "digest-1"
@@ -106,6 +107,7 @@ class Host:
             is_there = False
         successor, vm.successor = vm.successor, None
         vm.saving = None
+        vm.resizing, vm.sizes = asyncio.Lock(), SizeOrders()
         if successor is not None and successor.is_loaded and is_there:
             self._replace(vm, successor)
         elif vm.saving_to in self.saved or (vm.state in (STARTING, STOPPING) and not is_there):
@@ -363,10 +365,16 @@ class Host:
             vms=[self.status(vm) for vm in self.vms.values()] if self.is_adopted else None,
         )
 
-    def learn(self, *, term: int, quarantined: list[str]) -> None:
-        """Take a heartbeat's answer in: VMs that two answers in a row have named are stopped."""
-        self.term = max(self.term, term)
-        names = frozenset(quarantined)
+    def learn(self, answer: HeartbeatAnswer) -> None:
+        """Take a heartbeat's answer in: VMs that two answers in a row have named, or that are over, end."""
+        self.term = max(self.term, answer.term)
+        for name, epoch in answer.over.items():
+            self.bury(SandboxId(name), epoch)
+            vm = self.vms.get(SandboxId(name))
+            if vm is not None and vm.epoch <= epoch and vm.state != STOPPING:
+                self.watcher.noted(self, f"fences {name}, epoch {vm.epoch}, over is {epoch}")
+                self.task(self.end(vm), name=f"fence {name}")
+        names = frozenset(answer.quarantined)
         for sandbox_id in sorted(names & self.named_before):
             vm = self.vms.get(SandboxId(sandbox_id))
             if vm is not None and vm.state not in (STARTING, STOPPING):

@@ -204,17 +204,23 @@ class Saves:
         host.require_adopted()
         host.require_term(order.term)
         vm = host.serving(sandbox_id, order.epoch)
+        async with vm.resizing:
+            with vm.sizes.carrying_out(order.sequence):
+                await self._resize(vm, order)
+        return ResizedVm(memory_mib=order.memory_mib, cpu_percent=order.cpu_percent)
+
+    async def _resize(self, vm: Vm, order: ResizeVm) -> None:
+        host = self.host
         host.require_open(vm)
         await asyncio.sleep(0.02 + 0.2 * host.dice.random())
-        if host.vms.get(sandbox_id) is not vm or vm.state != RUNNING:
+        if host.vms.get(vm.sandbox_id) is not vm or vm.state != RUNNING:
             raise Gone("it ended while it was resized")
         if host.committed_mib - vm.memory_mib + order.memory_mib > host.total.memory_mib:
             raise NoCapacity(f"short of {order.memory_mib} MiB")
         if host.dice.random() < REFUSED_SHARE:
             raise Conflict("the guest uses more", code="oom_floor")
         vm.memory_mib = order.memory_mib
-        host.watcher.noted(host, f"resized {sandbox_id} to {order.memory_mib} MiB")
-        return ResizedVm(memory_mib=order.memory_mib, cpu_percent=order.cpu_percent)
+        host.watcher.noted(host, f"resized {vm.sandbox_id} to {order.memory_mib} MiB")
 
     async def restart(self, sandbox_id: SandboxId, order: RestartVm) -> VmStatus:
         """Boot it anew, once for each restart id."""

@@ -16,6 +16,7 @@ from sandfleet.model.operation import BACKGROUND_KINDS, Operation
 from sandfleet.model.sandbox import TERMINAL_STATES, Sandbox, SandboxState
 from sandfleet.model.snapshot import Snapshot, SnapshotState
 from sandfleet.model.transition import Transition
+from sandfleet.model.worker import WorkerState
 from sandfleet.testing.memory.database import MemoryDatabase, Reservation
 from sandfleet.testing.simulation.host import Host, Watcher
 from sandfleet.testing.simulation.replica import Replica
@@ -171,6 +172,11 @@ class WatchedDatabase(MemoryDatabase):
 
     # --- looks
 
+    def is_gone(self, worker_id: WorkerId) -> bool:
+        """Whether somebody has said that the host is no more."""
+        worker = self.workers.get(worker_id)
+        return worker is not None and worker.state is WorkerState.GONE
+
     def look_at_worker(self, worker_id: WorkerId) -> None:
         """Nothing is promised twice."""
         promised = sum(
@@ -191,8 +197,8 @@ class WatchedDatabase(MemoryDatabase):
             )
 
     def look_at_release(self, sandbox_id: SandboxId, held: Reservation) -> None:
-        """A place is free when its VM is gone, not before."""
-        vm = self.hosts[held.worker_id].vms.get(sandbox_id)
+        """A place is free when its VM is gone, or its worker by somebody's word, not before."""
+        vm = None if self.is_gone(held.worker_id) else self.hosts[held.worker_id].vms.get(sandbox_id)
         self.findings.require(vm is None, f"{sandbox_id}: released while {held.worker_id} has its VM")
 
     def why_needed(self, snapshot_id: str) -> str | None:

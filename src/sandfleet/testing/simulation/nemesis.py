@@ -6,11 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sandfleet.model.errors import Conflict, NotFound
+from sandfleet.testing.memory.link import DirectLink
+from sandfleet.testing.memory.workers import MemoryWorkerStore
 from sandfleet.testing.simulation.host import Host
 from sandfleet.testing.simulation.vm import DEAD, RUNNING
 
 if TYPE_CHECKING:
     from sandfleet.testing.simulation.world import World
+
+LOOK_EVERY_S = 1.0
 
 
 class Nemesis:
@@ -19,14 +24,17 @@ class Nemesis:
     def __init__(self, world: World) -> None:
         self._world = world
         self._dice = world.dice("nemesis")
+        self._operator = MemoryWorkerStore(world.database, DirectLink())
 
     async def run(self) -> None:
         """Do harm until the world calls it off."""
         world, dice = self._world, self._dice
         until = world.loop.time() + world.profile.trouble_s
+        losing = world.loop.create_task(self._lose_a_host(until))
         while world.loop.time() < until:
             await asyncio.sleep(dice.expovariate(1.0 / world.profile.fault_every_s))
             getattr(self, "_" + dice.choice(world.profile.faults).replace(" ", "_"))()
+        await losing
         await self._put_right()
 
     async def _put_right(self) -> None:
@@ -114,6 +122,27 @@ class Nemesis:
             vm = self._dice.choice(running)
             self._note(f"{vm.sandbox_id} dies on {host.worker_id}")
             vm.state = DEAD
+
+    async def _lose_a_host(self, until: float) -> None:
+        """Cut a host off until somebody takes it for lost; then it speaks again, and runs what it ran."""
+        world, dice = self._world, self._world.dice("lost host")
+        if not world.profile.loses_a_host:
+            return
+        host = dice.choice(list(world.hosts.values()))
+        weather = world.host_weather[host.worker_id]
+        await asyncio.sleep(dice.uniform(1.0, 6.0))
+        self._note(f"cut {host.worker_id} off for good")
+        while world.loop.time() < until:
+            weather.is_down = True
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self._operator.forget(host.worker_id, is_lost=True, actor="operator")
+            except (Conflict, NotFound):  # it is not silent yet, or was never heard
+                continue
+            self._note(f"{host.worker_id} is said to be lost")
+            await asyncio.sleep(dice.uniform(0.0, 8.0))
+            break
+        weather.is_down = False
 
     # --- what they share
 

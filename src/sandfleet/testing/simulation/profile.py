@@ -20,6 +20,7 @@ FAULTS = (
     "objects away",
     "machine dies",
 )
+LOST_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Profile:
     worker: Weather
     http: Weather
     wrong_clock_s: float
+    loses_a_host: bool
+    """Whether somebody says of a host that was cut off that it is no more, and it speaks again."""
 
 
 def profile_of(seed: int) -> Profile:
@@ -47,9 +50,10 @@ def profile_of(seed: int) -> Profile:
     dice = random.Random(f"profile {seed}")
     faults = tuple(name for name in FAULTS if dice.random() < 0.5)
     badness = dice.choice((0.0, 0.3, 1.0, 4.0))
+    replicas, hosts = dice.choice((2, 2, 2, 3)), dice.choice((1, 2, 2, 3))
     return Profile(
-        replicas=dice.choice((2, 2, 2, 3)),
-        hosts=dice.choice((1, 2, 2, 3)),
+        replicas=replicas,
+        hosts=hosts,
         clients=dice.randint(2, 4),
         actions=dice.randint(4, 8),
         host_memory_mib=1024 * dice.randint(2, 6),
@@ -64,4 +68,5 @@ def profile_of(seed: int) -> Profile:
         ),
         http=Weather(lost=0.03 * badness, unanswered=0.06 * badness, late=0.05 * badness),
         wrong_clock_s=dice.choice((0.0, 0.2, 2.0)),
+        loses_a_host=hosts > 1 and random.Random(f"lost host {seed}").random() < LOST_SHARE,
     )

@@ -53,10 +53,21 @@ def unsettled(world: World) -> list[str]:
     found += [
         f"snapshot {one} on {host.worker_id}"
         for host in world.hosts.values()
+        if not world.database.is_gone(host.worker_id)  # its disk is nobody's
         for one in _leftovers(world, host.saved)
     ]
-    found += [f"snapshot {one} in the object store" for one in _leftovers(world, world.objects.published)]
+    found += [f"snapshot {one} in the object store" for one in _leftovers(world, _stored(world))]
     return found
+
+
+def _stored(world: World) -> dict[str, object]:
+    """Return what is stored, but for what a worker that is gone stored late: the daily sweep takes that."""
+    gone = [host for host in world.hosts.values() if world.database.is_gone(host.worker_id)]
+    return {
+        name: artefact
+        for name, artefact in world.objects.published.items()
+        if not any(name in host.saved for host in gone)
+    }
 
 
 def _strangers(world: World) -> list[str]:
@@ -133,10 +144,9 @@ def _left(world: World) -> list[str]:
         f"snapshot {one.id}, {one.state}" for one in database.snapshots.values() if one.id not in _kept(world)
     ]
     for host in world.hosts.values():
-        found += [
-            f"{name} on {host.worker_id}" for name in (*host.vms, *host.saved) if name not in _kept(world)
-        ]
-    found += [f"{name} in the object store" for name in world.objects.published if name not in _kept(world)]
+        saved = () if database.is_gone(host.worker_id) else host.saved
+        found += [f"{name} on {host.worker_id}" for name in (*host.vms, *saved) if name not in _kept(world)]
+    found += [f"{name} in the object store" for name in _stored(world) if name not in _kept(world)]
     return found
 
 

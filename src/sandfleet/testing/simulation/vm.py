@@ -8,6 +8,7 @@ from typing import Any
 
 from sandfleet.model.ids import SandboxId
 from sandfleet.wire.worker_messages import SavedVm
+from sandfleet.worker.size_orders import SizeOrders
 
 STARTING, RUNNING, SAVING, STOPPING, DEAD = "starting", "running", "saving", "stopping", "dead"
 
@@ -29,6 +30,9 @@ class Vm:
     is_loaded: bool = False
     """Whether it is what it shall be: a start that broke off before leaves nothing."""
     successor: Vm | None = None
+    resizing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sizes: SizeOrders = field(default_factory=SizeOrders)
+    """The worker's own rule of which orders it takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,7 @@ class World:
                 heard = partial(dice.choice(serving).heard, host.beat())
                 try:
                     answer = await self.network.post(host.process, weather, heard, patience_s=BEAT_EVERY_S)
-                    host.learn(term=answer.term, quarantined=answer.quarantined)
+                    host.learn(answer)
                 except (OSError, TimeoutError, SandfleetError):
                     self.trace.add(host.process.name, "is not heard")
             await asyncio.sleep(BEAT_EVERY_S)

@@ -67,7 +67,7 @@ async def refuse_full_disk(guest: Guest) -> None:
 
 
 def note(event: str, resident: Resident, saved: SavedSnapshot) -> None:
-    """Log what was saved, and how long the guest stood still for it."""
+    """Log what was saved, how long the guest stood still for it, and what took that time."""
     log.info(
         event,
         sandbox=resident.sandbox_id,
@@ -75,4 +75,5 @@ def note(event: str, resident: Resident, saved: SavedSnapshot) -> None:
         snapshot=saved.manifest.snapshot_id,
         size_bytes=saved.size_bytes,
         pause_ms=round(saved.pause_s * 1000, 1),
+        steps_ms=dict(saved.steps_ms),
     )

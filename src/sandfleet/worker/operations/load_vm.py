@@ -49,14 +49,19 @@ async def _load(host: Host, resident: Resident, source: SnapshotSource) -> Machi
     local = _usable_local(host, source)
     if local is not None:
         try:
-            return await snapshots.load(local.directory, owner=resident.sandbox_id, epoch=resident.epoch)
+            return await _from(host, resident, source, local)
         except SnapshotUnusable as error:
             log.warning("local_snapshot_unusable", snapshot=source.snapshot_id, reason=error.message)
             if not await _is_stored(host, source.snapshot_id):
                 raise
             await snapshots.drop(source.snapshot_id)
-    fetched = await _fetch(host, source)
-    return await snapshots.load(fetched.directory, owner=resident.sandbox_id, epoch=resident.epoch)
+    return await _from(host, resident, source, await _fetch(host, source))
+
+
+async def _from(host: Host, resident: Resident, source: SnapshotSource, copy: SavedSnapshot) -> Machine:
+    return await host.require_snapshots().load(
+        copy.directory, owner=resident.sandbox_id, epoch=resident.epoch, is_fork=source.is_fork
+    )
 
 
 def _usable_local(host: Host, source: SnapshotSource) -> SavedSnapshot | None:

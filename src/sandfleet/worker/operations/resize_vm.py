@@ -27,21 +27,27 @@ SHRINK_ATTEMPTS = 3
 
 
 async def resize_vm(host: Host, sandbox_id: str, order: ResizeVm) -> ResizedVm:
-    """Return when the guest has the size; the same size twice is one change."""
+    """Return when the guest has the size; the same sequence twice is one change."""
     host.require_adopted()
     resident = host.residents.serving(sandbox_id, epoch=order.epoch)
-    async with resident.resizing, resident.activity() as machine:
-        before_mib = resident.order.memory_mib
-        async with _promised(host, resident, order.memory_mib):
-            if order.memory_mib > before_mib:
-                await _grow(machine, order.memory_mib, before_mib=before_mib)
-            elif order.memory_mib < before_mib:
-                await _shrink(host, machine, order, before_mib=before_mib)
-            await machine.limit_cpu(order.cpu_percent)
-            await _set_limits(host, machine, order.memory_mib, cpu_percent=order.cpu_percent)
+    async with resident.resizing:
+        with resident.sizes.carrying_out(order.sequence):
+            async with resident.activity() as machine:
+                await _change(host, resident, machine, order)
     host.changed.set()
-    log.info("vm_resized", sandbox=sandbox_id, before_mib=before_mib, memory_mib=order.memory_mib)
     return ResizedVm(memory_mib=order.memory_mib, cpu_percent=order.cpu_percent)
+
+
+async def _change(host: Host, resident: Resident, machine: Machine, order: ResizeVm) -> None:
+    before_mib = resident.order.memory_mib
+    async with _promised(host, resident, order.memory_mib):
+        if order.memory_mib > before_mib:
+            await _grow(machine, order.memory_mib, before_mib=before_mib)
+        elif order.memory_mib < before_mib:
+            await _shrink(host, machine, order, before_mib=before_mib)
+        await machine.limit_cpu(order.cpu_percent)
+        await _set_limits(host, machine, order.memory_mib, cpu_percent=order.cpu_percent)
+    log.info("vm_resized", sandbox=resident.sandbox_id, before_mib=before_mib, memory_mib=order.memory_mib)
 
 
 @asynccontextmanager
