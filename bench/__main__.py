@@ -59,7 +59,6 @@ ROWS = {
 
 PURE_ROWS = {"placements": placements.measure, "packing": packing.measure}
 """Rows that compute: they need no fleet, and their work has an end of its own."""
-ALL_ROWS = [*ROWS, *PURE_ROWS]
 
 
 async def run(names: list[str]) -> bool:
@@ -71,7 +70,7 @@ async def run(names: list[str]) -> bool:
     if on_fleet:
         rows = [*await _measured_on_fleet(on_fleet, facts, missing), *rows]
     page = report.page(rows, facts=facts, at=SystemClock().now(), missing=missing)
-    if names == ALL_ROWS:
+    if names == [*ROWS, *PURE_ROWS]:
         RESULTS.write_text(page)
     sys.stdout.write(page)
     return not missing
@@ -110,7 +109,8 @@ async def _given_up(laid: Bed, error: Exception, *, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ALL_ROWS
-    if unknown := set(wanted) - set(ALL_ROWS):
-        sys.exit(f"unknown row {', '.join(sorted(unknown))}; there are {', '.join(ALL_ROWS)}")
+    every_row = [*ROWS, *PURE_ROWS]
+    wanted = sys.argv[1:] or every_row
+    if unknown := set(wanted) - set(every_row):
+        sys.exit(f"unknown row {', '.join(sorted(unknown))}; there are {', '.join(every_row)}")
     sys.exit(0 if uvloop.run(run(wanted)) else 1)
