@@ -257,3 +257,41 @@ def test_a_step_is_no_trend_and_what_comes_and_goes_is_not_foreseen_to_grow() ->
         waves = waves.with_sample(1000 + 100 * (number % 40), now=at)
     assert step.growth_mib(horizon_s=600, trend_s=300, now=NOON) == 0
     assert waves.growth_mib(horizon_s=600, trend_s=300, now=NOON) == 0
+
+
+def test_while_anything_is_about_to_change_the_fleet_does_not_shrink() -> None:
+    two = (member("a", 2048), member("b"))
+    assert [type(one) for one in plan(*two).commands] == [DrainWorker]
+    assert plan(*two, queue=[wanted(1024)]).held == "creates wait"
+    assert plan(*two, launches=[pending()]).held == "1 machines still boot"
+    moment = NOON - timedelta(seconds=100)
+    for memory in (CapacityMemory(drained_at=moment), CapacityMemory(launched_at=moment)):
+        assert plan(*two, memory=memory).held == "changed a short while ago"
+    history = DemandHistory()
+    for number in range(20):
+        at = NOON - timedelta(seconds=15 * (20 - number))
+        history = history.with_sample(600 * number, now=at)
+    growing = (member("a", 12288, size=LARGE), member("b"))
+    assert plan(*growing, memory=CapacityMemory(demand=history)).held == "demand grows"
+
+
+def test_after_a_launch_only_what_waits_is_launched_for_at_once() -> None:
+    just = CapacityMemory(launched_at=NOON - timedelta(seconds=5))
+    policy = replace(POLICY, workers_min=2)
+    held = plan(member("a", 8192), policy=policy, memory=just)
+    assert (held.commands, held.held) == ((), "launched a moment ago")
+    assert launched(plan(member("a", 8192), policy=policy, memory=just, queue=[wanted()])) == ["pool/small"]
+
+
+def test_a_worker_on_which_something_is_being_placed_stays() -> None:
+    coming = member("a", committed=Resources(1024, 1, 20480))
+    found = plan(coming, member("b", 8192))
+    assert found.refused_workers["wk-a"] == "something is being placed on it"
+
+
+def test_a_surge_has_room_above_the_maximum_and_comes_though_enough_are_there() -> None:
+    surge = Surge(workers=1, version="2", is_under_way=True, above_max=1)
+    full = replace(POLICY, workers_max=2)
+    old = [member(name, worker_version="1") for name in "ab"]
+    found = plan(*old, policy=full, surge=surge, version="1")
+    assert [one.version for one in found.commands if isinstance(one, LaunchMachine)] == ["2"]
