@@ -57,5 +57,5 @@ def _row(what: str, product: Samples, floor: Samples, floor_is: str) -> Row:
         floor_is=floor_is,
         target="<= 1.3 x floor",
         meets=product.median <= 1.3 * floor.median,
-        note="The product also makes the network, a new identity and more memory.",
+        note="The product also makes the network, a new identity and limits.",
     )

@@ -77,7 +77,7 @@ def leaks(before: Census, after: Census, fleet: LiveFleet) -> dict[str, list[str
 
 
 def wait_for_no_leak(
-    before: Census, fleet: LiveFleet, *, timeout_s: float = 45.0, but: str = "no sandbox"
+    before: Census, fleet: LiveFleet, *, timeout_s: float = 90.0, but: str = "no sandbox"
 ) -> None:
     """Return when everything that was made since `before` is gone again; fail and name it otherwise.
 

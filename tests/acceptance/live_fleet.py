@@ -63,7 +63,7 @@ class LiveFleet:
         os.kill(pid, signal.SIGKILL)
         return int(pid)
 
-    def wait_healthy(self, *, timeout_s: float = 60.0) -> None:
+    def wait_healthy(self, *, timeout_s: float = 120.0) -> None:
         """Return when the server is ready and a worker takes sandboxes again; leaves no sandbox behind."""
         probe = _Probe(self)
         wait_until(probe.has_passed, timeout_s=timeout_s, what="the fleet to serve again")
@@ -86,7 +86,7 @@ class _Probe:
 
     def has_passed(self) -> bool:
         """Try once."""
-        with self._fleet.client(timeout_s=5) as http:
+        with self._fleet.client(timeout_s=15) as http:
             if http.get("/readyz").status_code != 200:
                 return False
             if self._used is None:
@@ -129,7 +129,7 @@ def wait_until(condition: Callable[[], object], *, timeout_s: float, what: str, 
     raise AssertionError(f"waited {timeout_s:.0f} s for {what}: {problem}")
 
 
-def _run(*arguments: str, timeout_s: float = 60, environment: dict[str, str] | None = None) -> str:
+def _run(*arguments: str, timeout_s: float = 120, environment: dict[str, str] | None = None) -> str:
     completed = subprocess.run(
         [COMMAND, *arguments],
         capture_output=True,

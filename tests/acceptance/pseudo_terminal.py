@@ -15,7 +15,7 @@ from fcntl import ioctl
 from types import TracebackType
 from typing import Any
 
-_SEES_WITHIN_S = 60.0
+_SEES_WITHIN_S = 120.0
 _POLL_S = 0.2
 _READ_BYTES = 65536
 

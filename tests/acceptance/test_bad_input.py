@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from tests.acceptance.census import take_census, wait_for_no_leak
-from tests.acceptance.live_fleet import LiveFleet
+from tests.acceptance.live_fleet import LiveFleet, wait_until
 
-pytestmark = [pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.timeout(300)]
 
 GIB = 1024**3
 MALFORMED = "bad_request or invalid_argument"
@@ -53,7 +53,7 @@ def run(http: httpx.Client, identity: str, command: str, **options: Any) -> dict
 def upload_begun(fleet: LiveFleet, target: str, *, length: int) -> Iterator[socket.socket]:
     """Send the head of an upload and leave its body, and its end, to the caller."""
     address = urlsplit(fleet.url)
-    with socket.create_connection((address.hostname or "", address.port or 80), timeout=10) as line:
+    with socket.create_connection((address.hostname or "", address.port or 80), timeout=60) as line:
         head = (
             f"PUT {target} HTTP/1.1\r\nHost: x\r\nX-API-Key: {fleet.api_key}\r\n"
             f"Content-Length: {length}\r\n\r\n"
@@ -121,7 +121,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(http: httpx.Client)
 
 
 def test_credentials_come_first(fleet: LiveFleet) -> None:
-    with httpx.Client(base_url=fleet.url, timeout=20) as anyone:
+    with httpx.Client(base_url=fleet.url, timeout=60) as anyone:
         assert refusal(anyone.post("/api/sandboxes", content=b"{")) == (401, "missing_api_key")
         wrong = {"X-API-Key": "osb_" + "a" * 40}
         assert refusal(anyone.get("/api/sandboxes", headers=wrong)) == (403, "invalid_api_key")
@@ -175,10 +175,13 @@ def test_an_interrupted_upload_leaves_the_old_content(
     with upload_begun(fleet, f"{files}?path=/workspace/kept", length=50_000_000) as line:
         line.sendall(b"n" * 3_000_000)
         time.sleep(1)
-    time.sleep(1)
     assert http.get(files, params={"path": "/workspace/kept"}).content == b"old"
-    listing = run(http, neighbour, "ls -A /workspace")["stdout"].split()
-    assert listing == ["kept"], "the half upload left a file behind"
+    wait_until(
+        lambda: run(http, neighbour, "ls -A /workspace")["stdout"].split() == ["kept"],
+        timeout_s=60,
+        what="nothing but the old file to be there",
+    )
+    assert http.get(files, params={"path": "/workspace/kept"}).content == b"old"
 
 
 def test_a_file_above_the_limit_is_refused_at_its_announcement(

@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,13 +117,13 @@ def test_exec_passes_on_output_and_code(cli: CommandLine, sandbox: str) -> None:
 
 
 def test_output_appears_while_the_command_runs(cli: CommandLine, sandbox: str) -> None:
-    begun = time.monotonic()
-    with cli.start("exec", sandbox, "--", "sh", "-c", "echo first; sleep 6; echo last") as process:
+    script = "echo first; until [ -e /tmp/seen ]; do sleep 0.1; done; echo last"
+    with cli.start("exec", sandbox, "--", "sh", "-c", script) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"first\n"
-        assert time.monotonic() - begun < 5
+        cli.output("cp", "-", f"{sandbox}:/tmp/seen", stdin=b"the first line")
         assert process.stdout.read() == b"last\n"
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_megabyte_of_output_arrives_whole(cli: CommandLine, sandbox: str) -> None:
@@ -191,7 +190,7 @@ def test_events_are_followed_to_the_end_of_the_sandbox(cli: CommandLine) -> None
         assert json.loads(process.stdout.readline())["event"] == "created"
         cli.output("rm", identity)
         assert [json.loads(line)["to"] for line in process.stdout][-1] == "stopped"
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_key_works_until_it_is_revoked(cli: CommandLine) -> None:
@@ -202,7 +201,7 @@ def test_a_key_works_until_it_is_revoked(cli: CommandLine) -> None:
         assert name.encode() in cli.output("key", "list")
         assert key.encode() not in cli.output("key", "list", "--json")
         cli.output("key", "revoke", name)
-        wait_until(lambda: _is_forbidden(client), timeout_s=15, what="the key to be useless")
+        wait_until(lambda: _is_forbidden(client), timeout_s=60, what="the key to be useless")
 
 
 def _is_forbidden(client: Client) -> bool:
@@ -239,7 +238,7 @@ def test_the_successor_of_a_killed_supervisor_takes_over(cli: CommandLine, sandb
     before, killed = pids_of(cli.fleet), supervisor_of(cli.fleet)
     os.kill(killed, signal.SIGKILL)
     wait_until(
-        lambda: not cli.fleet.status()["supervisor"]["running"], timeout_s=10, what="the supervisor to end"
+        lambda: not cli.fleet.status()["supervisor"]["running"], timeout_s=60, what="the supervisor to end"
     )
     assert cli.output("exec", sandbox, "echo served without it") == b"served without it\n"
     cli.output("up")
@@ -263,12 +262,12 @@ def test_what_runs_in_a_sandbox_survives_down_and_up(cli: CommandLine, sandbox: 
     assert cli.output("exec", sandbox, "cat /proc/sys/kernel/random/boot_id") == boot
     first = int(cli.output("exec", sandbox, "cat /tmp/n"))
     wait_until(
-        lambda: int(cli.output("exec", sandbox, "cat /tmp/n")) > first, timeout_s=20, what="it to go on"
+        lambda: int(cli.output("exec", sandbox, "cat /tmp/n")) > first, timeout_s=90, what="it to go on"
     )
 
 
 def test_the_demo_verifies_every_step(cli: CommandLine) -> None:
-    done = cli.run("demo", "--json", timeout_s=200)
+    done = cli.run("demo", "--json", timeout_s=280)
     report = json.loads(done.stdout)
     assert [step for step in report["steps"] if not step["verified"]] == []
     assert done.returncode == 0

@@ -15,7 +15,7 @@ from tests.acceptance.live_fleet import LiveFleet
 from websockets.asyncio.client import ClientConnection, connect
 
 pytestmark = [
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(420),
     # The published client leaves closing its sockets to the collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -55,7 +55,7 @@ class Heard:
         self._changed.set()
 
     async def until(self, text: bytes) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while text not in self.data:
                 self._changed.clear()
                 await self._changed.wait()
@@ -77,11 +77,11 @@ async def test_a_session_of_the_published_client(fleet: LiveFleet, sandbox_id: s
         assert listed[session.session_id].running
         assert listed[session.session_id].command == "sh"
         await session.send_stdin("input\n")
-        assert await asyncio.wait_for(session.done, 30) == 7
+        assert await asyncio.wait_for(session.done, 90) == 7
         assert (out.data, err.data) == (b"hello world /tmp\ngot input\n", b"err\n")
         again = Heard()
         later = await sandbox.exec.attach(session.session_id, on_stdout=again)
-        assert await asyncio.wait_for(later.done, 30) == 7
+        assert await asyncio.wait_for(later.done, 90) == 7
         assert again.data == out.data
 
 
@@ -89,9 +89,9 @@ async def test_kill_timeout_and_a_program_that_does_not_exist(fleet: LiveFleet, 
     async with connected(fleet, sandbox_id) as sandbox:
         session = await sandbox.exec.start("sleep", args=["300"])
         await session.kill()
-        assert await asyncio.wait_for(session.done, 30) == -1
+        assert await asyncio.wait_for(session.done, 90) == -1
         timed = await sandbox.exec.start("sleep", args=["300"], timeout=1)
-        assert await asyncio.wait_for(timed.done, 30) == -1
+        assert await asyncio.wait_for(timed.done, 90) == -1
         with pytest.raises(httpx.HTTPStatusError) as refused:
             await sandbox.exec.start("no-such-program")
         assert refused.value.response.json()["code"] == "exec_failed"
@@ -100,12 +100,12 @@ async def test_kill_timeout_and_a_program_that_does_not_exist(fleet: LiveFleet, 
 async def test_a_shell_of_the_published_client(fleet: LiveFleet, sandbox_id: str) -> None:
     async with connected(fleet, sandbox_id) as sandbox:
         shell = await sandbox.exec.shell()
-        assert (await asyncio.wait_for(shell.run("cd /workspace && export A=5"), 30)).exit_code == 0
-        result = await asyncio.wait_for(shell.run("pwd; echo $A; echo err >&2; false"), 30)
+        assert (await asyncio.wait_for(shell.run("cd /workspace && export A=5"), 90)).exit_code == 0
+        result = await asyncio.wait_for(shell.run("pwd; echo $A; echo err >&2; false"), 90)
         assert (result.exit_code, result.stdout, result.stderr) == (1, "/workspace\n5\n", "err\n")
         again = await sandbox.exec.reattach_shell(shell.session_id)
-        assert (await asyncio.wait_for(again.run("echo still $A"), 30)).stdout == "still 5\n"
-        await asyncio.wait_for(again.close(), 30)
+        assert (await asyncio.wait_for(again.run("echo still $A"), 90)).stdout == "still 5\n"
+        await asyncio.wait_for(again.close(), 90)
 
 
 async def test_a_terminal_of_the_published_client(fleet: LiveFleet, sandbox_id: str) -> None:
@@ -118,14 +118,14 @@ async def test_a_terminal_of_the_published_client(fleet: LiveFleet, sandbox_id: 
         await terminal.close()
 
 
-COUNT = "for i in $(seq 1 400); do echo line $i; sleep 0.05; done; exit 3"
-COUNTED = b"".join(b"line %d\n" % number for number in range(1, 401))
+COUNT = "for i in $(seq 1 240); do echo line $i; sleep 0.05; done; exit 3"
+COUNTED = b"".join(b"line %d\n" % number for number in range(1, 241))
 
 
 def socket(fleet: LiveFleet, sandbox_id: str, session: str, **query: Any) -> Any:
     url = fleet.url.replace("http", "ws", 1) + f"/api/sandboxes/{sandbox_id}/exec/{session}"
     query = {"api_key": fleet.api_key, **query}
-    return connect(url + "?" + "&".join(f"{name}={value}" for name, value in query.items()))
+    return connect(url + "?" + "&".join(f"{name}={value}" for name, value in query.items()), open_timeout=60)
 
 
 async def begin(fleet: LiveFleet, sandbox_id: str, script: str) -> str:
@@ -231,6 +231,8 @@ async def test_hibernation_is_a_pause_that_something_to_say_ends(fleet: LiveFlee
                     await asyncio.sleep(0.05)
                 saved = await http.post(f"/api/sandboxes/{sandbox}/hibernate")
                 assert saved.status_code == 200, saved.text
+                while (await http.get(f"/api/sandboxes/{sandbox}")).json()["status"] != "hibernated":
+                    await asyncio.sleep(0.2)
                 await asyncio.sleep(2)
                 record = (await http.get(f"/api/sandboxes/{sandbox}")).json()
                 assert record["status"] == "hibernated"  # two open sockets let it sleep

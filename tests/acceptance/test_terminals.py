@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.live_fleet import COMMAND, LiveFleet
 from tests.acceptance.pseudo_terminal import PseudoTerminal
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 PROMPT = b"$ "
 CTRL_C, CTRL_RIGHT_BRACKET = b"\x03", b"\x1d"

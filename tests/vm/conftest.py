@@ -103,12 +103,15 @@ async def connect_guest(socket: Path) -> Guest:
 
 
 def make_hypervisor(
-    data_dir: Path, template_dir: Path, image: ImageFiles
+    data_dir: Path, template_dir: Path, image: ImageFiles, *, memory_default_mib: int = 0
 ) -> tuple[QemuHypervisor, NamespaceNetwork]:
     """Return an engine on ids and addresses that no other test uses."""
     picked = random.Random(str(data_dir))
     config = HypervisorConfig(
-        data_dir=data_dir, templates_dir=template_dir, uid_first=400_000 + 1000 * picked.randrange(1000)
+        data_dir=data_dir,
+        templates_dir=template_dir,
+        uid_first=400_000 + 1000 * picked.randrange(1000),
+        memory_default_mib=memory_default_mib,
     )
     address_range = IPv4Network(f"10.{picked.randrange(192, 256)}.{picked.randrange(256)}.0/24")
     network = NamespaceNetwork(tag=config.tag, address_range=address_range)
@@ -119,9 +122,17 @@ def make_hypervisor(
 
 
 @pytest.fixture
-async def hypervisor(data_dir: Path, template_dir: Path, image: ImageFiles) -> AsyncIterator[QemuHypervisor]:
+def memory_default_mib() -> int:
+    """A test may say by a parameter which size, beside the least, has a template of its own."""
+    return 0
+
+
+@pytest.fixture
+async def hypervisor(
+    data_dir: Path, template_dir: Path, image: ImageFiles, memory_default_mib: int
+) -> AsyncIterator[QemuHypervisor]:
     """An engine ready to clone. Whatever a test leaves behind fails it."""
-    engine, network = make_hypervisor(data_dir, template_dir, image)
+    engine, network = make_hypervisor(data_dir, template_dir, image, memory_default_mib=memory_default_mib)
     await engine.prepare()
     try:
         yield engine

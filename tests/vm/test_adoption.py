@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from tests.vm.conftest import Start, make_hypervisor, run
 from tests.vm.first_worker import EXEC_ID, LINES
+from tests.vm.test_memory import resized
 
 from sandfleet.adapters.network.namespaces import NamespaceNetwork
 from sandfleet.adapters.qemu.config import ImageFiles
@@ -49,11 +50,12 @@ async def test_a_machine_outlives_its_worker_and_loses_no_output(
         pieces = [piece async for piece in machine.guest.read_output(EXEC_ID)]
         said = b"".join(piece.data for piece in pieces).decode()
         assert said.splitlines() == [f"line {number}" for number in range(1, LINES + 1)]
-        status = await machine.guest.wait_exec(EXEC_ID, timeout_s=20)
+        status = await machine.guest.wait_exec(EXEC_ID, timeout_s=120)
         assert status.exit_code == 7
         assert await engine.sweep() == []
         assert await machine.is_alive()
-        assert await machine.resize_memory(768) == 768
+        assert isinstance(machine, QemuMachine)
+        assert await resized(machine, 768) == 768
         await machine.destroy()
         assert await engine.adopt() == []
     finally:

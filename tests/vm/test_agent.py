@@ -49,8 +49,8 @@ async def test_processes_stand_where_they_should(guest: Guest) -> None:
         "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000"
     )
     # Nothing of an exec stays: neither its cgroup nor a zombie.
-    assert await said(guest, "ls -d /sys/fs/cgroup/sandbox/exec-* | wc -l") == "1"
-    assert await said(guest, "ps -eo stat= | grep -c Z || true") == "0"
+    await said(guest, "until [ $(ls -d /sys/fs/cgroup/sandbox/exec-* | wc -l) = 1 ]; do sleep 0.1; done")
+    await said(guest, "while ps -eo stat= | grep Z; do sleep 0.1; done")
 
 
 async def test_what_cannot_start_says_why(guest: Guest) -> None:
@@ -71,7 +71,7 @@ async def test_an_identity_is_taken_once_and_renewed_on_demand(guest: Guest) -> 
     assert (await said(guest, "date -u +%Y-%m-%d")) == "2033-05-18"
     started = time.monotonic()
     await guest.assume_identity(identity("sb-second-name", A="2"))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30  # and not as long as new ssh keys take
     assert await said(guest, "hostname; cat /etc/hostname; echo $A") == "sb-second-name\nsb-second-name\n2"
     assert await said(guest, "cat /etc/machine-id") == first_id
     await guest.assume_identity(identity("sb-fork", renew=True))

@@ -97,7 +97,7 @@ async def test_a_larger_order_gets_its_memory_its_vcpus_and_its_disk(start: Star
 
 async def test_the_end_of_a_machine_is_noticed_with_its_reason(start: Start) -> None:
     machine = await start()
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         waiting = group.create_task(machine.wait_dead())
         await machine.guest.shut_down()
     reason = waiting.result()

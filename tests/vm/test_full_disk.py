@@ -52,7 +52,7 @@ async def test_a_guest_whose_write_finds_the_disk_full_goes_on_when_there_is_roo
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(machine.wait_dead())
             await asyncio.to_thread(fill, ballast, but=8 << 20)
-            writing = tasks.create_task(run(machine.guest, WRITE))
+            writing = tasks.create_task(run(machine.guest, WRITE, timeout_s=300))
             await stands_still(machine)
             with pytest.raises((SandfleetError, TimeoutError)):
                 async with asyncio.timeout(3):
@@ -60,7 +60,9 @@ async def test_a_guest_whose_write_finds_the_disk_full_goes_on_when_there_is_roo
             assert not writing.done()
             ballast.unlink()
             assert (await writing)[0] == 0
-            assert (await run(machine.guest, CHECK))[0] == 0, "the guest's file system has given itself up"
+            assert (await run(machine.guest, CHECK, timeout_s=300))[0] == 0, (
+                "the guest's file system has given itself up"
+            )
             watching.cancel()
         assert hypervisor.snapshots.find("s") is None
         await machine.destroy()

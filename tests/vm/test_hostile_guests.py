@@ -14,8 +14,12 @@ from sandfleet.ports.guest import GuestIdentity
 WHAT_THEY_DO = {
     "fills its memory": "python3 -c 'held = []\nwhile True: held.append(bytearray(b\"x\" * (16 << 20)))'",
     "forks without end": "python3 -c 'import os\nwhile True:\n    try: os.fork()\n    except OSError: pass'",
-    "fills its root disk": "dd if=/dev/zero of=/var/tmp/full bs=1M count=9000",
+    "fills its root disk": (
+        "fallocate -l $(df --output=avail -k /var/tmp | tail -1)K /var/tmp/full; "
+        "while echo more >> /var/tmp/rest; do :; done"
+    ),
 }
+DOES_IT_FOR_S = 8
 
 
 async def usable(machine: QemuMachine, host_name: str) -> None:
@@ -30,11 +34,11 @@ async def test_neighbours_and_agent_survive(deed: str, start: Start) -> None:
     hostile, neighbour = await start(), await start()
     await usable(hostile, "sb-hostile")
     await usable(neighbour, "sb-neighbour")
-    await run(hostile.guest, WHAT_THEY_DO[deed], user="sandbox", timeout_s=15)
+    await run(hostile.guest, WHAT_THEY_DO[deed], user="sandbox", timeout_s=DOES_IT_FOR_S)
     assert await run(neighbour.guest, "echo fine", user="sandbox") == (0, "fine\n")
     await hostile.guest.ping()
     assert await hostile.is_alive()
-    assert await run(hostile.guest, "rm -f /var/tmp/full; echo back") == (0, "back\n")
+    assert await run(hostile.guest, "rm -f /var/tmp/full /var/tmp/rest; echo back") == (0, "back\n")
     used = Path(f"/proc/{hostile.facts.pid}/smaps_rollup").read_text()
     assert int(used.split("Rss:")[1].split()[0]) < (512 + 256) * 1024
 

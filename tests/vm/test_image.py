@@ -32,7 +32,7 @@ class Shell:
 
     async def __call__(self, script: str, *, user: str = "sandbox") -> str:
         exec_id = secrets.token_hex(8)
-        order = ExecOrder(exec_id=exec_id, argv=["bash", "-c", script], timeout_s=60, user=user)
+        order = ExecOrder(exec_id=exec_id, argv=["bash", "-c", script], timeout_s=240, user=user)
         await self.guest.start_exec(order)
         said = b"".join([output.data async for output in self.guest.read_output(exec_id)]).decode()
         status = await self.guest.wait_exec(exec_id)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.vm.conftest import ORDER, run
+from tests.waiting import eventually
 
 from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
@@ -41,7 +42,7 @@ async def test_create_and_destroy_leave_nothing(hypervisor: QemuHypervisor) -> N
         for machine in machines:
             together.create_task(machine.destroy())
     await machines[0].destroy()
-    assert census(hypervisor) == before
+    await eventually(lambda: census(hypervisor) == before, what="nothing to be left")
 
 
 @pytest.mark.parametrize("seconds", [0.002, 0.005, 0.01, 0.03, 0.08, 0.15, 0.3])
@@ -53,7 +54,7 @@ async def test_a_clone_that_is_cancelled_leaves_nothing(hypervisor: QemuHypervis
         await machine.destroy()
     except TimeoutError:
         pass
-    assert census(hypervisor) == before
+    await eventually(lambda: census(hypervisor) == before, what="nothing to be left")
 
 
 async def test_a_clone_whose_agent_does_not_answer_leaves_nothing(
@@ -66,7 +67,7 @@ async def test_a_clone_whose_agent_does_not_answer_leaves_nothing(
     monkeypatch.setattr(hypervisor._host, "guests", silent)
     with pytest.raises(GuestUnresponsive):
         await hypervisor.clone(ORDER)
-    assert census(hypervisor) == before
+    await eventually(lambda: census(hypervisor) == before, what="nothing to be left")
 
 
 async def test_a_clone_that_qemu_refuses_says_what_qemu_said_and_leaves_nothing(
@@ -83,7 +84,7 @@ async def test_a_clone_that_qemu_refuses_says_what_qemu_said_and_leaves_nothing(
     before = census(hypervisor)
     with pytest.raises(HypervisorFailed, match="load"):
         await hypervisor.clone(ORDER)
-    assert census(hypervisor) == before
+    await eventually(lambda: census(hypervisor) == before, what="nothing to be left")
 
 
 async def test_orders_that_no_machine_can_fill_are_refused(hypervisor: QemuHypervisor) -> None:
@@ -102,7 +103,7 @@ async def test_many_at_once_all_come_up(hypervisor: QemuHypervisor) -> None:
     assert said == [(0, "here\n")] * 8
     for machine in machines:
         await machine.destroy()
-    assert census(hypervisor) == before
+    await eventually(lambda: census(hypervisor) == before, what="nothing to be left")
 
 
 def _processes(tag: str) -> list[str]:

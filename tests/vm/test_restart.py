@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.vm.conftest import Start, run
-from tests.vm.test_memory import total_mib
+from tests.vm.test_memory import resized, total_mib
 
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
 from sandfleet.adapters.qemu.machine import QemuMachine
@@ -25,7 +25,7 @@ async def test_disks_identity_and_size_survive(
     machine = await start()
     await become(machine, is_known=False)
     await machine.assign("sb-again", epoch=1)
-    await machine.resize_memory(1024)
+    assert await resized(machine, 1024) == 1024
     write = "echo root > /etc/kept; echo data > /workspace/kept; touch /run/gone; sync"
     code, before = await run(machine.guest, f"{write}; cat /etc/machine-id /proc/sys/kernel/random/boot_id")
     assert code == 0
@@ -43,7 +43,7 @@ async def test_disks_identity_and_size_survive(
     assert after.splitlines()[0] == before.splitlines()[0]
     assert after.splitlines()[1] != before.splitlines()[1]
     assert 0.88 * 1024 < await total_mib(machine) <= 1024
-    assert await machine.resize_memory(512) == 512
+    assert await resized(machine, 512) == 512
 
 
 async def test_a_machine_whose_qemu_died_boots_again(start: Start, hypervisor: QemuHypervisor) -> None:

@@ -25,7 +25,6 @@ from sandfleet.worker.uploads import is_durable
 
 ID = "sb-one"
 SIZES = {"memory_mib": 512, "disk_mib": 20480, "cpu_count": 1}
-FORKS = 100
 FORKS_AT_ONCE = 4
 
 WHO = (
@@ -68,7 +67,8 @@ async def order(worker: RunningWorker, method: str, path: str, **fields: Any) ->
 
 
 async def said(worker: RunningWorker, script: str, *, sandbox_id: str = ID, epoch: int = 1) -> str:
-    status, body = await worker.run(sandbox_id, {"cmd": "sh", "args": ["-c", script]}, epoch=epoch)
+    command = {"cmd": "sh", "args": ["-c", script], "timeout": 600}
+    status, body = await worker.run(sandbox_id, command, epoch=epoch)
     assert (status, body["exitCode"]) == (200, 0), body
     return str(body["stdout"])
 
@@ -85,7 +85,7 @@ async def test_a_sandbox_sleeps_on_one_worker_and_wakes_on_one_that_has_nothing_
         saved = await order(first, "POST", f"/vms/{ID}/hibernate", epoch=1, snapshot_id="s-1")
         await order(first, "PUT", "/snapshots/s-1")
         directory = data_dir / "snapshots" / "s-1"
-        await until(lambda: is_durable(directory))
+        await until(lambda: is_durable(directory), within_s=300)
         assert (await order(first, "DELETE", "/snapshots/s-1"))["existed"]
     with short_directory() as elsewhere:
         empty = elsewhere / "templates"
@@ -102,16 +102,18 @@ async def test_a_sandbox_sleeps_on_one_worker_and_wakes_on_one_that_has_nothing_
                 "echo 3 | sudo tee /proc/sys/vm/drop_caches >/dev/null; "
                 "cat /workspace/x; wc -l < /workspace/beat"
             )
-            before = await said(second, script, epoch=2)
-            await asyncio.sleep(1)
-            after = await said(second, script, epoch=2)
-            assert before.splitlines()[0] == after.splitlines()[0] == "kept"
-            assert int(after.splitlines()[1]) > int(before.splitlines()[1])
+            kept, before = (await said(second, script, epoch=2)).splitlines()
+            assert kept == "kept"
+            # What beat in the saved guest beats on in the woken one.
+            async with asyncio.timeout(120):
+                while int((await said(second, script, epoch=2)).splitlines()[1]) <= int(before):
+                    await asyncio.sleep(0.2)
 
 
-@pytest.mark.timeout(900)
-async def test_a_hundred_forks_are_a_hundred_others(
-    data_dir: Path, template_dir: Path, image: ImageFiles, tmp_path: Path
+@pytest.mark.parametrize("count", [30, pytest.param(100, marks=pytest.mark.chaos)])
+@pytest.mark.timeout(1800)
+async def test_so_many_forks_are_so_many_others(
+    data_dir: Path, template_dir: Path, image: ImageFiles, tmp_path: Path, count: int
 ) -> None:
     async with a_real_worker(data_dir, template_dir, image, tmp_path / "store") as worker:
         await worker.start(ID, **SIZES)
@@ -125,14 +127,16 @@ async def test_a_hundred_forks_are_a_hundred_others(
             async with room:
                 status, body = await worker.start(name, snapshot=source, **SIZES)
                 assert status == 200, body
+                asked_at_s = SystemClock().now().timestamp()
                 who = await said(worker, f"{WHO}; date +%s.%N", sandbox_id=name)
+                told_at_s = SystemClock().now().timestamp()
                 assert (await worker.stop(name))[0] == 200
             *values, clock = who.split("\n")[:-1]
-            assert abs(float(clock) - SystemClock().now().timestamp()) < 2
+            assert asked_at_s - 2 < float(clock) < told_at_s + 2
             return "\n".join(values)
 
         async with asyncio.TaskGroup() as group:
-            forks = [group.create_task(fork(number)) for number in range(FORKS)]
+            forks = [group.create_task(fork(number)) for number in range(count)]
         everybody = [parent.rstrip("\n"), *(task.result() for task in forks)]
         for values in zip(*(who.split("\n") for who in everybody), strict=True):
-            assert len(set(values)) == FORKS + 1, sorted(values)[:5]
+            assert len(set(values)) == count + 1, sorted(values)[:5]

@@ -68,7 +68,7 @@ class WorkerProcess:
     async def end(self, *, by_kill: bool) -> int:
         """End the process: by kill -9 or as an operator does."""
         (self.process.kill if by_kill else self.process.terminate)()
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), 120)
 
     async def begin_again(self) -> None:
         """Start the next process of the same worker."""

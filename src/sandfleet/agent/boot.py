@@ -12,7 +12,7 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
-from sandfleet.agent import data_disk, machine_id, network
+from sandfleet.agent import data_disk, machine_id, network, randomness
 from sandfleet.agent.console import say_exception
 from sandfleet.agent.spawn import protect_agent
 from sandfleet.agent.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
@@ -60,12 +60,13 @@ def prepare_system() -> None:
         _try(step)
 
 
-def mount_data(user: User) -> None:
+def mount_data(user: User) -> bool:
     """Mount the data disk, whose parts belong to `user`; who becomes somebody tries again what failed."""
     try:
-        data_disk.mount_data_disk(owner=(user.uid, user.gid))
+        return data_disk.mount_data_disk(owner=(user.uid, user.gid))
     except OSError:
         say_exception("mount of the data disk")
+        return False
 
 
 def _try(step: Callable[[], None]) -> None:
@@ -125,6 +126,7 @@ _STEPS = (
     _set_kernel,
     _set_host_name,
     machine_id.lay_out,
+    randomness.open_device,
     data_disk.make_places,
     _set_limits,
     protect_agent,

@@ -46,6 +46,7 @@ class Cgroups:
     def __init__(self, root: str) -> None:
         self._root = root
         self._lingering: list[Cgroup] = []
+        self._limits: dict[str, int] = {}
 
     def prepare(self) -> None:
         """Make the tree, with what controllers there are."""
@@ -96,9 +97,15 @@ class Cgroups:
             return ""
 
     def _set(self, name: str, value: str) -> None:
-        path = f"{self._root}/{name}"
-        if os.path.exists(path):  # a host without this controller is no reason to fail
-            _write(path, value)
+        """Write a control file, which then stays open: a template has opened it for all its clones."""
+        file = self._limits.get(name)
+        if file is None:
+            try:
+                file = os.open(f"{self._root}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return  # a host without this controller is no reason to fail
+            self._limits[name] = file
+        os.pwrite(file, value.encode(), 0)
 
 
 def _write(path: str, value: str) -> None:

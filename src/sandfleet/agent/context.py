@@ -30,5 +30,8 @@ class Agent:
     has_identity: bool = False
     has_kept_id: bool = False
     """Whether the machine id is on the disk (see `machine_id`)."""
+    has_data_disk: bool = False
+    is_used: bool = False
+    """Whether anybody but the agent may have changed a file of this guest."""
     cpu_sample: tuple[float, float] | None = None
     power_off: Callable[[], None] = lambda: None

@@ -30,14 +30,20 @@ def make_places() -> None:
         os.makedirs(path, exist_ok=True)
 
 
-def mount_data_disk(*, owner: tuple[int, int]) -> None:
-    """Mount the disk and put its parts where users see them; what is mounted already stays."""
-    if not os.path.exists(DEVICE) or os.path.ismount(MOUNT_POINT):
-        return
+def mount_data_disk(*, owner: tuple[int, int]) -> bool:
+    """Mount the disk and put its parts where users see them; what is mounted already stays.
+
+    Return whether it is there.
+    """
+    if not os.path.exists(DEVICE):
+        return False
+    if os.path.ismount(MOUNT_POINT):
+        return True
     mount(DEVICE, MOUNT_POINT, kind="ext4", flags=MS_NOATIME | MS_NODEV, options=_OPTIONS)
     _prepare(owner)
     for part, target in _PARTS:
         mount(f"{MOUNT_POINT}/{part}", target, flags=MS_BIND)
+    return True
 
 
 def _prepare(owner: tuple[int, int]) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import os
 
-from sandfleet.agent.identity_files import DIRECTORY, content_of, link_into_memory, overwrite
+from sandfleet.agent.identity_files import DIRECTORY, content_of, hold, link_into_memory, overwrite
 
 LINK = "/etc/machine-id"
 MEMORY = f"{DIRECTORY}/machine-id"
 KEPT = "/var/lib/sandfleet/machine-id"
 _NOTHING = "\n" * 33
 """As long as an id, so that keeping one allocates nothing on the disk."""
+_on_disk = [False]
+"""Whether the disk holds an id; a guest that has become somebody need not look."""
 
 
 def lay_out() -> None:
@@ -28,6 +30,8 @@ def lay_out() -> None:
     overwrite(MEMORY, f"{known}\n" if known else "")
     if not os.path.exists(KEPT) or before:
         overwrite(KEPT, f"{known}\n" if known else _NOTHING)
+    _on_disk[0] = bool(known)
+    hold(MEMORY)
 
 
 def is_there() -> bool:
@@ -38,7 +42,7 @@ def is_there() -> bool:
 def make() -> None:
     """Make a new one."""
     overwrite(MEMORY, f"{os.urandom(16).hex()}\n")
-    if content_of(KEPT):
+    if _on_disk[0]:
         keep()
 
 
@@ -47,3 +51,4 @@ def keep() -> None:
     mine = content_of(MEMORY)
     if mine and content_of(KEPT) != mine:
         overwrite(KEPT, f"{mine}\n")
+    _on_disk[0] = bool(mine)

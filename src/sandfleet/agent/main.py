@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     listeners = _connect(agent, options.socket)
     if is_init:
         # Done now, and so in no clone: who the user is takes several files to find out.
-        boot.mount_data(agent.users.find(agent.places.user))
+        agent.has_data_disk = boot.mount_data(agent.users.find(agent.places.user))
     gc.collect()
     gc.freeze()
     say(f"serving, {len(listeners)} listener")

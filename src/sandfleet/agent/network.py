@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 
-from sandfleet.agent.identity_files import DIRECTORY, link_into_memory, overwrite
+from sandfleet.agent.identity_files import DIRECTORY, hold, link_into_memory, overwrite
 
 LOOPBACK = "lo"
 LINK = "eth0"
@@ -38,6 +38,7 @@ def link_host_name() -> None:
     """Have the files that hold the host's name in memory: they are written anew at each start."""
     for name in ("hostname", "hosts"):
         link_into_memory(f"/etc/{name}", f"{DIRECTORY}/{name}")
+        hold(f"/etc/{name}")
 
 
 def set_host_name(name: str) -> None:

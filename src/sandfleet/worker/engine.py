@@ -63,6 +63,7 @@ def _config(settings: WorkerSettings) -> HypervisorConfig:
         data_dir=settings.data_dir,
         templates_dir=settings.templates_dir,
         memory_base_mib=settings.memory_base_mib,
+        memory_default_mib=settings.memory_default_mib,
         memory_max_mib=settings.memory_max_mib,
         memory_block_mib=MEMORY_BLOCK_MIB,
         machines_max=min(MACHINES_MAX, machine_count(IPv4Network(settings.network_range))),

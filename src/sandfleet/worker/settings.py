@@ -87,9 +87,9 @@ class WorkerSettings(BaseSettings):
     clone_concurrency: int = Field(default_factory=lambda: max(2, os.cpu_count() or 1), ge=1)
     """How many VMs are started at a time when somebody waits: by default one for each CPU, at least 2."""
     memory_default_mib: int = Field(default=1024, ge=128)
-    """Size of the VMs that stand ready; the server's `memory_default_mb`."""
+    """Size of the VMs that stand ready, and of their template; the server's `memory_default_mb`."""
     memory_base_mib: int = Field(default=512, ge=128)
-    """Memory of the template; the server's `memory_base_mb`."""
+    """Least memory: that of the template of smaller VMs; the server's `memory_base_mb`."""
     memory_max_mib: int = Field(default=65536, ge=128)
     """Most memory of one VM; the server's `memory_max_mb`."""
     disk_default_mib: int = Field(default=20480, ge=1024)

@@ -143,7 +143,15 @@ async def test_a_data_plane_call_wakes_it(fleet: Fleet, call: str) -> None:
     assert await status(fleet, sandbox) == "running"
 
 
-async def test_calls_at_the_same_time_share_one_wake(fleet: Fleet) -> None:
+async def test_calls_at_the_same_time_share_one_wake(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, joined = hibernation.open_wake, list[Any]()
+
+    async def noting(*given: Any) -> Any:
+        found = await look(*given)
+        joined.append(found)
+        return found
+
+    monkeypatch.setattr(hibernation, "open_wake", noting)
     sandbox = await fleet.create()
     await hibernate(fleet, sandbox)
     fleet.hypervisor.faults.hold("load")
@@ -154,7 +162,7 @@ async def test_calls_at_the_same_time_share_one_wake(fleet: Fleet) -> None:
         await fleet.hypervisor.faults.reached("load")
         asked.append(group.create_task(post(fleet, f"{sandbox}/wake")))
         asked.append(group.create_task(post(fleet, f"{sandbox}/wake", {"timeout": 5})))
-        await asyncio.sleep(0.2)
+        await eventually(lambda: len(joined) == 2, what="both to find the wake that is under way")
         fleet.hypervisor.faults.release("load")
     assert [one.result().status_code for one in asked] == [200] * 12
     assert asked[-1].result().json()["timeout"] == 5
@@ -359,16 +367,20 @@ async def test_a_wake_that_finds_it_woken_when_its_turn_comes_has_what_it_asked_
     sandbox = await fleet.create()
     await hibernate(fleet, sandbox)
 
+    looks = 0
+
     async def too_early(*_given: object) -> None:
-        return None  # the other's wake was not there yet when this one looked
+        nonlocal looks
+        looks += 1  # and the other's wake was not there yet
 
     monkeypatch.setattr(hibernation, "open_wake", too_early)
     fleet.hypervisor.faults.hold("load")
     async with asyncio.TaskGroup() as group:
         first = group.create_task(post(fleet, f"{sandbox}/wake"))
         await fleet.hypervisor.faults.reached("load")
+        before = looks
         second = group.create_task(post(fleet, f"{sandbox}/wake", {"timeout": 90}))
-        await asyncio.sleep(0.2)
+        await eventually(lambda: looks > before, what="the second to look")
         fleet.hypervisor.faults.release("load")
     answers = [(one.result().status_code, one.result().json()["status"]) for one in (first, second)]
     assert answers == [(200, "running")] * 2

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sandfleet.agent import machine_id
+from sandfleet.agent import identity_files, machine_id
 
 
 @pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Lay out a guest's disk as an image has it, and boot from it."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").touch()
@@ -18,7 +19,8 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(machine_id, "MEMORY", str(tmp_path / "run/machine-id"))
     monkeypatch.setattr(machine_id, "KEPT", str(tmp_path / "var/machine-id"))
     machine_id.lay_out()
-    return tmp_path
+    yield tmp_path
+    identity_files.let_go()
 
 
 def seen(disk: Path) -> str:
@@ -26,6 +28,7 @@ def seen(disk: Path) -> str:
 
 
 def reboot(disk: Path) -> None:
+    identity_files.let_go()  # what a process holds ends with it
     (disk / "run/machine-id").unlink()
     machine_id.lay_out()
 

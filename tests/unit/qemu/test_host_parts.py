@@ -183,7 +183,7 @@ def test_a_pid_file_names_a_process_only_if_it_is_the_machines(tmp_path: Path) -
 def test_mitigations_are_part_of_what_a_template_is_found_by() -> None:
     def inputs(kernel_arguments: str) -> TemplateInputs:
         image = ImageFiles("base", "d", *[Path("/x")] * 4, kernel_arguments=kernel_arguments)
-        return inputs_of(image, shape=SHAPE, qemu_version="10.0.2", host_cpu="any")
+        return inputs_of(image, shape=SHAPE, memory_mib=512, qemu_version="10.0.2", host_cpu="any")
 
     off, on = inputs(DEFAULT_KERNEL_ARGUMENTS), inputs(MITIGATED_KERNEL_ARGUMENTS)
     assert off.kernel_arguments.split() == [*on.kernel_arguments.split(), "mitigations=off"]

@@ -60,7 +60,7 @@ def published(directory: Path) -> templates.Template:
         (directory / name).write_bytes(name.encode())
     (directory / "base.qcow2").write_bytes(b"base")
     image = ImageFiles("base", "digest", *[directory] * 4)
-    inputs = templates.inputs_of(image, shape=SHAPE, qemu_version="10.0.2", host_cpu="cpu")
+    inputs = templates.inputs_of(image, shape=SHAPE, memory_mib=512, qemu_version="10.0.2", host_cpu="cpu")
     digests = templates.file_digests(directory)
     manifest = templates.TemplateManifest(
         version=templates.template_version(inputs, digests),
@@ -99,13 +99,14 @@ def test_a_template_whose_base_is_gone_is_refused(tmp_path: Path) -> None:
 
 def test_everything_a_template_is_made_from_changes_its_key() -> None:
     image = ImageFiles("base", "digest", *[Path("/x")] * 4)
-    made = templates.inputs_of(image, shape=SHAPE, qemu_version="10.0.2", host_cpu="cpu")
+    made = templates.inputs_of(image, shape=SHAPE, memory_mib=512, qemu_version="10.0.2", host_cpu="cpu")
     others = [
         msgspec.structs.replace(made, image_digest="other"),
         msgspec.structs.replace(made, qemu_version="10.0.3"),
         msgspec.structs.replace(made, host_cpu="another"),
         msgspec.structs.replace(made, kernel_arguments="debug"),
+        msgspec.structs.replace(made, memory_mib=1024),
         msgspec.structs.replace(made, shape=MachineShape("pc-q35-10.0", "tcg", "Nehalem", 4, 512, 4736, 128)),
     ]
-    assert len({made.key(), *(other.key() for other in others)}) == 6
+    assert len({made.key(), *(other.key() for other in others)}) == 7
     assert json.loads(msgspec.json.encode(made))["format"] == templates.FORMAT

@@ -58,7 +58,7 @@ class Cache:
         files = ImageFiles("base", image.name, *[image / "root.qcow2"] * 4)
         manifest = TemplateManifest(
             version=version,
-            inputs=inputs_of(files, shape=SHAPE, qemu_version="10", host_cpu="any"),
+            inputs=inputs_of(files, shape=SHAPE, memory_mib=512, qemu_version="10", host_cpu="any"),
             files={},
             backing={"root": str(image / "root.qcow2"), "data": str(image / "data.qcow2")},
             data_disk_mib=20480,

@@ -56,7 +56,8 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
         overlays = (directory / ROOT_OVERLAY, directory / DATA_OVERLAY)
         disks.copy_overlay(template.file(ROOT_EMPTY_FILE), overlays[0])
         disks.copy_overlay(template.file(DATA_EMPTY_FILE), overlays[1])
-        resident, reason = await resident_memory(host.config.memory_dir, template)
+        async with host.copying:  # one copy serves all who wait for it
+            resident, reason = await resident_memory(host.config.memory_dir, template)
         if reason is not None:
             host.degradations["memory"] = f"checkpoints stop their guest: {reason}"
         recipe = SpawnRecipe(
@@ -65,7 +66,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
             state=template.file(STATE_FILE),
             root=[overlays[0], template.file(ROOT_FILE), template.backing("root")],
             data=[overlays[1], template.file(DATA_FILE), template.backing("data")],
-            limits=limits(memory_mib=template.shape.memory_base_mib, cpu_count=order.cpu_count),
+            limits=limits(memory_mib=template.memory_mib, cpu_count=order.cpu_count),
         )
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
@@ -78,7 +79,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
             host_cpu=template.manifest.inputs.host_cpu,
             root=first_chain(ROOT_DRIVE, [ROOT_OVERLAY], backings=recipe.root[1:]),
             data=first_chain(DATA_DRIVE, [DATA_OVERLAY], backings=recipe.data[1:]),
-            memory_mib=template.shape.memory_base_mib,
+            memory_mib=template.memory_mib,
             cpu_count=1,
             disk_mib=template.data_disk_mib,
         )

@@ -47,6 +47,9 @@ class HypervisorConfig:
     Each of `cpu_tiers` is a number of vCPUs that machines can have at most. A vCPU that
     sleeps still costs most of a MiB, so that small machines come from a template with
     few; a template of a larger tier is made when it is first asked for.
+
+    Machines of `memory_default_mib` and more come from a template whose guest has that much
+    already; 0 means that all come from one of `memory_base_mib`.
     """
 
     data_dir: Path
@@ -54,6 +57,7 @@ class HypervisorConfig:
     resident_dir: Path = Path("/dev/shm/sandfleet-templates")  # noqa: S108 -- memory is its purpose
     """A memory file system; templates' memory is kept there, shared by all fleets of the host."""
     memory_base_mib: int = 512
+    memory_default_mib: int = 0
     memory_max_mib: int = 65536
     memory_block_mib: int = 128
     cpu_tiers: Sequence[int] = (4, 16)

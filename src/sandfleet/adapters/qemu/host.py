@@ -37,6 +37,8 @@ class Host:
     degradations: dict[str, str] = field(default_factory=dict)
     """What was found out only while it was tried, as sentences."""
     fork_memories: ForkMemories = field(default_factory=ForkMemories)
+    copying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever looks for the memory of a template, and copies it if it is not there."""
     spawning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
 
     def directory(self, machine_id: str) -> Path:

@@ -6,15 +6,16 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.qemu import adopt as adopting
+from sandfleet.adapters.qemu import memory, snapshot_files
 from sandfleet.adapters.qemu import prune as pruning
 from sandfleet.adapters.qemu import restart as restarting
-from sandfleet.adapters.qemu import snapshot_files
 from sandfleet.adapters.qemu import sweep as sweeping
 from sandfleet.adapters.qemu.cgroups import Cgroups
 from sandfleet.adapters.qemu.clone import clone
@@ -47,6 +48,14 @@ CPU_MODELS = {"kvm": "host", "tcg": "Nehalem"}
 ADOPTIONS_AT_ONCE = 8
 
 
+class _Kind(NamedTuple):
+    """What tells the templates of this host apart: image, most vCPUs, memory."""
+
+    image: str
+    cpu_max: int
+    memory_mib: int
+
+
 class QemuHypervisor:
     """The VMs of this host. `images` is asked at each `prepare`, so that a new image is noticed."""
 
@@ -73,7 +82,7 @@ class QemuHypervisor:
         self.snapshots = QemuSnapshots(self._host, self.accelerator)
         self.faults = self._host.faults
         self._images = images
-        self._templates: dict[tuple[str, int], Template] = {}
+        self._templates: dict[_Kind, Template] = {}
         self._accelerator: Accelerator | None = None
         self._held: dict[Path, int] = {}
         self._preparing = asyncio.Lock()
@@ -104,9 +113,9 @@ class QemuHypervisor:
             if reason is not None:
                 self._host.degradations["write faults"] = f"checkpoints stop their guest: {reason}"
             first_tier = self._host.config.cpu_tiers[0]
-            templates: dict[tuple[str, int], Template] = {}
+            templates: dict[_Kind, Template] = {}
             for image in self._images():
-                templates[image.name, first_tier] = await self._template(image, cpu_max=first_tier)
+                templates |= await self._made(image, first_tier)
             self._templates = templates
             versions = {template.version for template in templates.values()}
             await asyncio.to_thread(forget_others, self._host.config.memory_dir, versions=versions)
@@ -115,7 +124,8 @@ class QemuHypervisor:
             await asyncio.to_thread(self._prune)
             await self.snapshots.know_backings(templates.values())
             await self.snapshots.collect_bases()
-        return [_info(template) for template in templates.values()]
+        usual_mib = self._memory_sizes()[-1]
+        return [_info(template) for kind, template in templates.items() if kind.memory_mib == usual_mib]
 
     async def clone(self, order: MachineOrder) -> Machine:
         """Start a copy-on-write clone of a template and return it with its agent answering."""
@@ -131,24 +141,47 @@ class QemuHypervisor:
         tiers = [tier for tier in self._host.config.cpu_tiers if tier >= order.cpu_count]
         if not tiers:
             raise SizeOutOfRange(f"this host has no machines with {order.cpu_count} vCPUs")
-        found = self._templates.get((order.template, tiers[0]))
+        least_mib, *larger_mib = self._memory_sizes()
+        fitting_mib = [least_mib, *(size for size in larger_mib if size <= order.memory_mib)]
+        kind = _Kind(order.template, tiers[0], fitting_mib[-1])
+        found = self._templates.get(kind)
         if found is not None:
             return found
         images = [image for image in self._images() if image.name == order.template]
         if not images:
             raise NotFound(f"this host has no template {order.template!r}", code="unknown_template")
         async with self._preparing:
-            key = (order.template, tiers[0])
-            if key not in self._templates:
-                self._templates[key] = await self._template(images[0], cpu_max=tiers[0])
-                self._hold(self._templates[key])
-            return self._templates[key]
+            if kind not in self._templates:
+                made = await self._made(images[0], kind.cpu_max)
+                self._templates |= made
+                for template in made.values():
+                    self._hold(template)
+            return self._templates[kind]
 
-    async def _template(self, image: ImageFiles, *, cpu_max: int) -> Template:
+    def _memory_sizes(self) -> list[int]:
+        """Return what the templates have, the size that most machines have last."""
+        config = self._host.config
+        return sorted({config.memory_base_mib, max(config.memory_base_mib, config.memory_default_mib)})
+
+    async def _made(self, image: ImageFiles, cpu_max: int) -> dict[_Kind, Template]:
+        """Return the templates of one image and tier, built where they are missing."""
         version = await qemu_version(self._host.config.qemu_binary)
         shape = self._shape(version, await self.accelerator(), cpu_max)
-        inputs = inputs_of(image, shape=shape, qemu_version=version, host_cpu=host_cpu_model())
-        return await find_or_build(self._host, image, inputs)
+        sizes = self._memory_sizes()
+        wanted = [
+            inputs_of(
+                image,
+                shape=shape,
+                memory_mib=memory.reachable(size, shape),
+                qemu_version=version,
+                host_cpu=host_cpu_model(),
+            )
+            for size in sizes
+        ]
+        found = await find_or_build(self._host, image, wanted)
+        return {
+            _Kind(image.name, cpu_max, size): template for size, template in zip(sizes, found, strict=True)
+        }
 
     async def restart(self, machine: Machine, *, is_clean: bool) -> None:
         """Boot the machine's own disks anew."""

@@ -139,8 +139,12 @@ async def _open_sessions(host: Host, undo: AsyncExitStack, manifest: Manifest) -
     try:
         async with awake_timeout(BOOT_TIMEOUT_S):
             return Sessions(handle, qmp, await _first_answer(host, directory / AGENT_SOCKET, handle))
-    except (TimeoutError, GuestUnresponsive) as error:
-        raise HypervisorFailed(f"the guest did not boot to an answer: {log_tail(directory)}") from error
+    except TimeoutError as error:
+        reason = f"no answer within {BOOT_TIMEOUT_S:.0f} s"
+        raise HypervisorFailed(f"the guest did not boot: {reason} {log_tail(directory)}".strip()) from error
+    except GuestUnresponsive as error:
+        reason = f"QEMU ended ({await qmp.shutdown_cause() or 'without a word'})"
+        raise HypervisorFailed(f"the guest did not boot: {reason} {log_tail(directory)}".strip()) from error
 
 
 async def _first_answer(host: Host, socket: Path, handle: ProcessHandle) -> Guest:

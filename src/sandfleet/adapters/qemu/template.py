@@ -20,7 +20,7 @@ from sandfleet.adapters.qemu.process import BOOT_ID
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.wire.qemu_command import MachineShape
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST_FILE = "manifest.json"
 MEMORY_FILE = "memory"
 STATE_FILE = "state"
@@ -51,6 +51,8 @@ class TemplateInputs(msgspec.Struct, frozen=True, kw_only=True):
     host_cpu: str
     kernel_arguments: str
     shape: MachineShape
+    memory_mib: int = 0
+    """What its guest has when it is saved: the base, and what is plugged. Older formats do not say."""
     format: int = FORMAT
 
     def key(self) -> str:
@@ -90,6 +92,11 @@ class Template:
     def shape(self) -> MachineShape:
         """The shape that its clones must have."""
         return self.manifest.inputs.shape
+
+    @property
+    def memory_mib(self) -> int:
+        """The memory that its clones have from the first."""
+        return self.manifest.inputs.memory_mib
 
     def file(self, name: str) -> Path:
         """Return the path of one of its files."""
@@ -164,7 +171,9 @@ def template_version(inputs: TemplateInputs, files: Mapping[str, str]) -> str:
     return hashlib.sha256(described).hexdigest()
 
 
-def inputs_of(image: ImageFiles, *, shape: MachineShape, qemu_version: str, host_cpu: str) -> TemplateInputs:
+def inputs_of(
+    image: ImageFiles, *, shape: MachineShape, memory_mib: int, qemu_version: str, host_cpu: str
+) -> TemplateInputs:
     """Return what a template of `image` is made from on this host."""
     return TemplateInputs(
         image_name=image.name,
@@ -173,4 +182,5 @@ def inputs_of(image: ImageFiles, *, shape: MachineShape, qemu_version: str, host
         host_cpu=host_cpu,
         kernel_arguments=image.kernel_arguments or DEFAULT_KERNEL_ARGUMENTS,
         shape=shape,
+        memory_mib=memory_mib,
     )

@@ -1,4 +1,8 @@
-"""Making a template: boot the image, warm it up, quiesce it, save it, prove it with one clone, publish it."""
+"""Making templates: boot the image, warm it up, quiesce it, save it, prove it with one clone, publish it.
+
+Templates of one image that differ in nothing but their memory come from one boot: the guest is saved with
+what it has, given more, and saved again.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import structlog
 
-from sandfleet.adapters.qemu import disks
+from sandfleet.adapters.processes import run_program
+from sandfleet.adapters.qemu import disks, memory
 from sandfleet.adapters.qemu.clone import IGNORE_SHARED, clone, seat
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET, ImageFiles
 from sandfleet.adapters.qemu.erase import end_process
@@ -23,6 +29,7 @@ from sandfleet.adapters.qemu.manifest import Manifest, sync_directory, write_ato
 from sandfleet.adapters.qemu.process import ProcessHandle
 from sandfleet.adapters.qemu.qmp import Qmp, next_event, set_capabilities
 from sandfleet.adapters.qemu.spawn import KernelFiles, Spawned, SpawnRecipe, spawn
+from sandfleet.adapters.qemu.standstill import thaw
 from sandfleet.adapters.qemu.template import (
     DATA_EMPTY_FILE,
     DATA_FILE,
@@ -45,12 +52,17 @@ from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX
 from sandfleet.wire.qemu_command import CONSOLE_CHARDEV, MachineShape
 
+log = structlog.get_logger("sandfleet.engine")
 _T = TypeVar("_T")
 
 SAVE_TIMEOUT_S = 60.0
 WARM_UP_TIMEOUT_S = 180.0
 """A guest on a host that is busy with others needs minutes where an idle one needs a second."""
 ANSWER_S = 10.0
+PLUG_ATTEMPTS = 10
+BOOTS_MAX = 3
+CLOCK_WATCHED_S = 1.0
+CLOCK_TOLERANCE = 0.1
 MEMORY_HEADROOM_MIB = 128
 PIDS_MAX = 1024
 """Until a clone is given its own."""
@@ -68,20 +80,41 @@ WARM_UPS: Sequence[Sequence[str]] = (
 DATA_MOUNTED = ("mountpoint", "-q", "/home/sandbox")
 
 
-async def build_template(host: Host, image: ImageFiles, inputs: TemplateInputs) -> Template:
-    """Return a new, proven and published template of `image`."""
-    staging = host.config.templates_dir / f"{BUILDING_PREFIX}{secrets.token_hex(6)}"
-    staging.mkdir(parents=True, mode=0o755)
+async def build_templates(
+    host: Host, image: ImageFiles, wanted: Sequence[TemplateInputs]
+) -> Sequence[Template]:
+    """Return new, proven and published templates of `image` out of one boot.
+
+    They differ in their memory alone, of which each has more than the one before.
+    """
+    for _ in range(BOOTS_MAX - 1):
+        try:
+            return await _build(host, image, wanted)
+        except WrongClock as error:
+            log.warning("template_booted_anew", reason=error.message)
+    return await _build(host, image, wanted)
+
+
+async def _build(host: Host, image: ImageFiles, wanted: Sequence[TemplateInputs]) -> Sequence[Template]:
+    stagings = [host.config.templates_dir / f"{BUILDING_PREFIX}{secrets.token_hex(6)}" for _ in wanted]
     try:
-        await _save_booted(host, image, inputs, staging)
-        template = await _describe(host, image, inputs, staging)
-        await _prove(host, template)
-        return await asyncio.to_thread(_publish, host.config.templates_dir, template)
+        for staging in stagings:
+            staging.mkdir(parents=True, mode=0o755)
+        await _save_booted(host, image, list(zip(wanted, stagings, strict=True)))
+        templates = []
+        for inputs, staging in zip(wanted, stagings, strict=True):
+            template = await _describe(host, image, inputs, staging)
+            await _prove(host, template)
+            templates.append(await asyncio.to_thread(_publish, host.config.templates_dir, template))
+        return templates
     finally:
-        await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+        for staging in stagings:
+            await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
 
 
-async def _save_booted(host: Host, image: ImageFiles, inputs: TemplateInputs, staging: Path) -> None:
+async def _save_booted(host: Host, image: ImageFiles, parts: Sequence[tuple[TemplateInputs, Path]]) -> None:
+    """Boot a guest on the files of the last part, and save it into each."""
+    inputs, staging = parts[-1]
     order = MachineOrder(image.name, inputs.shape.memory_base_mib, 1, 0, network_enabled=False)
     async with AsyncExitStack() as undo:
         manifest = seat(host, undo, order, template_version="", shape=inputs.shape)
@@ -95,15 +128,25 @@ async def _save_booted(host: Host, image: ImageFiles, inputs: TemplateInputs, st
             state=staging / STATE_FILE,
             root=[staging / ROOT_FILE, image.root_disk],
             data=[staging / DATA_FILE, image.data_disk],
-            limits=limits(memory_mib=inputs.shape.memory_base_mib + MEMORY_HEADROOM_MIB, cpu_count=2),
+            limits=limits(memory_mib=inputs.memory_mib + MEMORY_HEADROOM_MIB, cpu_count=2),
             kernel=KernelFiles(image.kernel, image.initrd, inputs.kernel_arguments),
         )
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
-        await _boot_and_save(host, undo, manifest, spawned)
+        qmp, guest = await _boot(host, undo, manifest, spawned)
+        for earlier, its_staging in parts[:-1]:
+            await _settle(qmp, guest, earlier)
+            await _or_log(
+                _save_copy(qmp, working=staging, saved=its_staging), host.directory(manifest.machine_id)
+            )
+            guest = await host.guests(host.directory(manifest.machine_id) / AGENT_SOCKET)
+            undo.push_async_callback(guest.close)
+        await _settle(qmp, guest, inputs)
+        await _or_log(save(qmp, spawned.state_path), host.directory(manifest.machine_id))
 
 
-async def _boot_and_save(host: Host, undo: AsyncExitStack, manifest: Manifest, spawned: Spawned) -> None:
+async def _boot(host: Host, undo: AsyncExitStack, manifest: Manifest, spawned: Spawned) -> tuple[Qmp, Guest]:
+    """Return the sessions with a guest that has booted and run once what its clones will run."""
     directory = host.directory(manifest.machine_id)
     handle = ProcessHandle(spawned.process)
     undo.callback(handle.close)
@@ -117,17 +160,59 @@ async def _boot_and_save(host: Host, undo: AsyncExitStack, manifest: Manifest, s
         raise HypervisorFailed(
             f"the image {manifest.template} did not boot to an answering agent: {said} {log_tail(directory)}"
         ) from error
+    undo.push_async_callback(guest.close)
+    await warm_up(guest, WARM_UPS)
+    if await _run(guest, DATA_MOUNTED) != 0:
+        raise HypervisorFailed(
+            f"the guest did not mount its data disk, as every clone would have to: {await _console(qmp)}"
+        )
+    await require_true_clock(guest)
+    return qmp, guest
+
+
+class WrongClock(HypervisorFailed):
+    """A guest's clock has another rate than its host's."""
+
+
+async def require_true_clock(guest: Guest) -> None:
+    """Raise WrongClock unless the guest's time passes as its host's does.
+
+    A kernel that boots while its host is too busy may measure the rate wrongly, some times over:
+    in every clone all time-outs would be over too soon.
+    """
+    now = asyncio.get_running_loop().time
+    asked_s, first_s, known_s = now(), (await guest.stats()).uptime_s, now()
+    await asyncio.sleep(CLOCK_WATCHED_S)
+    asked_again_s, second_s, known_again_s = now(), (await guest.stats()).uptime_s, now()
+    least_s = (asked_again_s - known_s) * (1 - CLOCK_TOLERANCE)
+    most_s = (known_again_s - asked_s) * (1 + CLOCK_TOLERANCE)
+    if not least_s <= second_s - first_s <= most_s:
+        raise WrongClock(
+            f"the new guest's clock went on by {second_s - first_s:.2f} s in {least_s:.2f} to {most_s:.2f} s"
+        )
+
+
+async def _settle(qmp: Qmp, guest: Guest, inputs: TemplateInputs) -> None:
+    """Give the guest the memory of a template and make it ready to be saved; its session ends."""
+    await _plug(qmp, guest, inputs.shape, inputs.memory_mib)
+    await _use_once(guest, inputs.shape)
+    await guest.quiesce()
+    await guest.close()
+
+
+async def _save_copy(qmp: Qmp, *, working: Path, saved: Path) -> None:
+    """Save the guest into `saved` while it stands on the files in `working`, and let it run on."""
+    descriptor = os.open(saved / STATE_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        await warm_up(guest, WARM_UPS)
-        if await _run(guest, DATA_MOUNTED) != 0:
-            raise HypervisorFailed(
-                f"the guest did not mount its data disk, as every clone would have to: {await _console(qmp)}"
-            )
-        await _use_once(guest, manifest.shape)
-        await guest.quiesce()
+        path = await qmp.give(descriptor)
     finally:
-        await guest.close()
-    await _or_log(save(qmp, spawned.state_path), directory)
+        os.close(descriptor)
+    await save(qmp, path)
+    for name in (MEMORY_FILE, ROOT_FILE, DATA_FILE):
+        copying = ["cp", "--sparse=always", str(working / name), str(saved / name)]
+        await run_program(copying, timeout_s=SAVE_TIMEOUT_S)
+    await qmp.take_back(path)
+    await thaw(qmp)
 
 
 async def _first_answer(host: Host, socket: Path, handle: ProcessHandle) -> Guest:
@@ -183,8 +268,7 @@ async def _describe(host: Host, image: ImageFiles, inputs: TemplateInputs, stagi
 
 async def _prove(host: Host, template: Template) -> None:
     """Start one clone and run a command in it: what cannot do that is not published."""
-    shape = template.shape
-    order = MachineOrder(template.name, shape.memory_base_mib, 1, 0, network_enabled=False)
+    order = MachineOrder(template.name, template.memory_mib, 1, 0, network_enabled=False)
     machine = await clone(host, template, order)
     try:
         status = await _run(machine.guest, ("sh", "-c", "exit 7"))
@@ -250,6 +334,19 @@ async def _run(guest: Guest, argv: Sequence[str], *, timeout_s: float = WARM_UP_
     if status.running or status.timed_out:
         raise HypervisorFailed(f"{' '.join(argv)!r} had not ended in the new guest after {timeout_s:g} s")
     return status.exit_code
+
+
+async def _plug(qmp: Qmp, guest: Guest, shape: MachineShape, memory_mib: int) -> None:
+    """Give the guest the memory that its clones will have.
+
+    Last, so that hardly anything lies in it: it is saved with the devices, and is each clone's own.
+    """
+    for _ in range(PLUG_ATTEMPTS):
+        reached = await memory.resize(qmp, shape, memory_mib)
+        usable = await memory.online(guest, shape, reached)
+        if usable == memory_mib:
+            return
+    raise HypervisorFailed(f"the new guest has {usable} of {memory_mib} MiB")
 
 
 async def _use_once(guest: Guest, shape: MachineShape) -> None:

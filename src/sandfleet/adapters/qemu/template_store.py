@@ -6,33 +6,45 @@ import asyncio
 import fcntl
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sandfleet.adapters.qemu.config import ImageFiles
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.template import Template, TemplateInputs, load_template
-from sandfleet.adapters.qemu.template_build import BUILDING_PREFIX, build_template
+from sandfleet.adapters.qemu.template_build import BUILDING_PREFIX, build_templates
 from sandfleet.model.errors import HypervisorFailed
 
 LOCK_POLL_S = 0.2
 LOCK_WAIT_S = 300.0
 
 
-async def find_or_build(host: Host, image: ImageFiles, inputs: TemplateInputs) -> Template:
-    """Return the template with these inputs; a damaged one is made anew beside it."""
+async def find_or_build(
+    host: Host, image: ImageFiles, wanted: Sequence[TemplateInputs]
+) -> Sequence[Template]:
+    """Return the templates with these inputs, which differ in memory, the least first.
+
+    A damaged one is made anew beside it.
+    """
     templates_dir = host.config.templates_dir
     templates_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-    found = await asyncio.to_thread(_find, templates_dir, inputs)
-    if found is not None:
-        return found
+    found = await asyncio.to_thread(_find_all, templates_dir, wanted)
+    if len(found) == len(wanted):
+        return list(found.values())
     async with _building_lock(templates_dir):
-        found = await asyncio.to_thread(_find, templates_dir, inputs)
-        if found is not None:
-            return found
-        await asyncio.to_thread(_remove_abandoned, templates_dir)
-        return await build_template(host, image, inputs)
+        found = await asyncio.to_thread(_find_all, templates_dir, wanted)
+        missing = [inputs for inputs in wanted if inputs.key() not in found]
+        if missing:
+            await asyncio.to_thread(_remove_abandoned, templates_dir)
+            built = await build_templates(host, image, missing)
+            found |= {inputs.key(): template for inputs, template in zip(missing, built, strict=True)}
+    return [found[inputs.key()] for inputs in wanted]
+
+
+def _find_all(templates_dir: Path, wanted: Sequence[TemplateInputs]) -> dict[str, Template]:
+    found = {inputs.key(): _find(templates_dir, inputs) for inputs in wanted}
+    return {key: template for key, template in found.items() if template is not None}
 
 
 def _find(templates_dir: Path, inputs: TemplateInputs) -> Template | None:

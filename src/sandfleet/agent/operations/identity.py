@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
-import re
 import time
 
 from sandfleet.agent import host_keys, machine_id, network
@@ -18,16 +16,18 @@ from sandfleet.agent.users import ids_of
 from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX, Code, Fields, OperationFailed
 
 SEED_BYTES_MAX = 512
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+HOST_NAME_LENGTH_MAX = 63
 
 
 def start(agent: Agent, stream: Stream, fields: Fields) -> None:
     """The first time, and with `renew`, everything is made anew; later only what a claim changes.
 
     A guest that was booted anew from disks which are its own keeps what it is known by.
+    Each clone runs this for the first time, which in a translated guest costs more than what it does:
+    so it goes without what has much code behind it (patterns, files that could be open already).
     """
     host_name = fields.text("host_name")
-    if not _HOST_NAME.fullmatch(host_name):
+    if not is_host_name(host_name):
         raise OperationFailed(Code.BAD_REQUEST, "not a host name")
     seed = _seed(fields)
     agent.identity_envs = fields.text_map("envs")
@@ -43,6 +43,13 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
     stream.finish({})
 
 
+def is_host_name(name: str) -> bool:
+    """Whether it has letters, digits and, between them, hyphens."""
+    if not name.isascii() or len(name) > HOST_NAME_LENGTH_MAX:
+        return False
+    return name.replace("-", "").isalnum() and name[0] != "-" and name[-1] != "-"
+
+
 def set_clock(wall_clock_s: float) -> None:
     """Step the clock."""
     time.clock_settime_ns(time.CLOCK_REALTIME, int(wall_clock_s * 1e9))
@@ -50,7 +57,7 @@ def set_clock(wall_clock_s: float) -> None:
 
 def _seed(fields: Fields) -> bytes:
     try:
-        seed = base64.b64decode(fields.text("seed"), validate=True)
+        seed = binascii.a2b_base64(fields.text("seed"), strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise OperationFailed(Code.BAD_REQUEST, "the seed is not base64") from error
     if not 16 <= len(seed) <= SEED_BYTES_MAX:
@@ -62,9 +69,8 @@ def _make_new(agent: Agent, *, is_known: bool) -> None:
     if not is_known or not machine_id.is_there():
         machine_id.make()
         agent.has_kept_id = False
-    owner = ids_of(agent.users, agent.places.user, switches_user=True)
-    if owner is not None:
-        mount_data_disk(owner=owner)
+    if not agent.has_data_disk:
+        _mount(agent)
     keygen = host_keys.keygen_command()
     if keygen is not None:  # slow without acceleration: nobody waits for it
         if not is_known:
@@ -73,3 +79,9 @@ def _make_new(agent: Agent, *, is_known: bool) -> None:
             run_program(agent, keygen, lambda code, said: say(f"host keys: exit code {code} {said}"))
         except OSError:
             say_exception("host keys")
+
+
+def _mount(agent: Agent) -> None:
+    owner = ids_of(agent.users, agent.places.user, switches_user=True)
+    if owner is not None:
+        agent.has_data_disk = mount_data_disk(owner=owner)

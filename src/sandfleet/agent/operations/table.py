@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from sandfleet.agent import machine_id
+from sandfleet.agent import identity_files, machine_id
 from sandfleet.agent.context import Agent
 from sandfleet.agent.operations import (
     clock,
@@ -62,11 +62,18 @@ OPERATIONS: Mapping[str, Callable[[Agent, Stream, Fields], None]] = MappingProxy
 )
 
 
+_OF_EXECS = frozenset({Op.EXEC_START, Op.EXEC_WAIT})
+_CHANGES_NO_FILE = frozenset({Op.CLOCK, Op.IDENTITY, Op.LIMITS, Op.QUIESCE, Op.SHUT_DOWN, Op.STATS})
+
+
 def start(agent: Agent, stream: Stream, fields: Fields) -> None:
     """Begin the operation that the request names."""
     operation = OPERATIONS.get(fields.text("op"))
     if operation is None:
         raise OperationFailed(Code.BAD_REQUEST, f"no operation {fields.text('op')[:40]}")
+    if not agent.is_used and fields.text("op") not in _CHANGES_NO_FILE and not _is_warm_up(fields):
+        agent.is_used = True
+        identity_files.let_go()
     if agent.is_init and agent.has_identity and not agent.has_kept_id and _is_use(fields):
         machine_id.keep()
         agent.has_kept_id = True
@@ -75,6 +82,9 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
 
 def _is_use(fields: Fields) -> bool:
     """Whether a tenant may see by this operation what the guest is known by."""
-    op = fields.text("op")
-    is_warm_up = op == Op.EXEC_START and fields.text("id").startswith(WARM_EXEC_PREFIX)
-    return op in (Op.EXEC_START, Op.FILE_READ) and not is_warm_up
+    return fields.text("op") in (Op.EXEC_START, Op.FILE_READ) and not _is_warm_up(fields)
+
+
+def _is_warm_up(fields: Fields) -> bool:
+    """Whether it is about a command that the host runs before the guest is anybody's."""
+    return fields.text("op") in _OF_EXECS and fields.text("id").startswith(WARM_EXEC_PREFIX)

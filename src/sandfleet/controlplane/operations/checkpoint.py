@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from sandfleet.controlplane.dependencies import ControlPlane, sandbox_topic
 from sandfleet.controlplane.operations.backoff import Backoff
+from sandfleet.controlplane.operations.owner import owner
 from sandfleet.controlplane.operations.records import ended, log_row, new_operation
 from sandfleet.controlplane.operations.snapshots import (
     complete,
@@ -138,7 +139,7 @@ async def captured(run: Run, operation: Operation) -> SavedVm:
             raise Gone("the sandbox was stopped before it was captured")
         order = CaptureVm(epoch=sandbox.epoch, snapshot_id=operation.arguments["snapshot_id"])
         try:
-            worker = await run.plane.stores.workers.get(sandbox.worker_id)
+            worker = await owner(run, sandbox.worker_id)
             return await run.plane.worker_client.capture_vm(worker.id, worker.http_url, sandbox.id, order)
         except StoreUnavailable:
             raise

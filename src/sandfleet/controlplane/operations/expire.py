@@ -14,6 +14,7 @@ from dataclasses import replace
 from sandfleet.controlplane.dependencies import ControlPlane, sandbox_topic
 from sandfleet.controlplane.operations.backoff import Backoff
 from sandfleet.controlplane.operations.creation_queue import CAPACITY_TOPIC
+from sandfleet.controlplane.operations.owner import owner
 from sandfleet.controlplane.operations.records import ended, log_row, new_operation
 from sandfleet.controlplane.operations.step import Definition, Run
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance
@@ -61,7 +62,7 @@ async def _stop(run: Run, operation: Operation) -> Operation:
             return await _cancelled(run, operation)
         order = StopVm(epoch=sandbox.epoch, idle_since_s=float(operation.arguments["timeout_s"]))
         try:
-            worker = await run.plane.stores.workers.get(sandbox.worker_id)
+            worker = await owner(run, sandbox.worker_id)
             await run.plane.worker_client.stop_vm(worker.id, worker.http_url, sandbox.id, order)
         except StoreUnavailable:
             raise

@@ -11,6 +11,7 @@ What if it dies
     a refusal           the VM runs on, and the row goes back to `running` with the reason
     no answer           nothing is known: the order is repeated until there is an answer, because
                         a row `running` without a VM would lose what was saved
+    the host is gone    by somebody's word: the row goes back to `running`, for reconcile to recover it
     killed meanwhile    nothing here can be written any more; the kill removes the VM, and the
                         snapshot that nobody names is collected
 """
@@ -25,6 +26,7 @@ from datetime import datetime
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.operations.backoff import Backoff
 from sandfleet.controlplane.operations.ending import Ending, end
+from sandfleet.controlplane.operations.owner import owner
 from sandfleet.controlplane.operations.records import ended, log_row, new_operation
 from sandfleet.controlplane.operations.recover import decide, loss
 from sandfleet.controlplane.operations.snapshots import (
@@ -117,7 +119,7 @@ async def _save(run: Run, operation: Operation) -> Operation:
 
 async def _save_vm(run: Run, operation: Operation, sandbox: Sandbox) -> SavedVm:
     assert sandbox.worker_id is not None
-    worker = await run.plane.stores.workers.get(sandbox.worker_id)
+    worker = await owner(run, sandbox.worker_id)
     order = SaveVm(
         epoch=sandbox.epoch,
         snapshot_id=operation.arguments["snapshot_id"],

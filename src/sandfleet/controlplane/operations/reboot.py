@@ -16,6 +16,7 @@ from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.operations.arrival import announce, cancelled
 from sandfleet.controlplane.operations.backoff import Backoff
 from sandfleet.controlplane.operations.ending import Ending, end
+from sandfleet.controlplane.operations.owner import owner
 from sandfleet.controlplane.operations.records import log_row, new_operation
 from sandfleet.controlplane.operations.step import Definition, Run
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance
@@ -74,7 +75,7 @@ async def _restart(run: Run, operation: Operation) -> Operation:
 async def _restart_vm(run: Run, operation: Operation, sandbox: Sandbox) -> str:
     if sandbox.worker_id is None:
         raise NotReady("the sandbox is on no worker")
-    worker = await run.plane.stores.workers.get(sandbox.worker_id)
+    worker = await owner(run, sandbox.worker_id)
     order = RestartVm(
         epoch=sandbox.epoch,
         restart_id=operation.id,

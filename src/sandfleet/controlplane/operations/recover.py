@@ -79,7 +79,7 @@ def loss(plane: ControlPlane, before: Sandbox, decision: Recovery | NoRecovery, 
         advance(before, SandboxEvent.RECOVER, at=plane.clock.now()),
         epoch=before.epoch + 1,
         snapshot_id=decision.snapshot.id,
-        resources=_room_for(decision.snapshot, before),
+        resources=room_for(decision.snapshot, before),
         deadline_at=operation.deadline_at,
     )
     log = log_row(
@@ -97,7 +97,7 @@ def loss(plane: ControlPlane, before: Sandbox, decision: Recovery | NoRecovery, 
     return Loss(after, operation, log)
 
 
-def _room_for(snapshot: Snapshot, before: Sandbox) -> Resources:
+def room_for(snapshot: Snapshot, before: Sandbox) -> Resources:
     """Return the sandbox's size, but no less than what the saved guest may have in use."""
     saved_mib = int(snapshot.manifest.get("memory_mib", 0))
     return replace(before.resources, memory_mib=max(before.resources.memory_mib, saved_mib))

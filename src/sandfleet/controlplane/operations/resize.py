@@ -22,6 +22,7 @@ from typing import Any
 from sandfleet.controlplane.dependencies import ControlPlane, NewSize, sandbox_topic
 from sandfleet.controlplane.operations.backoff import Backoff
 from sandfleet.controlplane.operations.creation_queue import CAPACITY_TOPIC
+from sandfleet.controlplane.operations.owner import owner
 from sandfleet.controlplane.operations.records import ended, log_row, new_operation
 from sandfleet.controlplane.operations.step import Definition, Run
 from sandfleet.model.errors import (
@@ -108,7 +109,7 @@ async def _reached(run: Run, operation: Operation) -> ResizedVm:
             cpu_percent=limit_of(sandbox, operation.arguments),
         )
         try:
-            worker = await run.plane.stores.workers.get(sandbox.worker_id)
+            worker = await owner(run, sandbox.worker_id)
             return await run.plane.worker_client.resize_vm(worker.id, worker.http_url, sandbox.id, order)
         except (StoreUnavailable, NoCapacity):
             raise

@@ -21,6 +21,7 @@ from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.operations.arrival import announce, cancelled
 from sandfleet.controlplane.operations.backoff import Backoff
 from sandfleet.controlplane.operations.ending import Ending, end
+from sandfleet.controlplane.operations.owner import owner
 from sandfleet.controlplane.operations.records import log_row, new_operation
 from sandfleet.controlplane.operations.snapshots import snapshot_of, source_of
 from sandfleet.controlplane.operations.step import Definition, Run
@@ -110,7 +111,7 @@ async def _start(run: Run, operation: Operation) -> Operation:
 
 async def _start_vm(run: Run, operation: Operation, sandbox: Sandbox) -> str:
     assert sandbox.worker_id is not None
-    worker = await run.plane.stores.workers.get(sandbox.worker_id)
+    worker = await owner(run, sandbox.worker_id)
     size = Resources(*operation.arguments["size"])
     order = StartVm(
         epoch=sandbox.epoch + 1,

@@ -134,7 +134,9 @@ async def unknown_execs_are_not_found(guest: Guest, root: str) -> None:
 async def a_new_identity_forgets_what_warmed_the_guest_up(guest: Guest, root: str) -> None:
     """Ended or not: its owner shall not see it. Other execs stay."""
     kept = _order("true")
-    ended, running = (replace(_order(script), exec_id=f"warm-{_new_id()}") for script in ("true", "sleep 600"))
+    ended, running = (
+        replace(_order(script), exec_id=f"warm-{_new_id()}") for script in ("true", "sleep 600")
+    )
     for order in (kept, ended, running):
         await guest.start_exec(order)
     await guest.wait_exec(ended.exec_id)

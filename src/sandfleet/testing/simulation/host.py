@@ -58,6 +58,7 @@ class Host:
     watcher: Watcher
     incarnation: int = 0
     is_adopted: bool = False
+    is_burnt: bool = False
     term: int = 0
     sequence: int = 0
     process: Process = field(init=False)
@@ -100,6 +101,14 @@ class Host:
         for vm in list(self.vms.values()):
             self._half_done(vm)
 
+    def burn(self) -> None:
+        """Be no more, with all that it held."""
+        self.is_burnt = True
+        self.crash()
+        self.vms.clear()
+        self.saved.clear()
+        self.wanted.clear()
+
     def _half_done(self, vm: Vm) -> None:
         """Leave a VM as it would be found: started or not, saved or not, ended or not."""
         is_there = self.dice.random() < 0.5
@@ -108,6 +117,7 @@ class Host:
         successor, vm.successor = vm.successor, None
         vm.saving = None
         vm.resizing, vm.sizes = asyncio.Lock(), SizeOrders()
+        vm.refused.clear()
         if successor is not None and successor.is_loaded and is_there:
             self._replace(vm, successor)
         elif vm.saving_to in self.saved or (vm.state in (STARTING, STOPPING) and not is_there):

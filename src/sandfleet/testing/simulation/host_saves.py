@@ -69,13 +69,23 @@ class Saves:
             raise NotFound(f"sandbox {sandbox_id} is not on this worker")
         if vm.epoch != order.epoch:
             raise StaleEpoch(f"sandbox {sandbox_id} is here under epoch {vm.epoch}, not {order.epoch}")
-        if vm.state != RUNNING or vm.successor is not None:
-            raise Conflict(f"sandbox {sandbox_id} is {vm.state}", code="busy")
-        if order.idle_since_s is not None:
-            host.require_idle(vm, order.idle_since_s)
+        if order.snapshot_id in vm.refused:
+            raise GuestUnresponsive("agent unresponsive: this save was refused")
+        self._require_free(vm, order)
         vm.state, vm.saving_to = SAVING, order.snapshot_id
         vm.saving = host.task(self._save(vm, order.snapshot_id), name=f"save {sandbox_id}")
         return await self._joined(vm)
+
+    def _require_free(self, vm: Vm, order: SaveVm) -> None:
+        """Raise `busy`, which stays, unless it may be saved now."""
+        try:
+            if vm.state != RUNNING or vm.successor is not None:
+                raise Conflict(f"sandbox {vm.sandbox_id} is {vm.state}", code="busy")
+            if order.idle_since_s is not None:
+                self.host.require_idle(vm, order.idle_since_s)
+        except Conflict:
+            vm.refused.add(order.snapshot_id)
+            raise
 
     async def _joined(self, vm: Vm) -> SavedVm:
         assert vm.saving is not None
@@ -89,6 +99,7 @@ class Saves:
         await asyncio.sleep(0.05 + host.dice.random() ** 2)
         if host.dice.random() < REFUSED_SHARE:
             self._reopen(vm)
+            vm.refused.add(snapshot_id)
             raise GuestUnresponsive("agent unresponsive: no answer")
         host.saved[snapshot_id] = self._artefact(vm, snapshot_id)
         await asyncio.sleep(0.05 * host.dice.random())

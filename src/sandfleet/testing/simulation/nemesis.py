@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sandfleet.testing.simulation.world import World
 
 LOOK_EVERY_S = 1.0
+LOST_WITHIN_S = 60.0
+"""By then somebody has said of a host that is no more that it is lost."""
 
 
 class Nemesis:
@@ -53,8 +55,7 @@ class Nemesis:
         for host in world.hosts.values():
             if host.process.is_paused:
                 host.process.resume(world.loop)
-            if not host.is_up:
-                world.begin_host(host)
+            world.begin_host_again(host)
 
     def _later(self, after_s: float, undo: Callable[..., object], *args: object) -> None:
         self._world.later(after_s, undo, *args)
@@ -124,14 +125,19 @@ class Nemesis:
             vm.state = DEAD
 
     async def _lose_a_host(self, until: float) -> None:
-        """Cut a host off until somebody takes it for lost; then it speaks again, and runs what it ran."""
+        """Have somebody take a host for lost: it burns, or is cut off, speaks again and runs what it ran."""
         world, dice = self._world, self._world.dice("lost host")
         if not world.profile.loses_a_host:
             return
         host = dice.choice(list(world.hosts.values()))
         weather = world.host_weather[host.worker_id]
         await asyncio.sleep(dice.uniform(1.0, 6.0))
-        self._note(f"cut {host.worker_id} off for good")
+        if dice.random() < 0.5:
+            self._note(f"{host.worker_id} burns")
+            host.burn()
+            until += LOST_WITHIN_S
+        else:
+            self._note(f"cut {host.worker_id} off for good")
         while world.loop.time() < until:
             weather.is_down = True
             await asyncio.sleep(LOOK_EVERY_S)

@@ -26,6 +26,8 @@ class Vm:
     starting: asyncio.Task[Any] | None = None
     saving: asyncio.Task[Any] | None = None
     saving_to: str = ""
+    refused: set[str] = field(default_factory=set)
+    """Snapshots whose making was refused: a late copy of the order is refused as well."""
     restarted: str = ""
     is_loaded: bool = False
     """Whether it is what it shall be: a start that broke off before leaves nothing."""

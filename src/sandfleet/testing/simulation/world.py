@@ -171,8 +171,8 @@ class World:
         host.process.start(self.loop, self._beats(host), name="heartbeats")
 
     def begin_host_again(self, host: Host) -> None:
-        """Start its worker if it is not there."""
-        if not host.is_up and not self._is_over:
+        """Start its worker if it is not there and there is a host to start it on."""
+        if not host.is_up and not host.is_burnt and not self._is_over:
             self.begin_host(host)
 
     def begin_replica_again(self, slot: int) -> None:
