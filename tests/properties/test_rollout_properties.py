@@ -71,7 +71,7 @@ def rolled_out(
         Resources(2048, 1, 20480),
         behaviour or Behaviour(wait_s_max=10**6),
         workers_first=3,
-        round_s=30.0,
+        round_s=60.0,
         seed=seed,
         rollout=RolloutCourse(BEGUN_S, version, policy, wellness, kept),
         on_begin=done.append,

@@ -26,7 +26,7 @@ class CapacityPolicy:
     """Between launches for which nobody waits."""
     drain_pause_s: float = 120.0
     """Between the last launch or drain and the next drain."""
-    calm_s: float = 900.0
+    calm_s: float = 720.0
     """The fleet shrinks only so far that the peak of this time would still fit."""
     trend_s: float = 300.0
     age_s_min: float = 600.0
