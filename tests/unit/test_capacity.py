@@ -295,3 +295,10 @@ def test_a_surge_has_room_above_the_maximum_and_comes_though_enough_are_there() 
     old = [member(name, worker_version="1") for name in "ab"]
     found = plan(*old, policy=full, surge=surge, version="1")
     assert [one.version for one in found.commands if isinstance(one, LaunchMachine)] == ["2"]
+
+
+def test_a_worker_that_takes_nothing_now_is_no_reserve() -> None:
+    policy = replace(POLICY, idle_reserve=1)
+    found = plan(member("a"), member("b"), member("c", state=WorkerState.SILENT), policy=policy)
+    assert [one.worker_id for one in found.commands if isinstance(one, DrainWorker)] == ["wk-a"]
+    assert found.needed.desired == 2
