@@ -18,8 +18,8 @@ from sandfleet.testing.virtual_fleet.generate import SHARES, SIZES_MIB
 FLEETS = (100, 1_000, 10_000)
 SANDBOXES_PER_WORKER = 20
 ROUNDS = 5
-CHANGES = 5_000
-"""In one round so many sandboxes end, and as many are placed."""
+CHANGES_MAX = 5_000
+"""In one round so many sandboxes end, and as many are placed; of a small fleet half."""
 PER_SECOND_MIN = 2_000.0
 SIZE = MachineSize("bench", "usual", Resources(131_072, 32, 8_000_000))
 POLICY = PlacementPolicy(cpu_ratio_max=4.0)
@@ -31,6 +31,7 @@ class _Fleet:
 
     def __init__(self, workers: int) -> None:
         self._dice = random.Random(workers)
+        self._changes = min(CHANGES_MAX, workers * SANDBOXES_PER_WORKER // 2)
         fleet = [
             empty_worker(f"wk-{number:05}", SIZE, version="1", templates={"base": "1"})
             for number in range(workers)
@@ -46,24 +47,24 @@ class _Fleet:
 
     def product_per_s(self) -> float:
         """Let some end, then place as many; only the placing is timed."""
-        for _ in range(CHANGES):
+        for _ in range(self._changes):
             self._index.release(*self._lives.pop(self._dice.randrange(len(self._lives))))
-        requests = self._requests(CHANGES)
+        requests = self._requests(self._changes)
         began = time.perf_counter()
         for request in requests:
             self._place(request)
-        return CHANGES / (time.perf_counter() - began)
+        return self._changes / (time.perf_counter() - began)
 
     def floor_per_s(self) -> float:
         """Do the same to the bare list."""
-        for _ in range(CHANGES):
+        for _ in range(self._changes):
             worker_id, memory_mib = self._lives_bare.pop(self._dice.randrange(len(self._lives_bare)))
             self._change_bare(worker_id, memory_mib)
-        sizes = [request.resources.memory_mib for request in self._requests(CHANGES)]
+        sizes = [request.resources.memory_mib for request in self._requests(self._changes)]
         began = time.perf_counter()
         for memory_mib in sizes:
             self._place_bare(memory_mib)
-        return CHANGES / (time.perf_counter() - began)
+        return self._changes / (time.perf_counter() - began)
 
     def _requests(self, count: int) -> list[PlacementRequest]:
         sizes = self._dice.choices(SIZES_MIB, SHARES, k=count)

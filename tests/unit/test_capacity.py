@@ -302,3 +302,11 @@ def test_a_worker_that_takes_nothing_now_is_no_reserve() -> None:
     found = plan(member("a"), member("b"), member("c", state=WorkerState.SILENT), policy=policy)
     assert [one.worker_id for one in found.commands if isinstance(one, DrainWorker)] == ["wk-a"]
     assert found.needed.desired == 2
+
+
+def test_what_is_proven_is_what_the_drain_will_do() -> None:
+    policy = replace(POLICY, worth_min=0)
+    # Heaviest first they would fit; a drain moves the lightest first, to the fullest that holds it.
+    found = plan(member("a", 4096), member("b", 5120), member("c", 3072, 3072, 1024), policy=policy)
+    assert found.commands == ()
+    assert found.refused_workers["wk-c"] == "1 of its sandboxes find no place elsewhere"
