@@ -37,7 +37,18 @@ VERBS: dict[str, tuple[str, ...]] = {
     "recover": ("recover.clear", "recover.place", "recover.start"),
 }
 """The points of each verb, by how their names begin."""
-ELSEWHERE = ("create.queue", "wake.queue", "recover.queue", "fork.undo", "expire.", "resize.", "reboot.")
+MOVES = ("migrate.", "send.", "land.")
+"""Points of live migration: tests/vm breaks off there, between two workers."""
+ELSEWHERE = (
+    "create.queue",
+    "wake.queue",
+    "recover.queue",
+    "fork.undo",
+    "expire.",
+    "resize.",
+    "reboot.",
+    *MOVES,
+)
 """Points on ways that need a full fleet or are no part of these verbs: tests/integration breaks off there."""
 
 DISK = "disk"

@@ -9,7 +9,7 @@ from tests.acceptance.faults import ORDERS, Faults
 from tests.acceptance.live_fleet import LiveFleet
 from tests.acceptance.test_faults import Subject, play
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 ROUNDS = (
     ("create", "create.start.written", "kill"),

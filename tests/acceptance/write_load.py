@@ -83,10 +83,10 @@ def begin_load(http: httpx.Client, sandbox_id: str) -> None:
     assert written.status_code < 300, written.text
     started = (
         "setsid python3 /workspace/load.py > /workspace/load.log 2>&1 & "
-        "for n in $(seq 200); do [ -e /workspace/load/1 ] && exit 0; sleep 0.1; done; "
+        "for n in $(seq 1200); do [ -e /workspace/load/1 ] && exit 0; sleep 0.1; done; "
         "cat /workspace/load.log; exit 1"
     )
-    answer = http.post(f"/api/sandboxes/{sandbox_id}/exec/run", json={"cmd": started})
+    answer = http.post(f"/api/sandboxes/{sandbox_id}/exec/run", json={"cmd": started, "timeout": 200})
     assert answer.status_code == 200, answer.text
     assert answer.json()["exitCode"] == 0, answer.text
 
@@ -94,7 +94,7 @@ def begin_load(http: httpx.Client, sandbox_id: str) -> None:
 def check_load(http: httpx.Client, sandbox_id: str) -> Checked | httpx.Response:
     """Compare every byte that is there with its checksum; the answer itself when no command ran."""
     answer = http.post(
-        f"/api/sandboxes/{sandbox_id}/exec/run", json={"cmd": "python3 /workspace/check.py", "timeout": 60}
+        f"/api/sandboxes/{sandbox_id}/exec/run", json={"cmd": "python3 /workspace/check.py", "timeout": 240}
     )
     if answer.status_code != 200:
         return answer

@@ -29,6 +29,7 @@ from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.local.embedded_postgres import RunningPostgres, start_postgres
 from sandfleet.local.embedded_valkey import RunningValkey, start_valkey
+from sandfleet.testing.fake_move_client import FakeMoveClient
 from sandfleet.testing.fake_worker_client import FakeWorkerClient
 
 MASTER_SECRET = "5a" * 32
@@ -101,8 +102,12 @@ class Replicas:
     redis_url: str
     workers: FakeWorkerClient
     opened: AsyncExitStack
+    movers: FakeMoveClient = field(init=False)
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of every replica that is made from now on."""
+
+    def __post_init__(self) -> None:
+        self.movers = FakeMoveClient(self.workers)
 
     def plane(self, name: str, **settings: Any) -> ControlPlane:
         """Return the parts of one replica."""
@@ -129,6 +134,8 @@ class Replicas:
                 previews=stores.previews,
                 tags=stores.tags,
                 sizes=stores.sizes,
+                moves=stores.moves,
+                drains=stores.drains,
                 log=stores.log,
                 commands=stores.commands,
             ),
@@ -136,6 +143,7 @@ class Replicas:
             leases=RedisLeaseStore(connection),
             wake_ups=RedisWakeUps(connection, clock),
             worker_client=self.workers,
+            move_client=self.movers,
             public_keys={"keys": []},
         )
 

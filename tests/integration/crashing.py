@@ -27,15 +27,24 @@ class Tripwire:
         self.hung = asyncio.Event()
         self.may_go_on = asyncio.Event()
 
-    def around(self, plane: ControlPlane) -> ControlPlane:
-        """Return the replica's parts with every write and every call to a worker watched."""
+    def around(self, plane: ControlPlane, *, looks_up: bool = True) -> ControlPlane:
+        """Return the replica's parts with every write and every call to a worker watched.
+
+        Without `looks_up` it may look up workers.
+        """
         stores = replace(
             plane.stores,
             operations=self._watched(plane.stores.operations, ignored=("extend", "let_go")),
             placements=self._watched(plane.stores.placements),
-            workers=self._watched(plane.stores.workers),
+            workers=self._watched(plane.stores.workers) if looks_up else plane.stores.workers,
+            moves=self._watched(plane.stores.moves),
         )
-        return replace(plane, stores=stores, worker_client=self._watched(plane.worker_client))
+        return replace(
+            plane,
+            stores=stores,
+            worker_client=self._watched(plane.worker_client),
+            move_client=self._watched(plane.move_client),
+        )
 
     def _watched(self, port: Any, *, ignored: tuple[str, ...] = ()) -> Any:
         wire = self
@@ -142,9 +151,11 @@ async def crash(replicas: Any, plane: ControlPlane) -> None:
         await plane.stores.operations.let_go(holder=name)
 
 
-async def run_until_hung(replicas: Any, wire: Tripwire, act: Callable[[Fleet], Awaitable[Any]]) -> bool:
+async def run_until_hung(
+    replicas: Any, wire: Tripwire, act: Callable[[Fleet], Awaitable[Any]], *, looks_up: bool = True
+) -> bool:
     """Run a replica until the wire is reached, then end it there; say whether it was reached."""
-    plane = wire.around(replicas.plane("replica-1"))
+    plane = wire.around(replicas.plane("replica-1"), looks_up=looks_up)
     finished = asyncio.Event()
 
     async def live() -> None:

@@ -110,6 +110,48 @@ async def test_a_read_sees_what_was_written_a_moment_ago(stores: PostgresStores)
     assert found == made
 
 
+async def test_a_row_that_changed_in_any_column_is_another_sandbox(
+    stores: PostgresStores, postgres_url: str
+) -> None:
+    organisation = an_organisation()
+    await stores.organisations.create(organisation)
+    sandbox = a_sandbox()
+    await stores.sandboxes.create(sandbox, an_operation(sandbox=sandbox.id), a_transition())
+    writer = await asyncpg.connect(postgres_url)
+    for column, value in (("active_at", "now()"), ("tags", '\'{"a": "b"}\''), ("port", "81")):
+        before = await stores.sandboxes.get(organisation.id, sandbox.id)
+        assert await stores.sandboxes.get(organisation.id, sandbox.id) is before
+        await writer.execute(f"UPDATE sandboxes SET {column} = {value}")  # without a new version
+        after = await stores.sandboxes.get(organisation.id, sandbox.id)
+        assert getattr(after, column) != getattr(before, column)
+    await writer.close()
+
+
+async def test_what_is_sealed_is_opened_for_each_reader(stores: PostgresStores) -> None:
+    organisation = an_organisation()
+    await stores.organisations.create(organisation)
+    sandbox = a_sandbox(envs={"PASSWORD": "x"})
+    await stores.sandboxes.create(sandbox, an_operation(sandbox=sandbox.id), a_transition())
+    seen = [await stores.sandboxes.get(organisation.id, sandbox.id) for _ in range(2)]
+    assert seen == [sandbox, sandbox]
+    assert seen[0] is not seen[1]
+    assert not stores.sandboxes._rows._kept
+
+
+async def test_no_more_rows_are_kept_than_the_bound(
+    stores: PostgresStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandfleet.adapters.postgres.sandbox_reads.KEPT_MAX", 2)
+    organisation = an_organisation()
+    await stores.organisations.create(organisation)
+    for number in range(4):
+        sandbox = a_sandbox(f"sb-{number}")
+        operation = an_operation(f"op-{number}", sandbox=sandbox.id)
+        await stores.sandboxes.create(sandbox, operation, a_transition(sandbox_id=sandbox.id))
+        await stores.sandboxes.get(organisation.id, sandbox.id)
+        assert len(stores.sandboxes._rows._kept) <= 2
+
+
 async def test_a_lost_connection_is_not_seen_by_a_reader(stores: PostgresStores, postgres_url: str) -> None:
     await stores.organisations.create(an_organisation())
     reader = await stores.database.read(_BACKEND, {})

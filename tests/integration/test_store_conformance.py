@@ -6,10 +6,24 @@ import pytest
 
 from sandfleet.adapters.postgres.wiring import PostgresStores
 from sandfleet.controlplane.wiring import _stores
-from sandfleet.testing.conformance import operation_store, other_stores, placement_store, sandbox_store
+from sandfleet.testing.conformance import (
+    drain_store,
+    move_store,
+    operation_store,
+    other_stores,
+    placement_store,
+    sandbox_store,
+)
 from sandfleet.testing.conformance.checking import Check
 
-CHECKS = (*sandbox_store.CHECKS, *operation_store.CHECKS, *placement_store.CHECKS, *other_stores.CHECKS)
+CHECKS = (
+    *sandbox_store.CHECKS,
+    *operation_store.CHECKS,
+    *placement_store.CHECKS,
+    *other_stores.CHECKS,
+    *move_store.CHECKS,
+    *drain_store.CHECKS,
+)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -26,7 +26,7 @@ from sandfleet.testing.simulation.running import run_seed
 from sandfleet.testing.simulation.world import Mutations
 from sandfleet.wire.worker_messages import HeartbeatAnswer, SnapshotState
 
-SEEDS_MAX = 80
+SEEDS_MAX = 160
 
 
 def finds(expected: str, mutations: Mutations | None = None) -> None:

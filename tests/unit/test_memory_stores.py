@@ -5,12 +5,26 @@ from __future__ import annotations
 import pytest
 
 from sandfleet.adapters.clock import SystemClock
-from sandfleet.testing.conformance import operation_store, other_stores, placement_store, sandbox_store
+from sandfleet.testing.conformance import (
+    drain_store,
+    move_store,
+    operation_store,
+    other_stores,
+    placement_store,
+    sandbox_store,
+)
 from sandfleet.testing.conformance.checking import Check
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.wiring import memory_stores
 
-CHECKS = (*sandbox_store.CHECKS, *operation_store.CHECKS, *placement_store.CHECKS, *other_stores.CHECKS)
+CHECKS = (
+    *sandbox_store.CHECKS,
+    *operation_store.CHECKS,
+    *placement_store.CHECKS,
+    *other_stores.CHECKS,
+    *move_store.CHECKS,
+    *drain_store.CHECKS,
+)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

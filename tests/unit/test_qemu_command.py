@@ -112,6 +112,13 @@ def test_a_full_host_disk_is_an_error_in_the_guest_and_stops_nobody() -> None:
     assert all("werror=enospc,rerror=report" in disk for disk in disks)
 
 
+def test_a_machine_that_is_held_does_not_run_by_itself() -> None:
+    held = replace(DESCRIPTORS, state_fd=None)
+    words = qemu_arguments(SHAPE, held, name="abcd2345efgh", generation_id=GUID, is_held=True)
+    assert words[-3:] == ["-incoming", "defer", "-S"]
+    assert "-S" not in arguments()
+
+
 def test_memory_can_grow_to_the_largest_size() -> None:
     words = arguments()
     assert values(words, "-m") == ["512M,slots=1,maxmem=4608M"]

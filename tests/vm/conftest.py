@@ -31,8 +31,17 @@ ORDER = MachineOrder(IMAGE, memory_mib=512, cpu_count=1, disk_mib=20480)
 Start = Callable[[MachineOrder], Awaitable[QemuMachine]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Know our marker."""
+    config.addinivalue_line("markers", "chaos: long fault runs, only with `make chaos` (`-m chaos`)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give guests without acceleration their time; skip where no machine can be started, with the reason."""
+    if "chaos" not in (config.option.markexpr or ""):
+        left_out = [item for item in items if item.get_closest_marker("chaos")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     may_start = os.geteuid() == 0 and shutil.which("qemu-system-x86_64")
     here = Path(__file__).parent
     for item in items:

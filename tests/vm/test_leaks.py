@@ -15,6 +15,7 @@ from sandfleet.adapters.guest.virtio_guest import VirtioGuest
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
 from sandfleet.adapters.qemu.template import STATE_FILE
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed, NotFound, SizeOutOfRange
+from sandfleet.ports.network import NetworkSeat
 
 
 def census(hypervisor: QemuHypervisor) -> dict[str, list[str]]:
@@ -70,9 +71,20 @@ async def test_a_clone_whose_agent_does_not_answer_leaves_nothing(
     await eventually(lambda: census(hypervisor) == before, what="nothing to be left")
 
 
+@pytest.mark.parametrize("is_network_slow", [False, True])
 async def test_a_clone_that_qemu_refuses_says_what_qemu_said_and_leaves_nothing(
-    hypervisor: QemuHypervisor, data_dir: Path
+    hypervisor: QemuHypervisor, data_dir: Path, monkeypatch: pytest.MonkeyPatch, *, is_network_slow: bool
 ) -> None:
+    network = hypervisor._host.network
+    connect = network.connect
+
+    async def connect_late(seat: NetworkSeat, *, enabled: bool) -> None:
+        tag = hypervisor._host.config.tag
+        await eventually(lambda: not _processes(tag), what="QEMU to end")
+        await connect(seat, enabled=enabled)
+
+    if is_network_slow:
+        monkeypatch.setattr(network, "connect", connect_late)
     (key, template), *_ = hypervisor._templates.items()
     broken = data_dir / "broken"
     broken.mkdir()

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from sandfleet.images.installed import DEFAULT_IMAGES_DIR
 from sandfleet.wire.worker_messages import HeartbeatAnswer, StartVm, StopVm
 
 READY_WITHIN_S = 300
+COMMAND = ("sandfleet", "worker", "--settings")
 
 
 @dataclass
@@ -33,6 +34,7 @@ class WorkerProcess:
     plane: FakeControlPlane
     process: asyncio.subprocess.Process
     http: aiohttp.ClientSession
+    command: Sequence[str] = COMMAND
 
     async def start(self, sandbox_id: str, **changes: Any) -> dict[str, Any]:
         order = StartVm(
@@ -54,9 +56,16 @@ class WorkerProcess:
         return await self._json("GET", "/vms")
 
     async def run(
-        self, sandbox_id: str, body: dict[str, Any], *, verb: str = "run", exec_id: str = ""
+        self,
+        sandbox_id: str,
+        body: dict[str, Any],
+        *,
+        verb: str = "run",
+        exec_id: str = "",
+        epoch: int = 1,
     ) -> Any:
-        headers = {"X-Sandfleet-Exec-Id": exec_id} if exec_id else {}
+        headers = {"X-Sandfleet-Epoch": str(epoch)}
+        headers |= {"X-Sandfleet-Exec-Id": exec_id} if exec_id else {}
         url = f"/sandboxes/{sandbox_id}/exec/{verb}"
         return await self._json("POST", url, data=msgspec.json.encode(body), headers=headers)
 
@@ -73,7 +82,7 @@ class WorkerProcess:
     async def begin_again(self) -> None:
         """Start the next process of the same worker."""
         self.plane.beats.clear()
-        self.process = await _spawn(self.settings, self.log)
+        self.process = await _spawn(self.settings, self.log, self.command)
         await self.ready()
 
     async def ready(self) -> None:
@@ -85,6 +94,14 @@ class WorkerProcess:
                 assert self.process.returncode is None, self.log.read_text()
                 await self.plane.heard(len(self.plane.beats) + 1)
 
+    async def order(self, method: str, path: str, body: Any) -> Any:
+        """Give an order; return what is answered, whatever it is."""
+        return await self._json(method, path, data=msgspec.json.encode(body))
+
+    async def asked(self, method: str, path: str, **more: Any) -> Any:
+        """Send a request; return what is answered, whatever it is."""
+        return await self._json(method, path, **more)
+
     async def _json(self, method: str, path: str, **more: Any) -> Any:
         async with self.http.request(method, self._url(path), **more) as answer:
             return await answer.json()
@@ -95,7 +112,12 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def a_worker_process(
-    data_dir: Path, template_dir: Path, *, warm: int = 0
+    data_dir: Path,
+    template_dir: Path,
+    *,
+    warm: int = 0,
+    worker_id: str = WORKER_ID,
+    command: Sequence[str] = COMMAND,
 ) -> AsyncIterator[WorkerProcess]:
     """Run a worker; what it leaves on the host is the caller's to remove."""
     picked = random.Random(str(data_dir))
@@ -104,7 +126,7 @@ async def a_worker_process(
         plane.answer = HeartbeatAnswer(term=1, public_keys=key.jwks, heartbeat_interval_s=0.5)
         settings = data_dir / "worker.toml"
         values = {
-            "worker_id": WORKER_ID,
+            "worker_id": worker_id,
             "machine_id": "test",
             "listen_port": 0,
             "control_url": plane.url,
@@ -119,10 +141,15 @@ async def a_worker_process(
         }
         settings.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
         log = data_dir / "worker.log"
-        headers = {"Authorization": f"Bearer {key.token(valid_s=3600)}", "X-Sandfleet-Epoch": "1"}
+        headers = {
+            "Authorization": f"Bearer {key.token(valid_s=3600, aud=worker_id)}",
+            "X-Sandfleet-Epoch": "1",
+        }
         async with aiohttp.ClientSession(headers=headers) as http:
-            process = await _spawn(settings, log)
-            worker = WorkerProcess(settings=settings, log=log, plane=plane, process=process, http=http)
+            process = await _spawn(settings, log, command)
+            worker = WorkerProcess(
+                settings=settings, log=log, plane=plane, process=process, http=http, command=command
+            )
             try:
                 await worker.ready()
                 yield worker
@@ -131,15 +158,8 @@ async def a_worker_process(
                     await worker.end(by_kill=False)
 
 
-async def _spawn(settings: Path, log: Path) -> asyncio.subprocess.Process:
+async def _spawn(settings: Path, log: Path, command: Sequence[str]) -> asyncio.subprocess.Process:
     with log.open("a") as output:
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "sandfleet",
-            "worker",
-            "--settings",
-            str(settings),
-            stdout=output,
-            stderr=output,
+            sys.executable, "-m", *command, str(settings), stdout=output, stderr=output
         )

@@ -78,6 +78,7 @@ _WITHOUT_CLASS: Mapping[str, str] = MappingProxyType(
         "busy": "The worker is at other work on the sandbox.",
         "cancelled": "A kill came first.",
         "deadline_exceeded": "The operation did not end in time.",
+        "worker_gone": "The worker's host is no more, by somebody's word.",
     }
 )
 

@@ -64,6 +64,14 @@ WorkerPoint = Literal[
     "receive.begun",
     "receive.fetched",
     "receive.published",
+    "land.listening",
+    "send.mirroring",
+    "send.in_step",
+    "send.copying",
+    "send.paused",
+    "send.drained",
+    "send.handed_over",
+    "land.running",
 ]
 """Points of a worker and its engine."""
 

@@ -21,6 +21,7 @@ from sandfleet.cli import (
     image,
     key,
     local_fleet,
+    migrate,
     options,
     preview,
     processes,
@@ -66,6 +67,7 @@ app.command("stats", short_help="Show what a sandbox uses now.")(attached.stats)
 app.command("tags", short_help="Show or replace the tags of a sandbox.")(attached.tags)
 app.command("url", short_help="Print a URL that reads or writes one file.")(attached.signed_url)
 app.command("scale", short_help="Change memory and CPU of a running sandbox.")(attached.scale)
+app.command("migrate", short_help="Move a sandbox to another worker.")(migrate.migrate)
 app.command("reboot", short_help="Restart the guest of a sandbox.")(attached.reboot)
 app.command("power-cycle", short_help="Replace the VM's process of a sandbox.")(attached.power_cycle)
 app.add_typer(checkpoint.app, name="checkpoint", short_help="Keep, restore and delete states of one.")

@@ -1,4 +1,4 @@
-"""`worker`: run the worker of this host; `worker ls`, `worker forget`: the fleet's workers."""
+"""`worker`: run the worker of this host; `worker ls`, `drain`, `undrain`, `forget`: the fleet's workers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from typing import Annotated
 
 import typer
 
+from sandfleet.cli.drain import drain, undrain
 from sandfleet.cli.options import ApiKey, AsJson, Url
 from sandfleet.cli.output import say, show_json, show_table
 from sandfleet.cli.processes import SettingsFile, run_worker_of
 
 app = typer.Typer(help="Run the worker of this host, or look after the fleet's workers.")
+
+
+app.command("drain")(drain)
+app.command("undrain")(undrain)
 
 
 @app.callback(invoke_without_command=True)
@@ -33,7 +38,7 @@ def ls(*, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> N
     rows = [
         (
             worker.id,
-            worker.state,
+            f"{worker.state}, draining" if worker.draining else worker.state,
             worker.region,
             worker.sandboxes,
             f"{worker.memory_committed_mib} of {worker.memory_total_mib}",

@@ -13,11 +13,13 @@ from starlette.types import Receive, Scope, Send
 from sandfleet.controlplane.api import (
     checkpoints,
     commands,
+    drains,
     events,
     files,
     forks,
     health,
     hibernation,
+    migration,
     organisations,
     previews,
     reference,
@@ -60,7 +62,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *tags.ENDPOINTS,
     *previews.ENDPOINTS,
     *sizes.ENDPOINTS,
+    *migration.ENDPOINTS,
     *workers.ENDPOINTS,
+    *drains.ENDPOINTS,
     *organisations.ENDPOINTS,
 )
 

@@ -23,7 +23,10 @@ from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
+from sandfleet.ports.drain_store import DrainStore
 from sandfleet.ports.labels import PreviewStore, TagStore
+from sandfleet.ports.move_client import MoveClient
+from sandfleet.ports.move_store import MoveStore
 from sandfleet.ports.pending_commands import PendingCommandStore
 from sandfleet.ports.saved_states import CheckpointRecords, SnapshotRecords
 from sandfleet.ports.sizes import SizeStore
@@ -108,7 +111,19 @@ class Lifecycle(Protocol):
         ...
 
     async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
-        """Reserve what it grows by, and begin; StaleVersion, QuotaExceeded, NoCapacity."""
+        """Reserve what it grows by, here or at a worker that it then moves to, and begin.
+
+        StaleVersion, QuotaExceeded, NoCapacity.
+        """
+        ...
+
+    async def migrate(
+        self, sandbox: Sandbox, *, target: WorkerId | None, operation_id: str, actor: str
+    ) -> Operation:
+        """Write `migrating` with its operation and the place at the target; None: the planner chooses.
+
+        StaleVersion, TargetUnavailable, Conflict while an earlier move is not cleared away.
+        """
         ...
 
     async def restart(self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str) -> Operation:
@@ -174,6 +189,8 @@ class Stores:
     previews: PreviewStore
     tags: TagStore
     sizes: SizeStore
+    moves: MoveStore
+    drains: DrainStore
     log: TransitionLog
     commands: PendingCommandStore
 
@@ -183,6 +200,9 @@ class Observer:
 
     def operation_ended(self, operation: Operation, *, seconds: float) -> None:
         """Hear of an operation that ended on this replica, so long after its row was written."""
+
+    def sandbox_moved(self, *, downtime_s: float) -> None:
+        """Hear of a sandbox that was moved, and for how long it stood still."""
 
     def queue_left(self, *, seconds: float) -> None:
         """Hear of a create that waited for a place, and has one or gave up."""
@@ -213,3 +233,5 @@ class ControlPlane:
     blobs: SnapshotStore | None = None
     """The object store of snapshots, to unpublish and sweep what nothing needs."""
     faults: FaultPoints = field(default_factory=FaultPoints)
+    move_client: MoveClient | None = None
+    """Reaches both workers of a move; without it no sandbox moves."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from sandfleet.controlplane.api.rendered import Rendered
 from sandfleet.controlplane.background import Background
 from sandfleet.controlplane.dependencies import ControlPlane, Lifecycle
 from sandfleet.controlplane.http.authentication import Authenticator
@@ -27,3 +28,4 @@ class Edge:
     background: Background
     drain: Drain
     metrics: Metrics
+    rendered: Rendered = field(default_factory=Rendered)

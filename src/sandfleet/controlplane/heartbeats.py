@@ -30,7 +30,7 @@ async def record_heartbeat(plane: ControlPlane, beat: Heartbeat) -> HeartbeatAns
     return HeartbeatAnswer(
         term=registration.term,
         public_keys=dict(plane.public_keys),
-        cordoned=registration.worker.cordoned or is_gone,
+        cordoned=registration.worker.cordoned or registration.worker.draining or is_gone,
         quarantined=list(registration.quarantined),
         heartbeat_interval_s=plane.settings.heartbeat_interval_s,
         gone=is_gone,

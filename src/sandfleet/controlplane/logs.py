@@ -9,7 +9,7 @@ from typing import TextIO, cast
 import structlog
 
 from sandfleet.adapters.log_stream import LossyStream
-from sandfleet.controlplane.http.log_lines import json_line
+from sandfleet.controlplane.http.log_lines import access_log, json_line
 from sandfleet.controlplane.http.redaction import redact_event, redact_text
 
 
@@ -30,6 +30,7 @@ def configure_logs(level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
+    access_log.send_to(stream, least=number)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_JsonLine())
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)

@@ -129,6 +129,20 @@ class ControlPlaneSettings(BaseSettings):
     """How long a dead leader stays the leader, and most of what a fail-over takes."""
     loop_interval_s: PositiveSeconds = 1
     """Pause between two rounds of the fleet's loops."""
+    move_downtime_ms_max: Annotated[int, Field(ge=1, le=60_000)] = 300
+    """How long a sandbox may stand still at the end of a move, where its memory is copied while it runs."""
+    move_rounds_max: Annotated[int, Field(ge=2, le=1000)] = 24
+    """After so many rounds a memory that is written faster than it is copied stays where it is."""
+    move_silent_s_max: PositiveSeconds = 30
+    """A move of which no byte has moved for so long is given up. There is no other limit to its time."""
+    move_mib_per_s_max: Annotated[int, Field(ge=0)] = 0
+    """Most that one move may send in a second; 0 is no limit."""
+    move_may_throttle: bool = True
+    """Whether a guest may be slowed down so that its writes can be kept up with."""
+    move_may_post_copy: bool = False
+    """Whether a guest may go on before its memory is there. When either host fails then, it is lost."""
+    drain_moves_at_once: Annotated[int, Field(ge=1, le=64)] = 2
+    """How many sandboxes leave a worker at a time that is being drained, and how many come to one."""
     fault_points_dir: Path | None = None
     """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
     postgres_pool_max: Annotated[int, Field(ge=2)] = 20

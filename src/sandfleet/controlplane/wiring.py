@@ -22,6 +22,7 @@ from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.adapters.workers.client import AiohttpWorkerClient
 from sandfleet.adapters.workers.connections import worker_session
 from sandfleet.adapters.workers.data_plane import AiohttpDataPlane
+from sandfleet.adapters.workers.move_client import AiohttpMoveClient
 from sandfleet.controlplane.background import Background
 from sandfleet.controlplane.bootstrap import ensure_bootstrap_key
 from sandfleet.controlplane.dependencies import ControlPlane, Stores
@@ -58,8 +59,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         connection = RedisConnection(settings.redis_url.get_secret_value(), clock)
         stack.push_async_callback(connection.close)
         session = await stack.enter_async_context(worker_session())
-        wake_ups = RedisWakeUps(connection, clock)
-        metrics = Metrics()
+        wake_ups, metrics = RedisWakeUps(connection, clock), Metrics()
         faults = armed(settings.fault_points_dir)
         plane = ControlPlane(
             settings=settings,
@@ -69,7 +69,8 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),
             wake_ups=wake_ups,
-            worker_client=AiohttpWorkerClient(session, signer.fleet_token, faults=faults),
+            worker_client=(workers := AiohttpWorkerClient(session, signer.fleet_token, faults=faults)),
+            move_client=AiohttpMoveClient(workers),
             public_keys=signer.public_keys,
             blobs=_blobs(settings, clock, stack),
             observer=metrics,
@@ -150,6 +151,8 @@ def _stores(stores: PostgresStores) -> Stores:
         previews=stores.previews,
         tags=stores.tags,
         sizes=stores.sizes,
+        moves=stores.moves,
+        drains=stores.drains,
         log=stores.log,
         commands=stores.commands,
     )

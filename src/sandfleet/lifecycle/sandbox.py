@@ -41,6 +41,9 @@ class SandboxEvent(StrEnum):
     REBOOT_REQUESTED = "reboot_requested"
     REBOOT_FAILED = "reboot_failed"
     REBOOTED = "rebooted"
+    MIGRATE_REQUESTED = "migrate_requested"
+    MIGRATE_FAILED = "migrate_failed"
+    MIGRATED = "migrated"
     KILL_REQUESTED = "kill_requested"
     LOST = "lost"
     RECOVER = "recover"
@@ -57,6 +60,7 @@ TRANSITIONS: Mapping[SandboxState, Mapping[SandboxEvent, SandboxState]] = Mappin
             E.HIBERNATE_REQUESTED: S.HIBERNATING,
             E.RESTORE_REQUESTED: S.RESTORING,
             E.REBOOT_REQUESTED: S.REBOOTING,
+            E.MIGRATE_REQUESTED: S.MIGRATING,
             E.KILL_REQUESTED: S.STOPPED,
             E.LOST: S.ERROR,
             E.RECOVER: S.WAKING,
@@ -88,6 +92,11 @@ TRANSITIONS: Mapping[SandboxState, Mapping[SandboxEvent, SandboxState]] = Mappin
             E.REBOOT_FAILED: S.RUNNING,
             E.KILL_REQUESTED: S.STOPPED,
             E.LOST: S.ERROR,
+        },
+        S.MIGRATING: {
+            E.MIGRATED: S.RUNNING,
+            E.MIGRATE_FAILED: S.RUNNING,
+            E.KILL_REQUESTED: S.STOPPED,
         },
         S.STOPPED: {},
         S.FAILED: {},

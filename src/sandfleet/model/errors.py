@@ -29,6 +29,7 @@ SandfleetError
 ├── ExecFailed                the program or its directory does not exist
 ├── SnapshotUnusable          a saved state is incomplete, damaged or made for another kind of machine
 └── HypervisorFailed          QEMU or the host refused: the operation fails, the rest goes on
+    └── MoveUndecided         a move has gone too far to be undone here: whoever ordered it decides
 
 Each class carries the API's `code`; only the HTTP edge knows status numbers.
 """
@@ -173,6 +174,12 @@ class NoCapacity(Unavailable):
     code = "no_capacity"
 
 
+class TargetUnavailable(Unavailable):
+    """The worker that a sandbox is to move to cannot take it, or none can."""
+
+    code = "target_unavailable"
+
+
 class NotReady(Unavailable):
     """The sandbox did not become ready in the waiting time."""
 
@@ -235,3 +242,9 @@ class HypervisorFailed(SandfleetError):
     """QEMU or the host refused what was asked; the message says what."""
 
     code = "internal"
+
+
+class MoveUndecided(HypervisorFailed):
+    """The guest stands still, and whether it goes on here or elsewhere is not known here."""
+
+    code = "move_undecided"

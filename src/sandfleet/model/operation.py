@@ -26,9 +26,12 @@ class OperationKind(StrEnum):
     RESIZE = "resize"
     REBOOT = "reboot"
     RECOVER = "recover"
+    MIGRATE = "migrate"
+    RELEASE = "release"
+    """Have nothing left at the worker where a sandbox that was to move is not, after all."""
 
 
-BACKGROUND_KINDS = frozenset({OperationKind.UPLOAD, OperationKind.DESTROY})
+BACKGROUND_KINDS = frozenset({OperationKind.UPLOAD, OperationKind.DESTROY, OperationKind.RELEASE})
 """Operations beside which the sandbox may be changed by others; of all the rest there is one at a time."""
 
 

@@ -40,6 +40,10 @@ LISTED_STATES = frozenset(
 )
 
 
+SERVED_STATES = frozenset({SandboxState.RUNNING, SandboxState.MIGRATING})
+"""States in which requests are passed on to the row's worker. One that moves runs on until it is switched."""
+
+
 class StopReason(StrEnum):
     """Why a sandbox ended."""
 

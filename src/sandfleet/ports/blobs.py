@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,14 @@ class SnapshotStore(Protocol):
 
     async def fetch(self, manifest: SnapshotManifest, files: StoredFiles, *, progress: Progress) -> None:
         """Write the snapshot's files, and those backings that `files` names, to the given paths, verified."""
+        ...
+
+    async def put_backings(self, backings: Mapping[str, Path]) -> int:
+        """Store files that disks stand on, by their SHA-256, verified; return the bytes that were new."""
+        ...
+
+    async def fetch_backings(self, wanted: Mapping[str, Path]) -> None:
+        """Write the files with these digests to the given paths, verified; `SnapshotUnusable`."""
         ...
 
     async def forget(self, snapshot_id: str) -> None:

@@ -55,6 +55,10 @@ class MachineFacts:
     epoch: int
     pid: int
     cpu_percent: int | None = None
+    arriving: str = ""
+    """The move by which it comes here, until it runs here."""
+    departing: str = ""
+    """The move by which it leaves; it stands still, and whether it runs again is not decided here."""
     restart_id: str = ""
     """The last restart that came to its end."""
 

@@ -204,7 +204,7 @@ class OperationStore(Protocol):
         """
         ...
 
-    async def finish(
+    async def finish(  # noqa: PLR0913 -- what an end may mean
         self,
         operation: Operation,
         *,
@@ -213,12 +213,14 @@ class OperationStore(Protocol):
         follow_up: Operation | None = None,
         releases: bool = False,
         snapshot: Snapshot | None = None,
+        reserved_mib: int | None = None,
     ) -> Operation:
         """End the operation together with all that its end means, in one transaction.
 
         Writes the operation if its lease token matches (StaleLease), `sandbox` if the row
         still has the version before (StaleVersion), the log row, the operation that
-        must follow, and with `releases` removes the sandbox's reservation. `snapshot` is
+        must follow, and with `releases` removes the sandbox's reservation; `reserved_mib` is what
+        that is from now on. `snapshot` is
         written unless it is garbage by now, and decides the fate of its checkpoint.
         """
         ...

@@ -53,6 +53,10 @@ class FakeMachine:
         self._guest = guest
         self._dead = asyncio.get_running_loop().create_future()
 
+    def swap_guests(self, other: FakeMachine) -> None:
+        """Have each other's inside: what ran here goes on there."""
+        self._guest, other._guest = other._guest, self._guest
+
     async def crash(self, reason: str = "QEMU ended by signal 9") -> None:
         """End as a crashing QEMU does: the directory stays."""
         if not self._dead.done():

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from sandfleet.adapters.task_group import TaskGroup
+from sandfleet.ports.moves import Mover
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.testing.fake_snapshot_saver import FakeSnapshotSaver
 from sandfleet.worker.main import serve
@@ -21,7 +22,7 @@ from sandfleet.worker.settings import WorkerSettings
 
 
 @asynccontextmanager
-async def fake_worker(
+async def fake_worker(  # noqa: PLR0913 -- what a worker is made of
     hypervisor: FakeHypervisor,
     *,
     worker_id: str,
@@ -29,6 +30,7 @@ async def fake_worker(
     join_token: str,
     data_dir: Path,
     memory_budget_mib: int = 65536,
+    mover: Mover | None = None,
 ) -> AsyncIterator[WorkerSettings]:
     """Run a worker that reports to `control_url` until the block ends."""
     settings = WorkerSettings(
@@ -49,7 +51,7 @@ async def fake_worker(
     stop = asyncio.Event()
     async with TaskGroup() as group:
         serving = group.create_task(
-            serve(settings, hypervisor, stop=stop, snapshots=snapshots), name=worker_id
+            serve(settings, hypervisor, stop=stop, snapshots=snapshots, mover=mover), name=worker_id
         )
         try:
             yield settings

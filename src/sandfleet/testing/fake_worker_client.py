@@ -70,19 +70,19 @@ class FakeWorkerClient:
     """All hosts of the fleet; a host exists from its first use."""
 
     def __init__(self) -> None:
-        self._hosts: dict[WorkerId, FakeHost] = {}
+        self.hosts: dict[WorkerId, FakeHost] = {}
         self.durable: dict[str, SavedVm] = {}
         """What stands in the object store, which all hosts share."""
 
     def host(self, worker_id: str) -> FakeHost:
         """Return a host, for tests to look at and to break."""
-        return self._hosts.setdefault(WorkerId(worker_id), FakeHost())
+        return self.hosts.setdefault(WorkerId(worker_id), FakeHost())
 
     async def start_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StartVm
     ) -> VmStatus:
         """Have it running."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         self._see(host, sandbox_id, order.epoch)
         if host.is_full:
             raise NoCapacity("the host has no memory left")
@@ -107,7 +107,7 @@ class FakeWorkerClient:
 
     async def stop_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StopVm) -> VmStopped:
         """Have nothing of it left."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         self._see(host, sandbox_id, order.epoch)
         if order.idle_since_s is not None and sandbox_id in host.busy:
             raise Conflict("something is in flight", code="busy")
@@ -115,18 +115,18 @@ class FakeWorkerClient:
 
     async def vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId) -> VmStatus:
         """Return one."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         if sandbox_id not in host.vms:
             raise NotFound(f"no machine of {sandbox_id}")
         return host.vms[sandbox_id]
 
     async def vms(self, worker_id: WorkerId, url: str) -> Sequence[VmStatus]:
         """Return all."""
-        return list(self._answering(worker_id).vms.values())
+        return list(self.answering(worker_id).vms.values())
 
     async def save_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: SaveVm) -> SavedVm:
         """Save and end it."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         if order.snapshot_id not in host.saved:
             self._see(host, sandbox_id, order.epoch)
             if order.idle_since_s is not None and sandbox_id in host.busy:
@@ -139,7 +139,7 @@ class FakeWorkerClient:
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: CaptureVm
     ) -> SavedVm:
         """Save it while it runs on."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         if order.snapshot_id not in host.saved:
             self._see(host, sandbox_id, order.epoch)
             self._save(host, sandbox_id, order.snapshot_id)
@@ -149,7 +149,7 @@ class FakeWorkerClient:
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: ResizeVm
     ) -> ResizedVm:
         """Have that size, unless `resize_failure` is raised once."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         vm = host.vms.get(sandbox_id)
         if vm is None or vm.epoch != order.epoch:
             raise StaleEpoch("the sandbox is not here under that epoch")
@@ -164,7 +164,7 @@ class FakeWorkerClient:
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool
     ) -> VmStatus:
         """Boot it anew, once for each restart id."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         vm = host.vms.get(sandbox_id)
         if vm is None or vm.epoch != order.epoch:
             raise StaleEpoch("the sandbox is not here under that epoch")
@@ -178,7 +178,7 @@ class FakeWorkerClient:
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
     ) -> SnapshotState:
         """Be durable at once, or fail as told."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         if snapshot_id not in host.saved:
             raise NotFound(f"no local copy of {snapshot_id}")
         if host.upload_failure is None:
@@ -189,13 +189,13 @@ class FakeWorkerClient:
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
     ) -> SnapshotDropped:
         """Forget the local copy."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         existed = host.saved.pop(snapshot_id, None) is not None
         return SnapshotDropped(snapshot_id=snapshot_id, existed=existed)
 
     async def snapshots(self, worker_id: WorkerId, url: str) -> Sequence[SnapshotState]:
         """Return all local copies."""
-        host = self._answering(worker_id)
+        host = self.answering(worker_id)
         return [self._state(host, snapshot_id) for snapshot_id in host.saved]
 
     def _save(self, host: FakeHost, sandbox_id: SandboxId, snapshot_id: str) -> None:
@@ -218,7 +218,8 @@ class FakeWorkerClient:
             reason=host.upload_failure,
         )
 
-    def _answering(self, worker_id: WorkerId) -> FakeHost:
+    def answering(self, worker_id: WorkerId) -> FakeHost:
+        """Return the host, or raise what keeps it from answering."""
         host = self.host(worker_id)
         if host.is_unreachable:
             raise WorkerUnreachable(f"worker {worker_id} does not answer")

@@ -34,6 +34,7 @@ _BY_CODE: Mapping[str, type[e.SandfleetError]] = MappingProxyType(
         e.StaleVersion.code: e.StaleVersion,
         e.NoCapacity.code: e.NoCapacity,
         e.ExecFailed.code: e.ExecFailed,
+        e.TargetUnavailable.code: e.TargetUnavailable,
         e.StoreUnavailable.code: e.StoreUnavailable,
         e.BlobsUnavailable.code: e.BlobsUnavailable,
         e.WorkerUnreachable.code: e.WorkerUnreachable,

@@ -83,8 +83,12 @@ def qemu_arguments(
     name: str,
     generation_id: str,
     boot: KernelBoot | None = None,
+    is_held: bool = False,
 ) -> list[str]:
-    """Return QEMU's arguments: a booting machine with `boot`, otherwise one that waits for its state."""
+    """Return QEMU's arguments: a booting machine with `boot`, otherwise one that waits for its state.
+
+    One that is held does not run by itself when it has its state.
+    """
     return [
         *("-name", f"{name},debug-threads=on"),
         *_confinement(),
@@ -96,6 +100,7 @@ def qemu_arguments(
         *("-device", "virtio-rng-pci"),
         *("-device", f"vmgenid,guid={generation_id}"),
         *_start(boot),
+        *(["-S"] if is_held else []),
     ]
 
 

@@ -14,14 +14,17 @@ from collections.abc import Sequence
 import structlog
 
 from sandfleet.model.errors import SandfleetError
+from sandfleet.model.move import MovePolicy
 from sandfleet.ports.hypervisor import Machine
+from sandfleet.wire.move_messages import UNDECIDED
 from sandfleet.worker.host import Host
 from sandfleet.worker.metadata_service import serve_metadata
+from sandfleet.worker.moves import Arrival, Departure
 from sandfleet.worker.operations.fill_pool import keep, rekey
 from sandfleet.worker.operations.follow_exec import follow_running
 from sandfleet.worker.operations.upload_snapshot import resume_uploads
 from sandfleet.worker.operations.watch import watch
-from sandfleet.worker.residents import Resident
+from sandfleet.worker.residents import Resident, VmState
 
 log = structlog.get_logger("sandfleet.worker")
 _BACK_OFF_S_MAX = 30.0
@@ -60,14 +63,36 @@ async def _adopt_owned(host: Host, machine: Machine) -> None:
         return
     resident = Resident(owner, epoch=facts.epoch, order=facts.order, clock=host.clock, outputs=host.outputs)
     host.residents.add(resident)
+    _recall_move(host, resident, machine)
     if not await machine.is_alive():
         resident.keep_dead(machine, await machine.wait_dead())
         return
     resident.restarted = facts.restart_id
+    if resident.state in (VmState.MOVING, VmState.ARRIVING):
+        host.background.start(watch(host, resident, machine), name=f"watch {owner}")
+        return
     resident.open(machine)
     host.background.start(watch(host, resident, machine), name=f"watch {owner}")
     host.background.start(serve_metadata(host, resident, machine), name=f"metadata of {owner}")
     host.background.start(follow_running(host, resident), name=f"follow execs of {owner}")
+
+
+def _recall_move(host: Host, resident: Resident, machine: Machine) -> None:
+    """Keep a sandbox that is half way from or to here as it is: which side counts is not decided here."""
+    facts = machine.facts
+    if facts.arriving:
+        resident.arrival = Arrival(facts.arriving)
+        resident.expect()
+        resident.take(machine)
+    elif facts.departing:
+        resident.departure = Departure(
+            facts.departing,
+            MovePolicy(),
+            hold=resident.hold,
+            wall_clock=lambda: host.clock.now().timestamp(),
+        )
+        resident.departure.settle(UNDECIDED, "the worker was started anew during the hand-over")
+        resident.keep_still(machine)
 
 
 async def _adopt_unowned(host: Host, machine: Machine) -> None:

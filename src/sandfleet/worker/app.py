@@ -16,6 +16,7 @@ from sandfleet.worker.call import json_answer
 from sandfleet.worker.edge import DataPlane, Edge
 from sandfleet.worker.glance import Glance
 from sandfleet.worker.host import Host
+from sandfleet.worker.move_routes import arrival_routes, departure_routes
 from sandfleet.worker.operations.exec_async import exec_async
 from sandfleet.worker.operations.exec_result import exec_result
 from sandfleet.worker.operations.exec_run import exec_run
@@ -76,6 +77,8 @@ def create_app(host: Host, tokens: FleetTokens) -> ASGIApp:
         ),
         *snapshot_routes(host, tokens),
         *size_routes(host, tokens),
+        *departure_routes(host, tokens),
+        *arrival_routes(host, tokens),
     ]
     return Edge(Router(routes, redirect_slashes=False, default=_unknown), host=host, tokens=tokens)
 

@@ -21,10 +21,12 @@ import structlog
 from sandfleet import __version__
 from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import SandfleetError
+from sandfleet.wire.move_messages import AbandonMove
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.host import Host
 from sandfleet.worker.operations.fence import fence
+from sandfleet.worker.operations.receive_move import abandon_move
 from sandfleet.worker.operations.stop import end
 from sandfleet.worker.residents import Resident, VmState
 
@@ -34,6 +36,8 @@ _BACK_OFF_S_MAX = 10.0
 _AT_LEAST_BETWEEN_S = 0.25
 """When many sandboxes start, each of them is a change: together they may not cost more than they do."""
 _MEASURED_PER_BEAT = 8
+_NOT_ENDED = frozenset({VmState.STARTING, VmState.STOPPING, VmState.MOVING})
+"""Those that begin or end by themselves, and those whose fate an operation decides."""
 _COUNTED_WITHIN_S = 0.5
 """A guest that does not answer must not hold up the beat."""
 
@@ -172,11 +176,19 @@ class HeartbeatSender:
         names = frozenset(named)
         for sandbox_id in names & self._named_before:
             resident = self._host.residents.find(sandbox_id)
-            if resident is None or resident.state in (VmState.STARTING, VmState.STOPPING):
+            if resident is None or resident.state in _NOT_ENDED:
                 continue
             log.warning("quarantined_vm_removed", sandbox=sandbox_id, epoch=resident.epoch)
-            self._host.background.start(end(self._host, resident), name=f"quarantine {sandbox_id}")
+            self._host.background.start(_removed(self._host, resident), name=f"quarantine {sandbox_id}")
         self._named_before = names
+
+
+async def _removed(host: Host, resident: Resident) -> None:
+    """End it. A place without a promise never was the sandbox's: its epoch may come yet."""
+    if resident.state is VmState.ARRIVING and resident.arrival is not None:
+        await abandon_move(host, resident.arrival.move_id, AbandonMove())
+    else:
+        await end(host, resident)
 
 
 async def _count_execs(resident: Resident) -> None:

@@ -13,10 +13,12 @@ from sandfleet.model.errors import BadRequest, NoCapacity, NotAvailable, NotRead
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Hypervisor, TemplateInfo
+from sandfleet.ports.moves import Mover
 from sandfleet.ports.snapshots import SavedSnapshot, SnapshotSaver
 from sandfleet.worker.background import Background, OwnedTask
 from sandfleet.worker.budget import Budget
 from sandfleet.worker.executions import HOST_BYTES_MAX
+from sandfleet.worker.moves import Moves
 from sandfleet.worker.residents import Residents
 from sandfleet.worker.settings import HostLimits
 from sandfleet.worker.uploads import Uploads
@@ -39,6 +41,10 @@ class Host:
     uploads: Uploads = field(default_factory=Uploads)
     captures: dict[str, OwnedTask[SavedSnapshot]] = field(default_factory=dict)
     """Captures under way, by snapshot: whoever asks again joins."""
+    mover: Mover | None = None
+    landing_address: str = "127.0.0.1"
+    """Where machines of other workers are received."""
+    moves: Moves = field(default_factory=Moves)
     outputs: Budget = field(default_factory=lambda: Budget(HOST_BYTES_MAX))
     """Output of commands that this process may hold in memory, over all sandboxes."""
     templates: dict[str, TemplateInfo] = field(default_factory=dict)
@@ -93,6 +99,12 @@ class Host:
         if self.store is None:
             raise NotAvailable("this worker has no object store")
         return self.store
+
+    def require_mover(self) -> Mover:
+        """Return what lets machines come and go, or say that this host cannot."""
+        if self.mover is None:
+            raise NotAvailable("this worker moves no sandboxes")
+        return self.mover
 
     def require_template(self, name: str) -> TemplateInfo:
         """Return the template, or say whether it is unknown or not ready yet."""

@@ -17,6 +17,7 @@ from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.fault_points import FaultPoints, armed
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.hypervisor import Hypervisor, MachineOrder
+from sandfleet.ports.moves import Mover
 from sandfleet.ports.snapshots import SnapshotSaver
 from sandfleet.worker import logs
 from sandfleet.worker.adoption import adopt
@@ -53,7 +54,14 @@ async def _run(settings: WorkerSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     faults = armed(settings.fault_points_dir)
     hypervisor = engine(settings, faults=faults)
-    await serve(settings, hypervisor, snapshots=hypervisor.snapshots, stop=stop, faults=faults)
+    await serve(
+        settings,
+        hypervisor,
+        snapshots=hypervisor.snapshots,
+        mover=hypervisor.mover,
+        stop=stop,
+        faults=faults,
+    )
 
 
 async def serve(
@@ -62,6 +70,7 @@ async def serve(
     *,
     stop: asyncio.Event,
     snapshots: SnapshotSaver | None = None,
+    mover: Mover | None = None,
     faults: FaultPoints | None = None,
 ) -> None:
     """Serve around `hypervisor` until `stop`; then finish what is in flight and say goodbye."""
@@ -77,17 +86,9 @@ async def serve(
         objects = Objects.open(settings.store_url())
         stack.callback(objects.close)
         background = await stack.enter_async_context(Background())
-        host = Host(
-            worker_id=settings.worker_id,
-            hypervisor=hypervisor,
-            clock=clock,
-            background=background,
-            limits=settings.limits(),
-            pool=WarmPool(order=_pool_order(settings), size=settings.warm_pool_size),
-            snapshots=snapshots,
-            store=ObjectSnapshotStore(objects, clock=clock, faults=faults),
-            faults=faults,
-        )
+        host = _host(settings, hypervisor, clock=clock, background=background)
+        host.snapshots, host.mover, host.faults = snapshots, mover, faults
+        host.store = ObjectSnapshotStore(objects, clock=clock, faults=faults)
         server = http_server(create_app(host, tokens), stop_grace_s=settings.stop_grace_s)
         serving = background.start(server.serve(sockets=[listener]), name="http")
         facts = worker_facts(settings, port=listener.getsockname()[1])
@@ -106,6 +107,20 @@ async def serve(
         await serving.settled()
     if beginning.error is not None:
         raise beginning.error
+
+
+def _host(
+    settings: WorkerSettings, hypervisor: Hypervisor, *, clock: SystemClock, background: Background
+) -> Host:
+    return Host(
+        worker_id=settings.worker_id,
+        hypervisor=hypervisor,
+        clock=clock,
+        background=background,
+        limits=settings.limits(),
+        pool=WarmPool(order=_pool_order(settings), size=settings.warm_pool_size),
+        landing_address=settings.landing_address(),
+    )
 
 
 def _size_requests(settings: WorkerSettings, session: aiohttp.ClientSession) -> SizeRequests:

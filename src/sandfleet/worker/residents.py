@@ -3,7 +3,8 @@
 Rule 1: a resident is served under exactly one epoch; every other one is `moved`.
 Rule 2: the gate. Work enters by `activity()` while the state is `running`. Leaving
 `running` and shutting out (and ending) all work is one step without a wait in it,
-so nothing slips in between the look at the counter and the closing.
+so nothing slips in between the look at the counter and the closing. While a sandbox is
+switched from one worker to another, work waits at the gate until that is decided.
 Rule 3: an epoch that was stopped here is never started again (`bury`), so a start
 that was under way in the network cannot bring a killed sandbox back.
 """
@@ -24,11 +25,14 @@ from sandfleet.wire.worker_messages import VmStatus
 from sandfleet.worker.background import OwnedTask
 from sandfleet.worker.budget import Budget
 from sandfleet.worker.executions import SANDBOX_BYTES_MAX, Executions
+from sandfleet.worker.moves import Arrival, Departure
 from sandfleet.worker.session_clients import SessionClients
 from sandfleet.worker.size_orders import SizeOrders
 
 _BURIED_MAX = 20_000
 _REFUSED_SAVES_MAX = 100
+HELD_S_MAX = 60.0
+"""How long work waits at the gate of a sandbox that is being switched."""
 
 
 class VmState(StrEnum):
@@ -37,6 +41,10 @@ class VmState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     SAVING = "saving"
+    MOVING = "moving"
+    """It stands still, and whether it goes on here or elsewhere is not decided."""
+    ARRIVING = "arriving"
+    """Another worker sends it here; the sandbox is still that one's."""
     STOPPING = "stopping"
     DEAD = "dead"
 
@@ -65,6 +73,10 @@ class Resident:
         """Snapshots whose making was refused, and why."""
         self.successor: Resident | None = None
         """What is being loaded beside this VM, to take its place when it answers."""
+        self.departure: Departure | None = None
+        """The newest move away from here."""
+        self.arrival: Arrival | None = None
+        """The move by which it comes, or came, here."""
         self.resizing = asyncio.Lock()
         self.sizes = SizeOrders()
         self.restarted = ""
@@ -81,6 +93,8 @@ class Resident:
         self._clock = clock
         self._idle_since = clock.monotonic()
         self._scopes: set[asyncio.Timeout] = set()
+        self._decided = _set()
+        """Set unless it is open whether the sandbox goes on here."""
 
     @property
     def machine(self) -> Machine | None:
@@ -95,9 +109,14 @@ class Resident:
     def open(self, machine: Machine) -> None:
         """Begin to serve, unless the gate was closed meanwhile: then the stop finds the machine here."""
         self._machine = machine
-        if self.state is VmState.STARTING:
+        if self.state in (VmState.STARTING, VmState.ARRIVING):
             self.state = VmState.RUNNING
+        self._decided.set()
         self._idle_since = self._clock.monotonic()
+
+    def take(self, machine: Machine) -> None:
+        """Hold the machine of a sandbox that is not served yet."""
+        self._machine = machine
 
     def keep_dead(self, machine: Machine, reason: str) -> None:
         """Hold what is left of a dead VM until the control plane has it removed."""
@@ -111,6 +130,7 @@ class Resident:
         self.state = VmState.DEAD
         self.reason = reason
         self._end_work()
+        self._decided.set()
 
     def refuse_save(self, snapshot_id: str, reason: SandfleetError) -> None:
         """Note that this snapshot was refused: it is not made any more."""
@@ -122,6 +142,7 @@ class Resident:
         """Close the gate for good and end all work, in one step."""
         self.state = VmState.STOPPING
         self._end_work()
+        self._decided.set()
 
     def close_if_idle(self, idle_s_min: float) -> None:
         """Close the gate, or raise `busy` if anything is in flight or was, more recently than that."""
@@ -135,6 +156,7 @@ class Resident:
         """Shut out and end all work, in one step, until `reopen` or the end; `busy` as `close_if_idle`."""
         if self.state is not VmState.RUNNING:
             raise Conflict(f"sandbox {self.sandbox_id} is {self.state.value}", code="busy")
+        self.refuse_while_leaving()
         if idle_s_min is not None and (self.in_flight or self.idle_s < idle_s_min):
             raise Conflict(f"sandbox {self.sandbox_id} is in use", code="busy")
         self.state = VmState.SAVING
@@ -144,14 +166,39 @@ class Resident:
         """Shut out and end all work, in one step, until `open`; a dead VM may be started anew as well."""
         if self.state not in (VmState.RUNNING, VmState.DEAD):
             raise Conflict(f"sandbox {self.sandbox_id} is {self.state.value}", code="busy")
+        self.refuse_while_leaving()
         self.state = VmState.STARTING
         self.reason = None
         self._end_work()
 
+    def refuse_while_leaving(self) -> None:
+        """Raise `busy` while a move away from here is under way."""
+        if self.departure is not None and self.departure.is_open:
+            raise Conflict(f"sandbox {self.sandbox_id} is moving to another worker", code="busy")
+
+    def expect(self) -> None:
+        """Be a sandbox that comes here: whoever asks for it under its new epoch waits."""
+        self.state = VmState.ARRIVING
+        self._decided.clear()
+
+    def hold(self) -> None:
+        """End all work and let whoever comes wait, in one step, until it is decided where it goes on."""
+        if self.state is not VmState.RUNNING:
+            raise Conflict(f"sandbox {self.sandbox_id} is {self.state.value}", code="busy")
+        self.keep_still()
+
+    def keep_still(self, machine: Machine | None = None) -> None:
+        """Be a sandbox whose move an earlier process has left undecided."""
+        self._machine = machine or self._machine
+        self.state = VmState.MOVING
+        self._decided.clear()
+        self._end_work()
+
     def reopen(self) -> None:
-        """Serve again after a save that failed, unless the VM was stopped or died meanwhile."""
-        if self.state is VmState.SAVING:
+        """Serve again after a save or a move that failed, unless the VM was stopped or died meanwhile."""
+        if self.state in (VmState.SAVING, VmState.MOVING):
             self.state = VmState.RUNNING
+            self._decided.set()
             self._idle_since = self._clock.monotonic()
 
     @asynccontextmanager
@@ -169,6 +216,7 @@ class Resident:
     @asynccontextmanager
     async def attachment(self) -> AsyncIterator[Machine]:
         """Be there without holding the gate, as an open and silent socket is; it ends with the VM as well."""
+        await self._wait_decided()
         machine = self._require_open()
         scope = asyncio.timeout(None)
         try:
@@ -202,6 +250,8 @@ class Resident:
             return Gone(f"sandbox {self.sandbox_id} is gone: {self.reason}")
         if self.state is VmState.SAVING:  # it goes on later, perhaps elsewhere: the route is asked again
             return StaleEpoch(f"sandbox {self.sandbox_id} is being saved")
+        if self.state is VmState.MOVING:
+            return StaleEpoch(f"sandbox {self.sandbox_id} is moving to another worker")
         return Gone(f"sandbox {self.sandbox_id} has been stopped")
 
     def status(self) -> VmStatus:
@@ -222,12 +272,22 @@ class Resident:
             reason=self.reason,
         )
 
+    async def _wait_decided(self) -> None:
+        """Wait while it is open where the sandbox goes on; asking again is then the caller's part."""
+        if self._decided.is_set():
+            return
+        try:
+            async with asyncio.timeout(HELD_S_MAX):
+                await self._decided.wait()
+        except TimeoutError:
+            raise NotReady(f"sandbox {self.sandbox_id} is being moved") from None
+
     def _require_open(self) -> Machine:
         if self.state is VmState.RUNNING and self._machine is not None:
             return self._machine
-        if self.state is VmState.STARTING:
+        if self.state in (VmState.STARTING, VmState.ARRIVING):
             raise NotReady(f"sandbox {self.sandbox_id} is starting")
-        if self.state in (VmState.DEAD, VmState.SAVING):
+        if self.state in (VmState.DEAD, VmState.SAVING, VmState.MOVING):
             raise self.ended()
         raise StaleEpoch(f"sandbox {self.sandbox_id} is leaving this worker")
 
@@ -301,3 +361,9 @@ class Residents:
         if self._by_id.get(resident.sandbox_id) is resident:
             del self._by_id[resident.sandbox_id]
             resident.executions.forget_all()
+
+
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -27,6 +28,7 @@ class HostLimits:
     disk_default_mib: int = 20480
     clone_concurrency: int = 4
     pids_max: int = 1024
+    moves_max: int = 2
     guest_reserve_mib: int = 96
     """Memory of a guest that its kernel and agent keep from the user's processes."""
     exec_timeout_default_s: int = 60
@@ -76,6 +78,10 @@ class WorkerSettings(BaseSettings):
 
     Credentials come from the environment, as each store's own tools read them.
     """
+    migration_address: str = ""
+    """Private address at which VMs of other workers are received; empty is that of the service."""
+    moves_max: int = Field(default=2, ge=1, le=64)
+    """How many VMs come here by live migration at a time, and how many leave."""
     network_range: str = "10.210.0.0/16"
     """Where the addresses of sandboxes towards the host come from; no two workers of a host share it."""
     warm_pool_size: int = Field(default=4, ge=0, le=256)
@@ -156,12 +162,17 @@ class WorkerSettings(BaseSettings):
             disk_default_mib=self.disk_default_mib,
             clone_concurrency=self.clone_concurrency,
             pids_max=self.pids_max,
+            moves_max=self.moves_max,
             exec_timeout_default_s=self.exec_timeout_default_s,
         )
 
     def store_url(self) -> str:
         """Return the URL of the object store."""
         return self.blob_store_url or (self.data_dir.resolve().parent / "store").as_uri()
+
+    def landing_address(self) -> str:
+        """Return the address at which VMs of other workers are received."""
+        return self.migration_address or urlsplit(self.advertise_url).hostname or self.listen_host
 
     def redacted(self) -> dict[str, Any]:
         """Return the effective settings as they may be logged."""

@@ -15,7 +15,7 @@ async function said(sandbox, command) {
 async function readyCheckpoint(sandbox, name) {
   const made = await sandbox.createCheckpoint(name);
   assert.equal(made.status, "processing");
-  for (let tries = 0; tries < 200; tries += 1) {
+  for (let tries = 0; tries < 1000; tries += 1) {
     const found = (await sandbox.listCheckpoints()).find((one) => one.id === made.id);
     if (found.status === "ready") return found;
     assert.equal(found.status, "processing");

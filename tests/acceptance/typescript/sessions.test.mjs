@@ -21,7 +21,7 @@ class Heard {
   }
 }
 
-describe("sessions", { timeout: 120_000 }, () => {
+describe("sessions", { timeout: 300_000 }, () => {
   let sandbox;
 
   before(async () => {

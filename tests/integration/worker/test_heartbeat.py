@@ -22,8 +22,11 @@ from tests.integration.worker.harness import (
 
 from sandfleet.ports.guest import ExecStatus
 from sandfleet.testing.fake_hypervisor import FakeHypervisor
+from sandfleet.testing.fake_mover import FakeMover, Wires
+from sandfleet.wire.move_messages import ReceiveMove
 from sandfleet.wire.worker_messages import HeartbeatAnswer
 from sandfleet.worker.heartbeat import HeartbeatSender, WorkerFacts
+from sandfleet.worker.operations.receive_move import receive_move
 
 ID = "sb-one"
 
@@ -154,6 +157,22 @@ async def test_a_quarantined_vm_ends_when_it_has_been_named_twice() -> None:
         while (await worker.vm(ID))[0] != 404:
             pass
         assert not fake_host(worker).machines
+
+
+async def test_a_place_that_a_late_order_made_for_a_move_that_is_over_goes() -> None:
+    """The move was given up before this process began; nothing but the repair would ever remove it."""
+    async with a_worker_with() as worker, a_control_plane() as plane, a_sender(worker, plane) as sender:
+        mover = worker.host.mover = FakeMover(fake_host(worker), Wires())
+        manifest = await mover.describe(worker.host.residents.serving(ID, epoch=1).glance())
+        order = ReceiveMove(sandbox_id="sb-late", source_worker="wk-other", epoch=2, manifest=manifest)
+        await receive_move(worker.host, "mv-over", order)
+        plane.answer = HeartbeatAnswer(term=1, public_keys={}, quarantined=["sb-late"])
+        await sender.beat()
+        assert (await worker.vm("sb-late"))[1]["state"] == "arriving"
+        await sender.beat()
+        await until(lambda: worker.host.residents.find("sb-late") is None)
+        assert [machine.facts.owner for machine in fake_host(worker).machines.values()] == [ID]
+        assert (await worker.start("sb-late", epoch=2))[0] == 200  # it never was here under this epoch
 
 
 async def test_a_worker_that_was_forgotten_ends_what_is_over_and_nothing_else() -> None:

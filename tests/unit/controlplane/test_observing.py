@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from typing import Any
 
 import pytest
 
 from sandfleet.controlplane.http import observing
 from sandfleet.controlplane.http.drain import Drain
-from sandfleet.controlplane.http.log_lines import json_line
+from sandfleet.controlplane.http.log_lines import AccessLog, json_line
 from sandfleet.controlplane.http.metrics import Metrics
 from sandfleet.controlplane.http.observing import Observed
 from sandfleet.testing.clock import JumpingClock
@@ -17,22 +19,29 @@ KEY = "osb_" + "a1b2" * 10
 
 
 class Lines:
-    """Keeps the lines instead of writing them."""
+    """Where the lines go."""
 
     def __init__(self) -> None:
-        self.at: dict[str, list[dict[str, Any]]] = {"info": [], "debug": []}
+        self.written: list[dict[str, Any]] = []
 
-    def info(self, event: str, **fields: Any) -> None:
-        self.at["info"].append({"event": event, **fields})
-
-    def debug(self, event: str, **fields: Any) -> None:
-        self.at["debug"].append({"event": event, **fields})
+    def write(self, text: str, /) -> int:
+        assert text.endswith("\n")
+        assert text.count("\n") == 1
+        self.written.append(json.loads(text))
+        return len(text)
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    kept = Lines()
+def log(monkeypatch: pytest.MonkeyPatch) -> AccessLog:
+    kept = AccessLog()
     monkeypatch.setattr(observing, "access_log", kept)
+    return kept
+
+
+@pytest.fixture
+def lines(log: AccessLog) -> Lines:
+    kept = Lines()
+    log.send_to(kept, least=logging.INFO)
     return kept
 
 
@@ -51,22 +60,29 @@ async def observe(metrics: Metrics, *, route: str = "/api/x", **changes: Any) ->
 async def test_whatever_is_the_clients_own_text_is_redacted(lines: Lines) -> None:
     await observe(
         Metrics(),
-        path=f"/api/{KEY}",
+        path=f"/api/{KEY}\n",
         query_string=f"token=abc&x={KEY}".encode(),
         headers=[(b"x-request-id", KEY.encode())],
         method=KEY,
     )
-    (line,) = lines.at["info"]
-    assert KEY not in json_line(line)
+    (line,) = lines.written
+    assert KEY not in json.dumps(line)
     assert "abc" not in line["query"]
-    assert line["method"] == "other"
+    assert (line["method"], line["status"], line["level"]) == ("other", 200, "info")
+    assert line["timestamp"] == "2026-01-01T00:00:00.000000Z"
 
 
-async def test_what_asks_all_the_time_is_quiet(lines: Lines) -> None:
-    await observe(Metrics(), route="/health")
-    await observe(Metrics(), route="/api/x")
-    assert [line["route"] for line in lines.at["debug"]] == ["/health"]
-    assert [line["route"] for line in lines.at["info"]] == ["/api/x"]
+async def test_what_asks_all_the_time_is_quiet(log: AccessLog, lines: Lines) -> None:
+    for least in (logging.INFO, logging.DEBUG, logging.WARNING):
+        log.send_to(lines, least=least)
+        await observe(Metrics(), route="/health")
+        await observe(Metrics(), route="/api/x")
+    said = [(line["route"], line["level"]) for line in lines.written]
+    assert said == [("/api/x", "info"), ("/health", "debug"), ("/api/x", "info")]
+
+
+async def test_a_log_that_goes_nowhere_costs_no_request(log: AccessLog) -> None:
+    assert (await observe(Metrics())).request_id
 
 
 async def test_requests_are_counted_by_route_method_and_status(lines: Lines) -> None:

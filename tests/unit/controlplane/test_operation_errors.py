@@ -23,6 +23,8 @@ from sandfleet.wire.errors import status_of
         ("busy", "operation_in_progress", 409),
         ("moved", "operation_in_progress", 409),
         ("deadline_exceeded", "not_ready", 503),
+        ("move_undecided", "not_ready", 503),
+        ("worker_gone", "not_ready", 503),
         ("worker_unreachable", "not_ready", 503),
         ("blobs_unavailable", "not_ready", 503),
         ("snapshot_unusable", "checkpoint_failed", 400),

@@ -1,9 +1,19 @@
 """Python client of sandfleet: sandboxes that are real computers."""
 
-from sandfleet_sdk.attached_models import Preview, SignedUrl, Size, Stats, Tags, TagUse
+from sandfleet_sdk.attached_models import (
+    Migration,
+    MigrationProgress,
+    Preview,
+    SignedUrl,
+    Size,
+    Stats,
+    Tags,
+    TagUse,
+)
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Output
 from sandfleet_sdk.calls import Sink, Source
 from sandfleet_sdk.client import AsyncClient, Client
+from sandfleet_sdk.drains import Drain, Stay
 from sandfleet_sdk.errors import (
     ApiError,
     BadAnswer,
@@ -52,6 +62,7 @@ __all__ = [
     "Checkpoint",
     "Client",
     "Conflict",
+    "Drain",
     "Event",
     "ExecProgress",
     "ExecResult",
@@ -62,6 +73,8 @@ __all__ = [
     "GuestDiskFull",
     "GuestUnresponsive",
     "Hibernation",
+    "Migration",
+    "MigrationProgress",
     "NoCapacity",
     "NotFound",
     "Organisation",
@@ -78,6 +91,7 @@ __all__ = [
     "Size",
     "Source",
     "Stats",
+    "Stay",
     "TagUse",
     "Tags",
     "TooLarge",

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sandfleet_sdk.attached_models import Size, Stats, Tags, TagUse
+from sandfleet_sdk.attached_models import Migration, MigrationProgress, Size, Stats, Tags, TagUse
 from sandfleet_sdk.calls import Call, Flow, path_of
 from sandfleet_sdk.sandboxes import idempotency, without_none
 
 RESIZE_SILENCE_S = 150.0
 """Shrinking goes on for as long as the guest gives memory back."""
+
+
+MOVE_SILENCE_S = 3600.0
+"""A large sandbox on a slow link takes its time."""
 
 
 def stats(sandbox_id: str) -> Flow[Stats]:
@@ -53,6 +57,24 @@ def scale(sandbox_id: str, memory_mib: int, *, cpu_percent: int | None = None) -
         idle_timeout_s=RESIZE_SILENCE_S,
     )
     return Size.parse(answer.object())
+
+
+def migrate(sandbox_id: str, target_worker: str = "*") -> Flow[Migration]:
+    """Move a running sandbox to a worker, or to one that the fleet chooses. Needs the scope `admin`."""
+    answer = yield Call(
+        method="POST",
+        path=path_of("sandboxes", sandbox_id, "migrate"),
+        payload={"targetWorker": target_worker},
+        headers=idempotency(),
+        idle_timeout_s=MOVE_SILENCE_S,
+    )
+    return Migration.parse(answer.object())
+
+
+def migration(sandbox_id: str) -> Flow[MigrationProgress]:
+    """Return how the move of a sandbox that is under way stands; NotFound when none is."""
+    answer = yield Call(method="GET", path=path_of("sandboxes", sandbox_id, "migrate"))
+    return MigrationProgress.parse(answer.object())
 
 
 def reboot(sandbox_id: str) -> Flow[None]:

@@ -90,6 +90,58 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """A sandbox that was moved; `downtime_ms` is for how long it stood still."""
+
+    source_worker: str
+    target_worker: str
+    elapsed_ms: int
+    downtime_ms: int
+    pending: bool
+    raw: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Migration:
+        """Read the answer of `POST …/migrate`."""
+        return cls(
+            source_worker=str(body.get("sourceWorker") or ""),
+            target_worker=str(body.get("targetWorker") or ""),
+            elapsed_ms=int(body.get("elapsedMs") or 0),
+            downtime_ms=int(body.get("downtimeMs") or 0),
+            pending=bool(body.get("pending")),
+            raw=body,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationProgress:
+    """How a move under way stands."""
+
+    step: str
+    phase: str
+    way: str
+    round: int
+    transferred_bytes: int
+    remaining_bytes: int
+    said: str
+    raw: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> MigrationProgress:
+        """Read the answer of `GET …/migrate`."""
+        return cls(
+            step=str(body.get("step") or ""),
+            phase=str(body.get("phase") or ""),
+            way=str(body.get("way") or ""),
+            round=int(body.get("round") or 0),
+            transferred_bytes=int(body.get("transferredBytes") or 0),
+            remaining_bytes=int(body.get("remainingBytes") or 0),
+            said=str(body.get("said") or ""),
+            raw=body,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignedUrl:
     """A URL that needs no key until `expires_at`."""
 

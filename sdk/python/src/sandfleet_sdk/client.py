@@ -16,7 +16,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sandfleet_sdk import attached, commands, files, fleet, previews, sandboxes, saved, sessions
+from sandfleet_sdk import attached, commands, drains, files, fleet, previews, sandboxes, saved, sessions
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Progress
 from sandfleet_sdk.calls import Flow
 from sandfleet_sdk.errors import SandfleetError
@@ -72,6 +72,8 @@ class Sandboxes(_Blocking):
     tag_keys = _blocking(attached.tag_keys)
     refresh_token = _blocking(attached.refresh_token)
     scale = _blocking(attached.scale)
+    migrate = _blocking(attached.migrate)
+    migration = _blocking(attached.migration)
     reboot = _blocking(attached.reboot)
     power_cycle = _blocking(attached.power_cycle)
     hibernate = _blocking(saved.hibernate)
@@ -98,6 +100,8 @@ class AsyncSandboxes(_Awaiting):
     tag_keys = _awaiting(attached.tag_keys)
     refresh_token = _awaiting(attached.refresh_token)
     scale = _awaiting(attached.scale)
+    migrate = _awaiting(attached.migrate)
+    migration = _awaiting(attached.migration)
     reboot = _awaiting(attached.reboot)
     power_cycle = _awaiting(attached.power_cycle)
     hibernate = _awaiting(saved.hibernate)
@@ -251,6 +255,9 @@ class Fleet(_Blocking):
     readiness = _blocking(fleet.readiness)
     workers = _blocking(fleet.list_workers)
     forget_worker = _blocking(fleet.forget_worker)
+    drain_worker = _blocking(drains.begin_drain)
+    undrain_worker = _blocking(drains.undo_drain)
+    drain = _blocking(drains.show_drain)
     organisations = _blocking(fleet.list_organisations)
     create_key = _blocking(fleet.create_key)
     list_keys = _blocking(fleet.list_keys)
@@ -263,6 +270,9 @@ class AsyncFleet(_Awaiting):
     readiness = _awaiting(fleet.readiness)
     workers = _awaiting(fleet.list_workers)
     forget_worker = _awaiting(fleet.forget_worker)
+    drain_worker = _awaiting(drains.begin_drain)
+    undrain_worker = _awaiting(drains.undo_drain)
+    drain = _awaiting(drains.show_drain)
     organisations = _awaiting(fleet.list_organisations)
     create_key = _awaiting(fleet.create_key)
     list_keys = _awaiting(fleet.list_keys)

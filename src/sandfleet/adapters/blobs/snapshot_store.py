@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -138,6 +138,24 @@ class ObjectSnapshotStore:
         await self.faults.at("fetch.bases")
         for name, file in manifest.files.items():
             await self._fetch_file(file, files.files[name], count)
+
+    async def put_backings(self, backings: Mapping[str, Path]) -> int:
+        """Store files that disks stand on; return the bytes that were new."""
+        count = _Count(0, lambda _done, _total: None)
+        for digest, path in backings.items():
+            if await self._has_base(digest):
+                continue
+            file = await asyncio.to_thread(digest_of, path)
+            await self._put_file(path, file, count)
+            await self._confirm([file])
+            await self._objects.put(base_name(digest), msgspec.json.encode(file))
+        return count.new
+
+    async def fetch_backings(self, wanted: Mapping[str, Path]) -> None:
+        """Write the files with these digests to the given paths, verified."""
+        count = _Count(0, lambda _done, _total: None)
+        for digest, path in wanted.items():
+            await self._fetch_file(await self._base(digest), path, count, sha256=digest)
 
     async def forget(self, snapshot_id: str) -> None:
         """Unpublish; its pieces go with the next sweep."""

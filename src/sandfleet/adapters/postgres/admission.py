@@ -6,7 +6,7 @@ from sqlalchemy import bindparam, exists, func, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import rows
-from sandfleet.adapters.postgres.tables import organisations, reservations, sandboxes
+from sandfleet.adapters.postgres.tables import organisations, reservations, sandboxes, second_places
 from sandfleet.model.errors import NotFound, QuotaExceeded
 from sandfleet.model.ids import OrganisationId
 from sandfleet.model.organisation import Quotas, first_excess
@@ -17,9 +17,18 @@ _LOCK = select(organisations).where(organisations.c.id == bindparam("id")).with_
 # What has a reservation counts until its worker has proven that nothing is left of it;
 # what is being created or woken counts before it has one.
 _COUNTED = union_all(
-    select(reservations.c.memory_mib, reservations.c.cpu_count, reservations.c.disk_mib).where(
-        reservations.c.organisation_id == bindparam("id")
-    ),
+    select(
+        # Of a sandbox that moves to grow, the larger of its two places.
+        func.greatest(reservations.c.memory_mib, func.coalesce(second_places.c.memory_mib, 0)).label(
+            "memory_mib"
+        ),
+        reservations.c.cpu_count,
+        reservations.c.disk_mib,
+    )
+    .select_from(
+        reservations.outerjoin(second_places, second_places.c.sandbox_id == reservations.c.sandbox_id)
+    )
+    .where(reservations.c.organisation_id == bindparam("id")),
     select(sandboxes.c.memory_mib, sandboxes.c.cpu_count, sandboxes.c.disk_mib).where(
         sandboxes.c.organisation_id == bindparam("id"),
         sandboxes.c.state.in_([SandboxState.CREATING.value, SandboxState.WAKING.value]),

@@ -10,7 +10,14 @@ from datetime import timedelta
 from sqlalchemy import Interval, bindparam, delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sandfleet.adapters.postgres.tables import checkpoints, operations, reservations, sandboxes, transitions
+from sandfleet.adapters.postgres.tables import (
+    checkpoints,
+    operations,
+    reservations,
+    sandboxes,
+    second_places,
+    transitions,
+)
 from sandfleet.model.sandbox import TERMINAL_STATES
 
 _TERMINAL = sorted(state.value for state in TERMINAL_STATES)
@@ -20,6 +27,7 @@ _ENDED = (
         sandboxes.c.state.in_(_TERMINAL),
         sandboxes.c.changed_at < func.now() - bindparam("kept", type_=Interval()),
         ~exists().where(reservations.c.sandbox_id == sandboxes.c.id),
+        ~exists().where(second_places.c.sandbox_id == sandboxes.c.id),
         ~exists().where(checkpoints.c.sandbox_id == sandboxes.c.id),
         ~exists().where(operations.c.sandbox_id == sandboxes.c.id, operations.c.state == "running"),
     )

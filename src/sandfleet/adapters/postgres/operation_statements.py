@@ -15,6 +15,7 @@ from sandfleet.adapters.postgres.statements import (
     insert_operation,
     insert_transition,
     update_operation,
+    update_reservation,
     update_sandbox,
 )
 
@@ -33,7 +34,13 @@ def start_statement(*, term: bool, snapshot: bool = False, checkpoint: bool = Fa
 
 @cache
 def finish_statement(
-    *, sandbox: bool, transition: bool, follow_up: bool, releases: bool, snapshot: bool = False
+    *,
+    sandbox: bool,
+    transition: bool,
+    follow_up: bool,
+    releases: bool,
+    snapshot: bool = False,
+    reserves: bool = False,
 ) -> Select[Any]:
     """Return the statement that ends an operation with all that its end means."""
     held = guard(sandbox=sandbox, operation=True, logged_only=transition and not sandbox)
@@ -46,6 +53,8 @@ def finish_statement(
         writes.append(insert_operation(held))
     if releases:
         writes.append(delete_reservation(held))
+    if reserves:
+        writes.append(update_reservation(held))
     if snapshot:
         writes += [saved_rows.update_snapshot(held), saved_rows.update_checkpoints_of(held)]
     return count_of(held, *writes)

@@ -96,7 +96,7 @@ class PostgresOperationStore:
         }
         return await self._leased(_EXTEND, parameters, operation)
 
-    async def finish(
+    async def finish(  # noqa: PLR0913 -- what an end may mean
         self,
         operation: Operation,
         *,
@@ -105,6 +105,7 @@ class PostgresOperationStore:
         follow_up: Operation | None = None,
         releases: bool = False,
         snapshot: Snapshot | None = None,
+        reserved_mib: int | None = None,
     ) -> Operation:
         """End it with all that its end means, in one statement."""
         parameters = statements.operation_parameters(operation)
@@ -114,8 +115,10 @@ class PostgresOperationStore:
             parameters.update(statements.transition_parameters(transition))
         if follow_up is not None:
             parameters.update(statements.new_operation_parameters(follow_up))
-        if releases:
+        if releases or reserved_mib is not None:
             parameters["r_sandbox_id"] = operation.sandbox_id
+        if reserved_mib is not None:
+            parameters["r_amount"] = reserved_mib
         if snapshot is not None:
             parameters.update(saved_rows.snapshot_parameters(snapshot))
             parameters.update(saved_rows.fate_parameters(snapshot, at=operation.finished_at))
@@ -125,6 +128,7 @@ class PostgresOperationStore:
             follow_up=follow_up is not None,
             releases=releases,
             snapshot=snapshot is not None,
+            reserves=reserved_mib is not None,
         )
 
         async def work(connection: AsyncConnection) -> None:

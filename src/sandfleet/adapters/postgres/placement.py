@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, select, text
+from sqlalchemy import Select, bindparam, delete, func, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import rows, statements
 from sandfleet.adapters.postgres.database import Database
-from sandfleet.adapters.postgres.tables import operations, reservations, sandboxes, snapshots, workers
+from sandfleet.adapters.postgres.tables import (
+    operations,
+    reservations,
+    sandboxes,
+    second_places,
+    snapshots,
+    workers,
+)
 from sandfleet.lifecycle.placing import PlacedRows, placed_rows
 from sandfleet.model.errors import StaleLease, StaleVersion
 from sandfleet.model.ids import OperationId, OrganisationId, SandboxId, WorkerId
@@ -30,14 +37,18 @@ PLACEMENT_LOCK = 7_305_601_002
 _WAITING_MAX = 1000
 
 PLACEMENT_LOCKED = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=PLACEMENT_LOCK)
+_AMOUNTS = ("worker_id", "memory_mib", "cpu_count", "disk_mib")
+_HELD = union_all(
+    *[select(*[table.c[name] for name in _AMOUNTS]) for table in (reservations, second_places)]
+).subquery()
 _SUMS = (
     select(
-        reservations.c.worker_id,
-        func.sum(reservations.c.memory_mib).label("memory_mib"),
-        func.sum(reservations.c.cpu_count).label("cpu"),
-        func.sum(reservations.c.disk_mib).label("disk_mib"),
+        _HELD.c.worker_id,
+        func.sum(_HELD.c.memory_mib).label("memory_mib"),
+        func.sum(_HELD.c.cpu_count).label("cpu"),
+        func.sum(_HELD.c.disk_mib).label("disk_mib"),
     )
-    .group_by(reservations.c.worker_id)
+    .group_by(_HELD.c.worker_id)
     .subquery()
 )
 COMMITTED = (
@@ -118,7 +129,7 @@ class PostgresPlacementStore:
 
         async def work(connection: AsyncConnection) -> Placed | NoPlacement:
             await connection.execute(PLACEMENT_LOCKED)
-            fleet, waiting = await _read_view(connection)
+            fleet, waiting = await read_view(connection)
             decision = decide(FleetView(fleet), waiting)
             if isinstance(decision, NoPlacement):
                 return decision
@@ -170,7 +181,8 @@ async def raise_stale(connection: AsyncConnection, operation: Operation, sandbox
     raise StaleVersion(f"sandbox {sandbox.id} has changed since version {sandbox.version - 1} was read")
 
 
-async def _read_view(connection: AsyncConnection) -> tuple[Sequence[Worker], Sequence[Waiting]]:
+async def read_view(connection: AsyncConnection) -> tuple[Sequence[Worker], Sequence[Waiting]]:
+    """Return all workers with what is promised on them, and the creates that wait."""
     found = (await connection.execute(_VIEW)).all()
     waiting: list[Waiting] = []
     if found and found[0].queue_length > 0:

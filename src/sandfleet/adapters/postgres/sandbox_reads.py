@@ -11,13 +11,17 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Text, any_, bindparam, func, select, tuple_
 
+from sandfleet.adapters.postgres import rows
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.reading import Columns, Query
+from sandfleet.adapters.postgres.sealing import Sealer
 from sandfleet.adapters.postgres.shared_reads import SharedReads
 from sandfleet.adapters.postgres.tables import sandboxes
 from sandfleet.model.ids import OrganisationId, SandboxId
+from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.stores import SandboxFilter
 
+KEPT_MAX = 2000
 Key = tuple[OrganisationId, SandboxId]
 
 _ASKED = (
@@ -59,6 +63,29 @@ def _list_statement(asked: frozenset[str]) -> Query:
         )
         query = query.where(tuple_(columns.created_at, columns.id) < cursor)
     return Query(query.order_by(columns.created_at.desc(), columns.id.desc()).limit(bindparam("limit")))
+
+
+class SandboxRows:
+    """Makes sandboxes of rows; a row that is equal in every column to the last one is the same sandbox.
+
+    One with sealed values is made anew each time: what is opened does not stay.
+    """
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+        self._kept: dict[str, tuple[Columns, Sandbox]] = {}
+
+    def sandbox(self, row: Columns) -> Sandbox:
+        """Return the sandbox of a row."""
+        known = self._kept.get(row["id"])
+        if known is not None and known[0] == row:
+            return known[1]
+        made = rows.sandbox_from(row, self._sealer)
+        if row["envs_sealed"] is None:
+            if len(self._kept) >= KEPT_MAX:
+                self._kept.clear()
+            self._kept[made.id] = (row, made)
+        return made
 
 
 class SandboxReads:

@@ -11,7 +11,6 @@ from sqlalchemy import (
     CTE,
     Select,
     bindparam,
-    exists,
     func,
     or_,
     select,
@@ -24,16 +23,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sandfleet.adapters.postgres import admission, old_rows, rows, saved_rows, statements
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.operation_statements import start_statement
+from sandfleet.adapters.postgres.presence import ON_WORKER, PRESENCE
 from sandfleet.adapters.postgres.reading import Query
-from sandfleet.adapters.postgres.sandbox_reads import SandboxReads, list_query
+from sandfleet.adapters.postgres.sandbox_reads import SandboxReads, SandboxRows, list_query
 from sandfleet.adapters.postgres.sealing import Sealer
-from sandfleet.adapters.postgres.tables import checkpoints, operations, reservations, sandboxes, transitions
+from sandfleet.adapters.postgres.tables import (
+    checkpoints,
+    sandboxes,
+    transitions,
+)
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.checkpoint import Checkpoint
 from sandfleet.model.errors import Conflict, NotFound, QuotaExceeded, StaleVersion
 from sandfleet.model.ids import OrganisationId, SandboxId, WorkerId
-from sandfleet.model.operation import Operation, OperationKind
-from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.operation import Operation
+from sandfleet.model.sandbox import SERVED_STATES, Sandbox, SandboxState
 from sandfleet.model.snapshot import Snapshot
 from sandfleet.model.transition import Transition
 from sandfleet.planning.repair import Presence
@@ -83,11 +87,12 @@ _EXISTS = select(sandboxes.c.id).where(
     sandboxes.c.id == bindparam("id"), sandboxes.c.organisation_id == bindparam("organisation_id")
 )
 _COUNTS = select(sandboxes.c.state, func.count()).group_by(sandboxes.c.state)
+_SERVED = sorted(state.value for state in SERVED_STATES)
 _TOUCH = (
     update(sandboxes)
     .where(
         sandboxes.c.id == bindparam("sandbox"),
-        sandboxes.c.state == SandboxState.RUNNING.value,
+        or_(*[sandboxes.c.state == state for state in _SERVED]),  # a list is not allowed with many rows
         # By less than that is not worth a write: the worker knows the idle time exactly.
         sandboxes.c.active_at
         < bindparam("at", type_=sandboxes.c.active_at.type) - text("interval '1 second'"),
@@ -104,33 +109,6 @@ _IDLE = Query(
     .order_by(sandboxes.c.active_at)
     .limit(bindparam("limit"))
 )
-_ON_WORKER = Query(
-    select(sandboxes).where(
-        or_(
-            sandboxes.c.worker_id == bindparam("worker"),
-            sandboxes.c.id.in_(
-                select(reservations.c.sandbox_id).where(reservations.c.worker_id == bindparam("worker"))
-            ),
-        )
-    )
-)
-_HAS_RESERVATION = exists().where(
-    reservations.c.sandbox_id == sandboxes.c.id, reservations.c.worker_id == bindparam("worker")
-)
-_HAS_OPERATION = exists().where(operations.c.sandbox_id == sandboxes.c.id, operations.c.state == "running")
-# An upload goes on whatever becomes of the machine: it says nothing about who looks after that.
-_HAS_KEEPER = exists().where(
-    operations.c.sandbox_id == sandboxes.c.id,
-    operations.c.state == "running",
-    operations.c.kind != OperationKind.UPLOAD.value,
-)
-_PRESENCE = select(
-    sandboxes.c.id,
-    sandboxes.c.state,
-    sandboxes.c.epoch,
-    _HAS_RESERVATION.label("has_reservation"),
-    _HAS_KEEPER.label("has_open_operation"),
-).where(or_(sandboxes.c.worker_id == bindparam("worker"), _HAS_RESERVATION))
 _LOG = (
     select(transitions)
     .where(
@@ -150,6 +128,7 @@ class PostgresSandboxStore:
         self._sealer = sealer
         self._admissions = asyncio.Semaphore(_ADMISSIONS_AT_ONCE)
         self._reads = SandboxReads(database)
+        self._rows = SandboxRows(sealer)
 
     async def create(self, sandbox: Sandbox, operation: Operation, transition: Transition) -> bool:
         """Insert row, operation and log under the organisation's lock; False if the row is there."""
@@ -254,7 +233,7 @@ class PostgresSandboxStore:
         row = await self._reads.find(organisation_id, sandbox_id)
         if row is None:
             raise _unknown(sandbox_id)
-        return rows.sandbox_from(row, self._sealer)
+        return self._rows.sandbox(row)
 
     async def get_any(self, sandbox_id: SandboxId) -> Sandbox:
         """Return the sandbox for the fleet's own use."""
@@ -318,7 +297,7 @@ class PostgresSandboxStore:
     async def presence(self, worker_id: WorkerId) -> Sequence[Presence]:
         """Return what is expected on the worker."""
         found = await self._database.statement(
-            lambda connection: connection.execute(_PRESENCE, {"worker": worker_id}), repeatable=True
+            lambda connection: connection.execute(PRESENCE, {"worker": worker_id}), repeatable=True
         )
         return [
             Presence(
@@ -333,7 +312,7 @@ class PostgresSandboxStore:
 
     async def on_worker(self, worker_id: WorkerId) -> Sequence[Sandbox]:
         """Return all that the worker has or holds room for."""
-        return await self._all(_ON_WORKER, {"worker": worker_id})
+        return await self._all(ON_WORKER, {"worker": worker_id})
 
     async def remove_old(self, *, stopped_for: timedelta, events_for: timedelta, limit: int = 1000) -> int:
         """Delete what has ended and what has been logged long ago."""
@@ -362,7 +341,7 @@ class PostgresSandboxStore:
         return found.first() is not None
 
     async def _all(self, query: Query, parameters: Mapping[str, Any]) -> Sequence[Sandbox]:
-        return [rows.sandbox_from(row, self._sealer) for row in await self._database.read(query, parameters)]
+        return [self._rows.sandbox(row) for row in await self._database.read(query, parameters)]
 
     async def _write(self, statement: Select[Any], parameters: Mapping[str, Any], sandbox: Sandbox) -> None:
         result = await self._database.statement(lambda connection: connection.execute(statement, parameters))

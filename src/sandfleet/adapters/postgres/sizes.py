@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Select, bindparam, exists, select, text, update
+from sqlalchemy import Select, bindparam, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import admission, rows, statements
@@ -36,19 +36,12 @@ _RESERVE = (
 
 def _finish_statement() -> Select[Any]:
     held = statements.guard(sandbox=True, operation=True)
-    reserved = (
-        update(reservations)
-        .where(reservations.c.sandbox_id == bindparam("r_sandbox_id"), exists(select(held)))
-        .values(memory_mib=bindparam("r_amount"))
-        .returning(reservations.c.sandbox_id)
-        .cte("reserved")
-    )
     return statements.count_of(
         held,
         statements.update_sandbox(held),
         statements.update_operation(held),
         statements.insert_transition(held),
-        reserved,
+        statements.update_reservation(held),
     )
 
 

@@ -246,6 +246,17 @@ def delete_reservation(held: CTE) -> CTE:
     )
 
 
+def update_reservation(held: CTE) -> CTE:
+    """Have another amount of memory reserved for the operation's sandbox."""
+    return (
+        update(reservations)
+        .where(reservations.c.sandbox_id == bindparam("r_sandbox_id"), exists(select(held)))
+        .values(memory_mib=bindparam("r_amount"))
+        .returning(reservations.c.sandbox_id)
+        .cte("reserved_anew")
+    )
+
+
 def count_of(held: CTE, *writes: CTE) -> Select[Any]:
     """Return the statement that performs the writes and says whether the checks passed."""
     return select(func.count()).select_from(held).add_cte(*writes)

@@ -85,6 +85,18 @@ workers = Table(
     Column("quarantined", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
 )
 
+drains = Table(
+    "drains",
+    metadata,
+    Column("worker_id", Text, ForeignKey("workers.id"), primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("begun_at", _TIME, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("drained_at", _TIME),
+    Column("moved", Integer, nullable=False),
+    Column("stays", JSONB, nullable=False),
+)
+
 snapshots = Table(
     "snapshots",
     metadata,
@@ -195,6 +207,18 @@ reservations = Table(
     Column("disk_mib", BigInteger, nullable=False),
     Index("reservations_worker", "worker_id"),
     Index("reservations_organisation", "organisation_id"),
+)
+
+second_places = Table(
+    "second_places",
+    metadata,
+    Column("sandbox_id", Text, ForeignKey("sandboxes.id"), primary_key=True),
+    Column("worker_id", Text, ForeignKey("workers.id"), nullable=False),
+    Column("move_id", Text, nullable=False),
+    Column("memory_mib", BigInteger, nullable=False),
+    Column("cpu_count", Integer, nullable=False),
+    Column("disk_mib", BigInteger, nullable=False),
+    Index("second_places_worker", "worker_id"),
 )
 
 previews = Table(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.drains import PostgresDrainStore
 from sandfleet.adapters.postgres.fleet_secrets import PostgresFleetSecretStore
 from sandfleet.adapters.postgres.idempotency import PostgresIdempotencyStore
 from sandfleet.adapters.postgres.labels import PostgresPreviewStore, PostgresTagStore
+from sandfleet.adapters.postgres.move_places import PostgresMoveStore
 from sandfleet.adapters.postgres.operations import PostgresOperationStore
 from sandfleet.adapters.postgres.organisations import PostgresOrganisationStore
 from sandfleet.adapters.postgres.pending_commands import PostgresPendingCommandStore
@@ -39,6 +41,8 @@ class PostgresStores:
     previews: PostgresPreviewStore
     tags: PostgresTagStore
     sizes: PostgresSizeStore
+    moves: PostgresMoveStore
+    drains: PostgresDrainStore
     log: PostgresTransitionLog
     commands: PostgresPendingCommandStore
 
@@ -62,6 +66,8 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         previews=PostgresPreviewStore(database),
         tags=PostgresTagStore(database),
         sizes=PostgresSizeStore(database),
+        moves=PostgresMoveStore(database),
+        drains=PostgresDrainStore(database),
         log=PostgresTransitionLog(database),
         commands=PostgresPendingCommandStore(database, sealer),
     )

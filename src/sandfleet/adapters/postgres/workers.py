@@ -13,7 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sandfleet.adapters.postgres import rows, statements
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED, WORKERS
-from sandfleet.adapters.postgres.tables import reservations, sandboxes, snapshots, terms, transitions, workers
+from sandfleet.adapters.postgres.tables import (
+    reservations,
+    sandboxes,
+    second_places,
+    snapshots,
+    terms,
+    transitions,
+    workers,
+)
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.errors import Conflict, NotFound
 from sandfleet.model.ids import SandboxId, WorkerId
@@ -150,6 +158,11 @@ _DEPENDANTS = select(
     .scalar_subquery()
     .label("reservations"),
     select(func.count())
+    .select_from(second_places)
+    .where(second_places.c.worker_id == workers.c.id)
+    .scalar_subquery()
+    .label("moving"),
+    select(func.count())
     .select_from(snapshots)
     .where(snapshots.c.worker_id == workers.c.id, snapshots.c.state.in_(_NOWHERE_ELSE))
     .scalar_subquery()
@@ -261,7 +274,11 @@ async def _before_the_end(connection: AsyncConnection, worker_id: WorkerId, *, i
         return str(row.state)
     if is_lost and row.state == WorkerState.READY.value:
         raise Conflict(f"worker {worker_id} speaks: it is not lost", code="worker_alive")
-    held = {"sandboxes": row.sandboxes, "reservations": row.reservations, "snapshots": row.snapshots}
+    held = {
+        "sandboxes": row.sandboxes,
+        "reservations": row.reservations + row.moving,
+        "snapshots": row.snapshots,
+    }
     if not is_lost and any(held.values()):
         counts = ", ".join(f"{count} {name}" for name, count in held.items() if count)
         raise Conflict(f"worker {worker_id} is not empty: {counts}", code="worker_not_empty", details=held)

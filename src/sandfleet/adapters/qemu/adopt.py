@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import msgspec
+import structlog
 
 from sandfleet.adapters.qemu import memory
-from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET
+from sandfleet.adapters.qemu.config import QMP_SOCKET
+from sandfleet.adapters.qemu.guest_session import guest_session
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
-from sandfleet.adapters.qemu.manifest import Manifest
+from sandfleet.adapters.qemu.manifest import READY, Manifest
 from sandfleet.adapters.qemu.process import ProcessHandle
 from sandfleet.adapters.qemu.qmp import Qmp
 from sandfleet.adapters.qemu.standstill import give_up, thaw
+from sandfleet.adapters.qemu.stay import is_handed_over, stay
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
-from sandfleet.ports.guest import Guest
 
+log = structlog.get_logger(__name__)
 PAUSED_STATES = frozenset({"paused", "postmigrate", "finish-migrate", "save-vm"})
 
 
@@ -36,7 +39,9 @@ async def adopt_machine(host: Host, manifest: Manifest) -> QemuMachine:
     if handle.has_ended():
         handle.close()
         return QemuMachine(host, manifest, None)
-    return QemuMachine(host, manifest, Sessions(handle, qmp, await _session(host, manifest)))
+    if manifest.move_id:
+        return await _half_moved(host, QemuMachine(host, manifest, Sessions(handle, qmp, None)))
+    return QemuMachine(host, manifest, Sessions(handle, qmp, await guest_session(host, manifest.machine_id)))
 
 
 async def _monitor(host: Host, manifest: Manifest) -> Qmp | None:
@@ -46,7 +51,9 @@ async def _monitor(host: Host, manifest: Manifest) -> Qmp | None:
         return None
     try:
         status = await qmp.execute("query-status")
-        if status["status"] in PAUSED_STATES:  # a save was under way, and came to nothing
+        if (
+            status["status"] in PAUSED_STATES and not manifest.move_id
+        ):  # a save was under way, and came to nothing
             await give_up(qmp)
             await thaw(qmp)
     except HypervisorFailed:
@@ -55,16 +62,19 @@ async def _monitor(host: Host, manifest: Manifest) -> Qmp | None:
     return qmp
 
 
+async def _half_moved(host: Host, machine: QemuMachine) -> QemuMachine:
+    """Call back what another host has not got; what it may have stays as it is until that is decided."""
+    is_source = machine.manifest.state == READY
+    try:
+        if is_source and not await is_handed_over(machine.monitor):
+            await stay(host, machine)
+    except (HypervisorFailed, GuestUnresponsive) as error:
+        log.warning("move_not_called_back", machine=machine.manifest.machine_id, reason=error.message)
+    return machine
+
+
 async def _measured(qmp: Qmp, manifest: Manifest) -> Manifest:
     try:
         return msgspec.structs.replace(manifest, memory_mib=await memory.current(qmp, manifest.shape))
     except HypervisorFailed:
         return manifest
-
-
-async def _session(host: Host, manifest: Manifest) -> Guest:
-    socket = host.directory(manifest.machine_id) / AGENT_SOCKET
-    try:
-        return await host.guests(socket)
-    except GuestUnresponsive:
-        return host.late_guests(socket)  # it may answer later: whoever uses it then finds out

@@ -121,11 +121,11 @@ async def remove_overlays(host: Host, machine: QemuMachine, fresh: dict[str, Fre
         (host.directory(machine.manifest.machine_id) / overlay.name).unlink(missing_ok=True)
 
 
-async def shorten(host: Host, machine: QemuMachine) -> None:
+async def shorten(host: Host, machine: QemuMachine, *, layers_max: int = LAYERS_MAX - 1) -> None:
     """Bring the chain of each disk that has become long into its newest layer, while the guest runs."""
     for drive in (ROOT_DRIVE, DATA_DRIVE):
         chain = chain_of(machine.manifest, drive)
-        if len(chain.layers) >= LAYERS_MAX:
+        if len(chain.layers) > layers_max:
             await _stream(machine.monitor, chain)
             short = msgspec.structs.replace(chain, layers=chain.layers[:1], nodes=chain.nodes[:1])
             changed = {"root": short} if drive == ROOT_DRIVE else {"data": short}

@@ -21,7 +21,7 @@ from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
 from sandfleet.adapters.qemu.manifest import READY, Manifest, write_manifest
-from sandfleet.adapters.qemu.process import ProcessHandle
+from sandfleet.adapters.qemu.process import ProcessHandle, is_running
 from sandfleet.adapters.qemu.qmp import Qmp, set_capabilities
 from sandfleet.adapters.qemu.slots import new_machine_id
 from sandfleet.adapters.qemu.spawn import Spawned, SpawnRecipe, spawn
@@ -83,8 +83,7 @@ async def clone(host: Host, template: Template, order: MachineOrder) -> QemuMach
             cpu_count=1,
             disk_mib=template.data_disk_mib,
         )
-        machine_seat = NetworkSeat(machine_id, manifest.slot)
-        connecting = host.network.connect(machine_seat, enabled=order.network_enabled)
+        connecting = connect(host, manifest, spawned, enabled=order.network_enabled)
         wanted = memory.reachable(order.memory_mib, template.shape)
         opening = _open_sessions(host, undo, manifest, spawned, memory_mib=wanted)
         machine = await both(opening, connecting)
@@ -122,6 +121,20 @@ def seat(
     directory.mkdir(mode=0o700, parents=True)
     write_manifest(directory, manifest, durable=False)
     return manifest
+
+
+async def connect(host: Host, manifest: Manifest, spawned: Spawned, *, enabled: bool) -> None:
+    """Connect the machine's network while its QEMU loads.
+
+    The tap goes with a QEMU that ends: then its last words tell why, not what could not be connected.
+    """
+    try:
+        await host.network.connect(NetworkSeat(manifest.machine_id, manifest.slot), enabled=enabled)
+    except HypervisorFailed as error:
+        if is_running(spawned.process):
+            raise
+        said = log_tail(host.directory(manifest.machine_id))
+        raise HypervisorFailed(f"QEMU ended while it came up: {said}") from error
 
 
 async def _open_sessions(

@@ -79,6 +79,8 @@ def _remove_directory(directory: Path) -> None:
     if not directory.exists():
         return
     for child in directory.iterdir():
-        if child.name != MANIFEST_FILE:
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        elif child.name != MANIFEST_FILE:
             child.unlink(missing_ok=True)
     shutil.rmtree(directory)

@@ -24,7 +24,8 @@ from sandfleet.adapters.qemu.erase import erase
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.host_claim import known_data_dirs
 from sandfleet.adapters.qemu.machine import QemuMachine
-from sandfleet.adapters.qemu.manifest import READY, Manifest, read_manifest
+from sandfleet.adapters.qemu.manifest import OWNED, Manifest, read_manifest
+from sandfleet.adapters.qemu.moves import QemuMover
 from sandfleet.adapters.qemu.probe import host_cpu_model, probe
 from sandfleet.adapters.qemu.qemu_version import machine_type, qemu_version
 from sandfleet.adapters.qemu.slots import Slots
@@ -80,6 +81,7 @@ class QemuHypervisor:
             faults=faults or FaultPoints(),
         )
         self.snapshots = QemuSnapshots(self._host, self.accelerator)
+        self.mover = QemuMover(self._host, self.accelerator, self.snapshots.backings)
         self.faults = self._host.faults
         self._images = images
         self._templates: dict[_Kind, Template] = {}
@@ -217,7 +219,7 @@ class QemuHypervisor:
         """Return the machines that run on this host from before, sessions re-established."""
         await asyncio.to_thread(snapshot_files.remove_partial, self._host.config.data_dir)
         await self._host.network.prepare()  # what is adopted is protected, and what is loaded is connected
-        found = [manifest for manifest in _manifests(self._host.config) if manifest.state == READY]
+        found = [manifest for manifest in _manifests(self._host.config) if manifest.state in OWNED]
         ended = _ended_machines(self._host.config)
         for manifest in found:
             if manifest.machine_id in ended:  # its snapshot is the sandbox: it must never run again

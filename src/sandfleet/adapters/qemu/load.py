@@ -17,7 +17,7 @@ import msgspec
 from sandfleet.adapters.qemu import migration, snapshot_files
 from sandfleet.adapters.qemu.backings import Backings
 from sandfleet.adapters.qemu.chains import first_chain, new_layer_name, virtual_size
-from sandfleet.adapters.qemu.clone import seat
+from sandfleet.adapters.qemu.clone import connect, seat
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET
 from sandfleet.adapters.qemu.describe import machine_shape
 from sandfleet.adapters.qemu.empty_overlay import write_empty_overlay
@@ -34,7 +34,6 @@ from sandfleet.adapters.qemu.standstill import thaw
 from sandfleet.adapters.together import both
 from sandfleet.model.errors import HypervisorFailed, SnapshotUnusable
 from sandfleet.ports.hypervisor import MachineOrder
-from sandfleet.ports.network import NetworkSeat
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
 from sandfleet.wire.snapshot_manifest import MEMORY_FILE, SnapshotManifest
 
@@ -85,9 +84,7 @@ async def load(
             root=seated.root.chain(ROOT_DRIVE),
             data=seated.data.chain(DATA_DRIVE),
         )
-        connecting = host.network.connect(
-            NetworkSeat(manifest.machine_id, manifest.slot), enabled=snapshot.network_enabled
-        )
+        connecting = connect(host, manifest, spawned, enabled=snapshot.network_enabled)
         machine = await both(_open_sessions(host, undo, manifest, spawned, memory_format), connecting)
         await host.faults.at("load.answered")
         machine.manifest = msgspec.structs.replace(machine.manifest, state=READY)

@@ -22,6 +22,9 @@ MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 STARTING = "starting"
 READY = "ready"
+ARRIVING = "arriving"
+"""Another host sends it here; until that is decided nobody removes it."""
+OWNED = frozenset({READY, ARRIVING})
 MANIFEST_SIZE_MAX = 1 << 20
 
 
@@ -71,6 +74,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     host_cpu: str = ""
     root: DiskChain | None = None
     data: DiskChain | None = None
+    move_id: str = ""
+    """The move by which it comes (`arriving`) or goes (`ready`)."""
+    landing_ports: list[int] = []
+    landing_host: str = ""
+    may_post_copy: bool = False
     format: int = FORMAT
 
     def facts(self) -> MachineFacts:
@@ -90,6 +98,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             epoch=self.epoch,
             pid=0 if self.process is None else self.process.pid,
             cpu_percent=self.cpu_percent,
+            arriving=self.move_id if self.state == ARRIVING else "",
+            departing=self.move_id if self.state == READY else "",
             restart_id=self.restart_id,
         )
 

@@ -104,9 +104,15 @@ async def _verdict(qmp: Qmp, status: str) -> None:
     raise HypervisorFailed(f"QEMU could not move its guest: {described.get('error-desc', status)}")
 
 
+async def prepare_move(qmp: Qmp, capabilities: Sequence[str], parameters: Mapping[str, Any]) -> None:
+    """Set all that decides how a machine travels, so that nothing of an earlier migration is left."""
+    await set_capabilities(qmp, capabilities)
+    await qmp.execute("migrate-set-parameters", dict(parameters))
+
+
 async def _prepare(qmp: Qmp, capabilities: Sequence[str], parameters: Mapping[str, int] = _NONE) -> None:
     await set_capabilities(qmp, capabilities)
-    common = {"multifd-channels": CHANNELS, "max-bandwidth": BYTES_PER_S_MAX}
+    common = {"multifd-channels": CHANNELS, "max-bandwidth": BYTES_PER_S_MAX, "tls-creds": ""}
     await qmp.execute("migrate-set-parameters", {**common, **parameters})
 
 

@@ -72,6 +72,23 @@ class Qmp:
             number = int((await self.execute("add-fd", chosen))["fdset-id"])
         return f"/dev/fdset/{number}"
 
+    async def give_directory(self, descriptor: int, *, opaque: str) -> str:
+        """Hand an open directory over under a name of ours; return its path inside QEMU."""
+        self._send(descriptor)
+        given = await self.execute("add-fd", {"opaque": opaque})
+        return f"/proc/self/fd/{given['fd']}"
+
+    async def give_socket(self, descriptor: int, *, name: str) -> None:
+        """Hand a socket over, by the name under which one command of QEMU then takes it."""
+        self._send(descriptor)
+        await self.execute("getfd", {"fdname": name})
+
+    async def take_back_named(self, opaque: str) -> None:
+        """Have QEMU close every descriptor that was given under that name."""
+        for fdset in await self.execute("query-fdsets"):
+            if any(one.get("opaque") == opaque for one in fdset["fds"]):
+                await self.execute("remove-fd", {"fdset-id": fdset["fdset-id"]})
+
     async def take_back(self, path: str) -> None:
         """Have QEMU close what was handed over under `path`, once it no longer uses it."""
         await self.execute("remove-fd", {"fdset-id": int(path.rpartition("/")[2])})
@@ -90,11 +107,17 @@ class Qmp:
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout_s: float = COMMAND_TIMEOUT_S,
+        is_urgent: bool = False,
     ) -> Any:
-        """Run one command and return its result. A late reply is dropped by its id."""
+        """Run one command and return its result. A late reply is dropped by its id.
+
+        An urgent one is taken by QEMU even while another holds it up, as far as it knows it for such.
+        """
         try:
             async with awake_timeout(timeout_s):
-                return await self._client.execute(command, dict(arguments) if arguments else None)
+                return await self._client.execute(
+                    command, dict(arguments) if arguments else None, oob=is_urgent
+                )
         except ExecuteError as error:
             raise QmpRefused(f"QEMU refused {command}: {error}") from error
         except TimeoutError:  # before OSError, of which it is one
@@ -184,12 +207,16 @@ _CAPABILITIES = (
     "auto-converge",
     "background-snapshot",
     "events",
+    "late-block-activate",
     "mapped-ram",
     "multifd",
     "pause-before-switchover",
+    "postcopy-preempt",
     "postcopy-ram",
+    "release-ram",
     "return-path",
     "x-ignore-shared",
+    "xbzrle",
 )
 
 

@@ -41,12 +41,13 @@ class SpawnRecipe:
 
     With `kernel` the machine boots, and writes memory and state; otherwise it waits to load them.
     Without `memory` the state holds the memory too; with `fills_memory` it does as well, and the
-    machine writes it into that file.
+    machine writes it into that file. Without `state` all of it comes from elsewhere, and the machine
+    runs when it is told to.
     """
 
     shape: MachineShape
     memory: Path | None
-    state: Path
+    state: Path | None
     root: Sequence[Path]
     data: Sequence[Path]
     limits: CgroupLimits
@@ -76,6 +77,7 @@ async def spawn(host: Host, manifest: Manifest, recipe: SpawnRecipe) -> Spawned:
             name=manifest.machine_id,
             generation_id=str(uuid.uuid4()),
             boot=boot,
+            is_held=recipe.state is None,
         )
         order = LaunchOrder(
             directory=directory,
@@ -84,8 +86,8 @@ async def spawn(host: Host, manifest: Manifest, recipe: SpawnRecipe) -> Spawned:
             descriptors=all_descriptors(descriptors, boot),
             cgroup_files=cgroup_files,
         )
-        assert descriptors.state_fd is not None
-        return Spawned(launch(order), descriptor_path(descriptors.state_fd))
+        state_path = "" if descriptors.state_fd is None else descriptor_path(descriptors.state_fd)
+        return Spawned(launch(order), state_path)
 
 
 def _open(opened: Descriptors, recipe: SpawnRecipe, directory: Path, tap: int) -> MachineDescriptors:
@@ -101,7 +103,7 @@ def _open(opened: Descriptors, recipe: SpawnRecipe, directory: Path, tap: int) -
         tap_fd=tap,
         qmp_fd=opened.listen(directory / QMP_SOCKET),
         agent_fd=opened.listen(directory / AGENT_SOCKET),
-        state_fd=opened.open(recipe.state, state_flags),
+        state_fd=None if recipe.state is None else opened.open(recipe.state, state_flags),
         kvm_fd=opened.open(KVM_DEVICE, os.O_RDWR) if recipe.shape.accelerator == "kvm" else None,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sandfleet.adapters.qemu.erase import erase
 from sandfleet.adapters.qemu.host import Host
-from sandfleet.adapters.qemu.manifest import READY, read_manifest
+from sandfleet.adapters.qemu.manifest import OWNED, read_manifest
 from sandfleet.model.errors import HypervisorFailed
 
 
@@ -29,7 +29,7 @@ async def sweep(host: Host) -> Sequence[str]:
 def is_owned(host: Host, machine_id: str) -> bool:
     """Whether a finished manifest stands for this machine. One that cannot be read is left to a person."""
     try:
-        return read_manifest(host.directory(machine_id)).state == READY
+        return read_manifest(host.directory(machine_id)).state in OWNED
     except FileNotFoundError:
         return False
     except HypervisorFailed:

@@ -55,98 +55,98 @@ class AiohttpWorkerClient:
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StartVm
     ) -> VmStatus:
         """Have the VM running and its agent answering."""
-        raw = await self._call(
+        raw = await self.call(
             worker_id,
             ("PUT", f"{url}/vms/{sandbox_id}"),
             body=order,
             timeout_s=START_TIMEOUT_S,
             point="answered.start_vm",
         )
-        return _decoded(raw, VmStatus, worker_id)
+        return decoded(raw, VmStatus, worker_id)
 
     async def stop_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StopVm) -> VmStopped:
         """Have nothing of it left on the host."""
-        raw = await self._call(
+        raw = await self.call(
             worker_id,
             ("DELETE", f"{url}/vms/{sandbox_id}"),
             body=order,
             timeout_s=STOP_TIMEOUT_S,
             point="answered.stop_vm",
         )
-        return _decoded(raw, VmStopped, worker_id)
+        return decoded(raw, VmStopped, worker_id)
 
     async def vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId) -> VmStatus:
         """Return the state of one VM."""
-        raw = await self._call(worker_id, ("GET", f"{url}/vms/{sandbox_id}"), timeout_s=READ_TIMEOUT_S)
-        return _decoded(raw, VmStatus, worker_id)
+        raw = await self.call(worker_id, ("GET", f"{url}/vms/{sandbox_id}"), timeout_s=READ_TIMEOUT_S)
+        return decoded(raw, VmStatus, worker_id)
 
     async def vms(self, worker_id: WorkerId, url: str) -> Sequence[VmStatus]:
         """Return everything the host holds."""
-        raw = await self._call(worker_id, ("GET", f"{url}/vms"), timeout_s=READ_TIMEOUT_S)
-        return _decoded(raw, list[VmStatus], worker_id)
+        raw = await self.call(worker_id, ("GET", f"{url}/vms"), timeout_s=READ_TIMEOUT_S)
+        return decoded(raw, list[VmStatus], worker_id)
 
     async def save_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: SaveVm) -> SavedVm:
         """Have the VM saved to a local snapshot, and ended."""
         target = ("POST", f"{url}/vms/{sandbox_id}/hibernate")
-        raw = await self._call(
+        raw = await self.call(
             worker_id, target, body=order, timeout_s=SAVE_TIMEOUT_S, point="answered.save_vm"
         )
-        return _decoded(raw, SavedVm, worker_id)
+        return decoded(raw, SavedVm, worker_id)
 
     async def capture_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: CaptureVm
     ) -> SavedVm:
         """Have a local snapshot of the VM, which runs on."""
         target = ("POST", f"{url}/vms/{sandbox_id}/capture")
-        raw = await self._call(
+        raw = await self.call(
             worker_id, target, body=order, timeout_s=SAVE_TIMEOUT_S, point="answered.capture_vm"
         )
-        return _decoded(raw, SavedVm, worker_id)
+        return decoded(raw, SavedVm, worker_id)
 
     async def resize_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: ResizeVm
     ) -> ResizedVm:
         """Have the guest with that size."""
         target = ("POST", f"{url}/vms/{sandbox_id}/resize")
-        raw = await self._call(worker_id, target, body=order, timeout_s=RESIZE_TIMEOUT_S)
-        return _decoded(raw, ResizedVm, worker_id)
+        raw = await self.call(worker_id, target, body=order, timeout_s=RESIZE_TIMEOUT_S)
+        return decoded(raw, ResizedVm, worker_id)
 
     async def restart_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool
     ) -> VmStatus:
         """Have the guest booted anew."""
         target = ("POST", f"{url}/vms/{sandbox_id}/{'reboot' if is_clean else 'power-cycle'}")
-        raw = await self._call(worker_id, target, body=order, timeout_s=START_TIMEOUT_S)
-        return _decoded(raw, VmStatus, worker_id)
+        raw = await self.call(worker_id, target, body=order, timeout_s=START_TIMEOUT_S)
+        return decoded(raw, VmStatus, worker_id)
 
     async def upload_snapshot(
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
     ) -> SnapshotState:
         """Begin to bring the snapshot to the object store; return how it stands now."""
         target = ("PUT", f"{url}/snapshots/{snapshot_id}")
-        raw = await self._call(
+        raw = await self.call(
             worker_id,
             target,
             body=UploadSnapshot(term=term),
             timeout_s=READ_TIMEOUT_S,
             point="answered.upload_snapshot",
         )
-        return _decoded(raw, SnapshotState, worker_id)
+        return decoded(raw, SnapshotState, worker_id)
 
     async def drop_snapshot(
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
     ) -> SnapshotDropped:
         """Have no local copy of the snapshot left."""
         target = ("DELETE", f"{url}/snapshots/{snapshot_id}")
-        raw = await self._call(worker_id, target, body=DropSnapshot(term=term), timeout_s=STOP_TIMEOUT_S)
-        return _decoded(raw, SnapshotDropped, worker_id)
+        raw = await self.call(worker_id, target, body=DropSnapshot(term=term), timeout_s=STOP_TIMEOUT_S)
+        return decoded(raw, SnapshotDropped, worker_id)
 
     async def snapshots(self, worker_id: WorkerId, url: str) -> Sequence[SnapshotState]:
         """Return every local copy and upload of the host."""
-        raw = await self._call(worker_id, ("GET", f"{url}/snapshots"), timeout_s=READ_TIMEOUT_S)
-        return _decoded(raw, list[SnapshotState], worker_id)
+        raw = await self.call(worker_id, ("GET", f"{url}/snapshots"), timeout_s=READ_TIMEOUT_S)
+        return decoded(raw, list[SnapshotState], worker_id)
 
-    async def _call(
+    async def call(
         self,
         worker_id: WorkerId,
         target: tuple[str, str],
@@ -155,6 +155,7 @@ class AiohttpWorkerClient:
         timeout_s: float,
         point: CallPoint | None = None,
     ) -> bytes:
+        """Return the answer's bytes, or raise what the worker refused."""
         method, url = target
         headers = {"Authorization": f"Bearer {self._tokens(worker_id)}"}
         if body is not None:
@@ -181,7 +182,8 @@ class AiohttpWorkerClient:
         return raw
 
 
-def _decoded(raw: bytes, kind: type[T], worker_id: WorkerId) -> T:
+def decoded(raw: bytes, kind: type[T], worker_id: WorkerId) -> T:
+    """Return the answer's value; what cannot be read is as good as no answer."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.DecodeError as error:

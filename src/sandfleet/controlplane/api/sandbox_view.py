@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from sandfleet.controlplane.edge import Edge
+from sandfleet.controlplane.http.answers import model_json
 from sandfleet.controlplane.http.call import Call
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.wire.public_api import SandboxBody
 
 
+def sandbox_json(call: Call, sandbox: Sandbox) -> bytes:
+    """Return the object as it is sent."""
+    edge, origin = call.edge, call.origin
+    token = edge.tokens.sandbox_token(sandbox.organisation_id, sandbox.id)
+    return edge.rendered.json_of(
+        sandbox,
+        token=token,
+        origin=origin,
+        render=lambda: model_json(_body(edge, sandbox, token=token, origin=origin)),
+    )
+
+
 def sandbox_body(call: Call, sandbox: Sandbox) -> SandboxBody:
     """Return the object with every key present."""
-    settings = call.edge.plane.settings
+    token = call.edge.tokens.sandbox_token(sandbox.organisation_id, sandbox.id)
+    return _body(call.edge, sandbox, token=token, origin=call.origin)
+
+
+def _body(edge: Edge, sandbox: Sandbox, *, token: str, origin: str) -> SandboxBody:
+    settings = edge.plane.settings
     is_placed = sandbox.worker_id is not None and not sandbox.is_terminal
     worker_id = sandbox.worker_id if is_placed else None
     idle_expires_at = None
@@ -21,8 +40,8 @@ def sandbox_body(call: Call, sandbox: Sandbox) -> SandboxBody:
     return SandboxBody(
         sandbox_id=sandbox.id,
         status=sandbox.state.value,
-        connect_url=call.origin,
-        token=call.edge.tokens.sandbox_token(sandbox.organisation_id, sandbox.id),
+        connect_url=origin,
+        token=token,
         sandbox_domain=settings.sandbox_domain,
         template_id=sandbox.template,
         template=sandbox.template,

@@ -8,8 +8,8 @@ from typing import cast
 from sandfleet.controlplane.api.create_sandbox import ENDPOINTS as CREATE
 from sandfleet.controlplane.api.field_values import check_text, checked_timeout, invalid
 from sandfleet.controlplane.api.paths import SANDBOX, data_plane
-from sandfleet.controlplane.api.sandbox_view import sandbox_body
-from sandfleet.controlplane.http.answers import Answer, list_answer, model_answer, no_content
+from sandfleet.controlplane.api.sandbox_view import sandbox_json
+from sandfleet.controlplane.http.answers import Answer, array_answer, no_content
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint, Parameter
 from sandfleet.controlplane.http.paging import decode_cursor, encode_cursor, next_link, page_limit
@@ -33,7 +33,7 @@ LIST_PARAMETERS = (
 async def get_sandbox(call: Call) -> Answer:
     """Return the object, in every status."""
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
-    return model_answer(200, sandbox_body(call, sandbox))
+    return Answer(200, sandbox_json(call, sandbox))
 
 
 async def list_sandboxes(call: Call) -> Answer:
@@ -58,7 +58,7 @@ async def list_sandboxes(call: Call) -> Answer:
         last = encode_cursor(page[-1].created_at, page[-1].id)
         query = call.scope["query_string"].decode("latin-1")
         headers = dict(next_link(call.origin, call.scope["path"], query, cursor=last))
-    return list_answer([sandbox_body(call, sandbox) for sandbox in page], headers=headers)
+    return array_answer([sandbox_json(call, sandbox) for sandbox in page], headers=headers)
 
 
 def _states(text: str | None) -> frozenset[SandboxState] | None:

@@ -17,7 +17,7 @@ from sandfleet.controlplane.operations.resize import limit_of
 from sandfleet.controlplane.proxy.readiness import is_sandbox_id, unknown_sandbox
 from sandfleet.model.errors import BadRequest, SizeOutOfRange
 from sandfleet.model.ids import SandboxId
-from sandfleet.model.operation import Operation, OperationState
+from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.planning.resizing import resized_memory
 from sandfleet.planning.sizing import check_caps
@@ -51,7 +51,7 @@ async def change_size(call: Call) -> Answer:
         worker_id=sandbox.worker_id,
         memory_mb=operation.arguments["memory_mib"] if is_pending else sandbox.resources.memory_mib,
         cpu_percent=limit_of(sandbox, operation.arguments),
-        migrated=False,
+        migrated=operation.kind is OperationKind.MIGRATE,
         ok=True,
         autoscale_disabled=False,
         pending=is_pending,

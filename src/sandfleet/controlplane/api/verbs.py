@@ -19,13 +19,14 @@ from sandfleet.controlplane.http.operation_errors import operation_error
 from sandfleet.controlplane.http.preference import preferred_wait_s
 from sandfleet.controlplane.proxy.readiness import find_sandbox, gone
 from sandfleet.model.errors import BadRequest, Conflict, NotFound, StaleVersion
-from sandfleet.model.ids import OperationId, operation_id, record_uuid, snapshot_id
+from sandfleet.model.ids import OperationId, OrganisationId, operation_id, record_uuid, snapshot_id
 from sandfleet.model.operation import BACKGROUND_KINDS, Operation, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
 
 SETTLED_STATES = frozenset({SandboxState.RUNNING, SandboxState.HIBERNATED})
 """States from which a verb may begin; all others pass by themselves."""
 BEGIN_ATTEMPTS_MAX = 100
+IN_PROGRESS = "operation_in_progress"
 
 
 def verb_ids() -> Mapping[str, str]:
@@ -58,16 +59,19 @@ async def begin_in_turn(
     *,
     check: Callable[[Sandbox], None],
     join: Callable[[Sandbox], Awaitable[Operation | None]] = _joins_nothing,
+    owner: OrganisationId | None = None,
 ) -> Operation:
     """Wait for the sandbox's turn, and begin; `check` refuses by what the row says, before any waiting.
 
     `join` may return what others have begun and what is taken instead.
+    `owner`: whose sandbox it is, where that is not the caller.
 
     Another attempt of this very request may overtake this one, when it was held up for longer
     than its claim: whatever refuses it then, the operation that the other began is its own.
     """
+    owner = owner or call.principal.organisation_id
     try:
-        return await _begun_in_turn(call, act, check=check, join=join)
+        return await _begun_in_turn(call, act, check=check, join=join, owner=owner)
     except Exception:
         operation = await resumed(call)
         if operation is None:
@@ -81,10 +85,11 @@ async def _begun_in_turn(
     *,
     check: Callable[[Sandbox], None],
     join: Callable[[Sandbox], Awaitable[Operation | None]],
+    owner: OrganisationId,
 ) -> Operation:
     clock, settings = call.edge.plane.clock, call.edge.plane.settings
     deadline = call.received_at + settings.sandbox_wait_s
-    owner, name = call.principal.organisation_id, call.values["id"]
+    name = call.values["id"]
     sandbox = await find_sandbox(call.edge, owner, name)
     hints = call.edge.plane.wake_ups.subscribe(sandbox_topic(sandbox.id))
     for _ in range(BEGIN_ATTEMPTS_MAX):
@@ -100,13 +105,16 @@ async def _begun_in_turn(
             except StaleVersion:
                 sandbox = await find_sandbox(call.edge, owner, name)
                 continue
+            except Conflict as error:  # something of before is cleared away behind the row
+                if error.code != IN_PROGRESS:
+                    raise
         if clock.monotonic() >= deadline:
             break
         if call.edge.drain.is_hurried:
             raise shutting_down()
         await anext(hints)
         sandbox = await find_sandbox(call.edge, owner, name)
-    raise Conflict("another operation on the sandbox is in progress", code="operation_in_progress")
+    raise Conflict("another operation on the sandbox is in progress", code=IN_PROGRESS)
 
 
 async def _is_busy(call: Call, sandbox: Sandbox) -> bool:
@@ -125,14 +133,17 @@ async def resumed(call: Call) -> Operation | None:
         return None
 
 
-async def outcome(call: Call, operation: Operation, *, fails: bool = True) -> Operation:
+async def outcome(
+    call: Call, operation: Operation, *, fails: bool = True, answer_by_s: float | None = None
+) -> Operation:
     """Return the operation at its end, or as it stands when the caller has waited long enough.
 
-    Raises what ended it, unless `fails` is false.
+    Raises what ended it, unless `fails` is false. `answer_by_s` stands for the setting of that name.
     """
     plane = call.edge.plane
     preferred = preferred_wait_s(call.headers.get("prefer"))
-    until = call.received_at + (plane.settings.answer_by_s if preferred is None else preferred)
+    limit_s = plane.settings.answer_by_s if answer_by_s is None else answer_by_s
+    until = call.received_at + (limit_s if preferred is None else preferred)
     hints = plane.wake_ups.subscribe(sandbox_topic(operation.sandbox_id))
     operation = await plane.stores.operations.get(operation.id)
     while operation.state is OperationState.RUNNING:

@@ -38,13 +38,22 @@ def json_answer(status: int, body: object, *, headers: Mapping[str, str] | None 
 
 def model_answer(status: int, body: BaseModel, *, headers: Mapping[str, str] | None = None) -> Answer:
     """Return an answer of one model."""
-    return Answer(status, body.__pydantic_serializer__.to_json(body, by_alias=True), headers=headers or {})
+    return Answer(status, model_json(body), headers=headers or {})
+
+
+def model_json(body: BaseModel) -> bytes:
+    """Return a model as it is sent."""
+    return body.__pydantic_serializer__.to_json(body, by_alias=True)
 
 
 def list_answer(items: Sequence[BaseModel], *, headers: Mapping[str, str] | None = None) -> Answer:
     """Return a bare array."""
-    parts = [item.__pydantic_serializer__.to_json(item, by_alias=True) for item in items]
-    return Answer(200, b"[" + b",".join(parts) + b"]", headers=headers or {})
+    return array_answer([model_json(item) for item in items], headers=headers)
+
+
+def array_answer(items: Sequence[bytes], *, headers: Mapping[str, str] | None = None) -> Answer:
+    """Return a bare array of what is JSON already."""
+    return Answer(200, b"[" + b",".join(items) + b"]", headers=headers or {})
 
 
 def no_content() -> Answer:

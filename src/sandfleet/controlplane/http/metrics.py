@@ -53,6 +53,12 @@ class Metrics(Observer):
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.migration_downtime_seconds = Histogram(
+            "sandfleet_migration_downtime_seconds",
+            "How long sandboxes stood still while they moved to another worker.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._make_gauges()
 
@@ -71,6 +77,10 @@ class Metrics(Observer):
         if operation.kind is not OperationKind.CREATE:
             outcome = operation.state.value
             self.operation_seconds.labels(operation.kind.value, outcome).observe(max(0.0, seconds))
+
+    def sandbox_moved(self, *, downtime_s: float) -> None:
+        """Count a move's downtime."""
+        self.migration_downtime_seconds.observe(max(0.0, downtime_s))
 
     def queue_left(self, *, seconds: float) -> None:
         """Count a create's time in the queue."""

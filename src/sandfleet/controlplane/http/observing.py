@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ from collections.abc import Sequence
 from starlette.types import Message, Scope, Send
 
 from sandfleet.controlplane.http.drain import Drain
-from sandfleet.controlplane.http.log_lines import access_log
+from sandfleet.controlplane.http.log_lines import RequestLine, access_log
 from sandfleet.controlplane.http.metrics import Metrics
 from sandfleet.controlplane.http.redaction import redact_query, redact_text
 from sandfleet.ports.clock import Clock
+from sandfleet.wire.public_api import format_time
 
 REQUEST_ID = b"x-request-id"
 UNROUTED = "unrouted"
@@ -81,12 +83,18 @@ class Observed:
         asked = self._scope.get("method", "GET")
         method = asked if asked in _KNOWN_METHODS else "other"
         self._metrics.request_ended(self.route, method, self._status, seconds=seconds)
-        level = access_log.debug if self.route in QUIET_ROUTES else access_log.info
-        level(
-            "request",
+        level = logging.DEBUG if self.route in QUIET_ROUTES else logging.INFO
+        if access_log.takes(level):
+            access_log.write(self._line(method, level=level, seconds=seconds))
+
+    def _line(self, method: str, *, level: int, seconds: float) -> RequestLine:
+        query = self._scope["query_string"]
+        return RequestLine(
+            timestamp=format_time(self._clock.now()),
+            level="debug" if level == logging.DEBUG else "info",
             method=method,
             path=redact_text(self._scope["path"]),
-            query=redact_query(self._scope["query_string"].decode("latin-1")),
+            query=redact_query(query.decode("latin-1")) if query else "",
             route=self.route,
             status=self._status,
             ms=round(seconds * 1000, 2),

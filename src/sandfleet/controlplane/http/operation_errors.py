@@ -22,8 +22,10 @@ TOLD_AS: Mapping[str, str] = MappingProxyType(
         "stale_version": "operation_in_progress",
         "blobs_unavailable": "not_ready",
         "deadline_exceeded": "not_ready",
+        "move_undecided": "not_ready",
         "stale_lease": "not_ready",
         "stale_term": "not_ready",
+        "worker_gone": "not_ready",
         "worker_unreachable": "not_ready",
         "snapshot_unusable": "checkpoint_failed",
     }

@@ -75,7 +75,7 @@ async def end(
 
 
 async def _write(run: Run, done: Operation, what: Ending, log: Transition) -> None:
-    if what.reserved_mib is not None:
+    if what.reserved_mib is not None and what.follow_up is None:
         await run.plane.stores.sizes.finish(
             done, sandbox=what.sandbox, transition=log, reserved_mib=what.reserved_mib
         )
@@ -87,6 +87,7 @@ async def _write(run: Run, done: Operation, what: Ending, log: Transition) -> No
         follow_up=what.follow_up,
         releases=what.releases,
         snapshot=what.snapshot,
+        reserved_mib=what.reserved_mib,
     )
 
 

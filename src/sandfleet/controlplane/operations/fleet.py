@@ -16,9 +16,11 @@ from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
+from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
+from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
 from sandfleet.controlplane.operations.destroy import DESTROY
@@ -27,14 +29,17 @@ from sandfleet.controlplane.operations.expire import EXPIRE
 from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
 from sandfleet.controlplane.operations.kill import kill
+from sandfleet.controlplane.operations.migrate import MIGRATE
 from sandfleet.controlplane.operations.reboot import REBOOT, begin_restart
 from sandfleet.controlplane.operations.recover import RECOVER
-from sandfleet.controlplane.operations.resize import RESIZE, begin_resize
+from sandfleet.controlplane.operations.release import RELEASE
+from sandfleet.controlplane.operations.resize import RESIZE
+from sandfleet.controlplane.operations.resize_or_move import begin_resize_or_move
 from sandfleet.controlplane.operations.restore import RESTORE, begin_restore
 from sandfleet.controlplane.operations.upload import UPLOAD
 from sandfleet.controlplane.operations.wake import WAKE, begin_wake
 from sandfleet.model.checkpoint import Checkpoint
-from sandfleet.model.ids import OperationId, SandboxId, operation_id
+from sandfleet.model.ids import OperationId, SandboxId, WorkerId, operation_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
@@ -52,6 +57,8 @@ DEFINITIONS = {
     OperationKind.RESIZE: RESIZE,
     OperationKind.REBOOT: REBOOT,
     OperationKind.RECOVER: RECOVER,
+    OperationKind.MIGRATE: MIGRATE,
+    OperationKind.RELEASE: RELEASE,
 }
 RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0
@@ -68,6 +75,7 @@ class Fleet:
         self.engine = OperationEngine(plane, DEFINITIONS)
         self.leadership = Leadership(plane)
         self.reconciler = Reconciler(plane, self.engine)
+        self.draining = DrainLoop(plane, self.engine.start)
         self.loops = LoopRunner(plane, self.leadership, self._loops())
         self._running: list[asyncio.Task[None]] = []
 
@@ -112,8 +120,20 @@ class Fleet:
         return await kill(self._plane, sandbox, actor=actor, begin=begin)
 
     async def resize(self, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str) -> Operation:
-        """Reserve, write the operation, and run it."""
-        operation = await begin_resize(self._plane, sandbox, wanted, operation_id=operation_id, actor=actor)
+        """Reserve, here or where there is room, write the operation, and run it."""
+        operation = await begin_resize_or_move(
+            self._plane, sandbox, wanted, operation_id=operation_id, actor=actor
+        )
+        self.engine.start(operation)
+        return operation
+
+    async def migrate(
+        self, sandbox: Sandbox, *, target: WorkerId | None, operation_id: str, actor: str
+    ) -> Operation:
+        """Reserve at the target, write the row and the operation, and run it."""
+        operation = await begin_migrate(
+            self._plane, sandbox, target=target, operation_id=operation_id, actor=actor
+        )
         self.engine.start(operation)
         return operation
 
@@ -186,6 +206,7 @@ class Fleet:
             ),
             Loop("expiry", every_s, lambda term: expiry.tick(plane, engine, term=term)),
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
+            Loop("drain", every_s, lambda term: self.draining.tick(term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),
             Loop("garbage", GARBAGE_EVERY_S, lambda term: garbage.tick(plane, term=term)),
             Loop("strays", STRAYS_EVERY_S, lambda term: strays.tick(plane, term=term)),

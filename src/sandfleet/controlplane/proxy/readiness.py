@@ -17,7 +17,7 @@ from sandfleet.controlplane.proxy.waking import awaken
 from sandfleet.model.errors import Gone, NotFound, NotReady
 from sandfleet.model.ids import OrganisationId, SandboxId
 from sandfleet.model.operation import Operation
-from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.sandbox import SERVED_STATES, Sandbox, SandboxState
 from sandfleet.ports.coordination import Route
 
 RETRY_AFTER_S = 2
@@ -69,7 +69,7 @@ async def locate_by_row(edge: Edge, organisation_id: OrganisationId, sandbox_id:
     sandbox = await find_sandbox(edge, organisation_id, sandbox_id)
     if sandbox.is_terminal:
         raise gone(sandbox)
-    if sandbox.state is not SandboxState.RUNNING or sandbox.worker_id is None:
+    if sandbox.state not in SERVED_STATES or sandbox.worker_id is None:
         return sandbox
     worker = await edge.plane.stores.workers.get(sandbox.worker_id)
     route = Route(

@@ -158,6 +158,24 @@ async def activity_only_moves_forward(stores: Stores) -> None:
     assert (after.active_at, after.version) == (later, running.version + 1)
 
 
+async def activity_of_many_is_noted_at_once_also_of_one_that_moves(stores: Stores) -> None:
+    await stores.organisations.create(an_organisation())
+    later = NOON + timedelta(seconds=60)
+    for name, events in (
+        ("sb-one", [SandboxEvent.BOOTED]),
+        ("sb-two", [SandboxEvent.BOOTED, SandboxEvent.MIGRATE_REQUESTED]),
+        ("sb-new", []),
+    ):
+        row = await create(stores, name)
+        for event in events:
+            row = advance(row, event, at=NOON)
+            await stores.sandboxes.save(row, None)
+    names = [SandboxId(name) for name in ("sb-one", "sb-two", "sb-new")]
+    await stores.sandboxes.touch(dict.fromkeys(names, later))
+    noted = [(await stores.sandboxes.get_any(name)).active_at for name in names]
+    assert (noted[:2], noted[2] == later) == ([later, later], False)
+
+
 async def idle_candidates_are_running_timed_and_past_their_time(stores: Stores) -> None:
     await stores.organisations.create(an_organisation())
     past = NOON - timedelta(days=20000)
@@ -223,6 +241,7 @@ CHECKS: tuple[Check, ...] = (
     list_pages_newest_first,
     kill_cancels_what_is_open_and_begins_to_destroy,
     activity_only_moves_forward,
+    activity_of_many_is_noted_at_once_also_of_one_that_moves,
     idle_candidates_are_running_timed_and_past_their_time,
     an_old_leader_starts_no_operation,
     old_rows_go_but_not_what_still_holds_something,

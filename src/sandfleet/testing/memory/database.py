@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from sandfleet.model.checkpoint import Checkpoint
+from sandfleet.model.drain import Drain
 from sandfleet.model.errors import NotFound, QuotaExceeded, StaleLease, StaleTerm, StaleVersion
 from sandfleet.model.ids import (
     CheckpointId,
@@ -50,6 +51,15 @@ class Reservation:
 
     organisation_id: OrganisationId
     worker_id: WorkerId
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class SecondPlace:
+    """What a worker has promised to a sandbox that moves and is not its own, or not yet."""
+
+    worker_id: WorkerId
+    move_id: str
     resources: Resources
 
 
@@ -95,11 +105,13 @@ class MemoryDatabase:
     keys: dict[KeyId, tuple[ApiKey, bytes]] = field(default_factory=dict)
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     quarantined: dict[WorkerId, list[SandboxId]] = field(default_factory=dict)
+    drains: dict[WorkerId, Drain] = field(default_factory=dict)
     sandboxes: dict[SandboxId, Sandbox] = field(default_factory=dict)
     operations: dict[OperationId, StoredOperation] = field(default_factory=dict)
     running: dict[OperationId, StoredOperation] = field(default_factory=dict)
     """Those of `operations` that have not ended."""
     reservations: dict[SandboxId, Reservation] = field(default_factory=dict)
+    second_places: dict[SandboxId, SecondPlace] = field(default_factory=dict)
     transitions: list[Transition] = field(default_factory=list)
     snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
     checkpoints: dict[CheckpointId, Checkpoint] = field(default_factory=dict)
@@ -152,7 +164,9 @@ class MemoryDatabase:
     def usage(self, organisation_id: OrganisationId) -> Quotas:
         """Return what counts against the quotas: what is reserved, and what comes without a place yet."""
         counted = [
-            one.resources for one in self.reservations.values() if one.organisation_id == organisation_id
+            self._larger(sandbox_id, one.resources)
+            for sandbox_id, one in self.reservations.items()
+            if one.organisation_id == organisation_id
         ]
         counted += [
             row.resources
@@ -163,6 +177,12 @@ class MemoryDatabase:
         ]
         total = sum(counted, start=NOTHING)
         return Quotas(len(counted), total.cpu_count, total.memory_mib, total.disk_mib)
+
+    def _larger(self, sandbox_id: SandboxId, reserved: Resources) -> Resources:
+        """Return what counts of a sandbox that moves to grow: the larger of its two places."""
+        second = self.second_places.get(sandbox_id)
+        memory_mib = max(reserved.memory_mib, second.resources.memory_mib if second else 0)
+        return replace(reserved, memory_mib=memory_mib)
 
     def admit(self, organisation_id: OrganisationId, quotas: Quotas, wanted: Resources) -> None:
         """Raise QuotaExceeded if one more of that size is too much."""
@@ -190,6 +210,7 @@ class MemoryDatabase:
     def read_worker(self, worker: Worker) -> Worker:
         """Return the worker with the sum of its reservations."""
         held = [one.resources for one in self.reservations.values() if one.worker_id == worker.id]
+        held += [one.resources for one in self.second_places.values() if one.worker_id == worker.id]
         return replace(worker, committed=sum(held, start=NOTHING))
 
     # --- writes
@@ -200,6 +221,13 @@ class MemoryDatabase:
         kept = {name: getattr(stored, name) for name in _UNCHANGEABLE}
         active = [at for at in (stored.active_at, sandbox.active_at) if at is not None]
         self.sandboxes[sandbox.id] = replace(sandbox, active_at=max(active, default=None), **kept)
+
+    def reserve(self, sandbox_id: SandboxId, memory_mib: int) -> None:
+        """Have so much reserved where it is."""
+        held = self.reservations.get(sandbox_id)
+        if held is not None:
+            resources = replace(held.resources, memory_mib=memory_mib)
+            self.reservations[sandbox_id] = replace(held, resources=resources)
 
     def write_operation(self, operation: Operation) -> Operation:
         """Write step, progress and state, and prolong the lease by its length."""

@@ -57,7 +57,7 @@ class MemoryOperationStore:
 
         return await self._link.call(work, repeatable=True, name="extend")
 
-    async def finish(
+    async def finish(  # noqa: PLR0913 -- what an end may mean
         self,
         operation: Operation,
         *,
@@ -66,6 +66,7 @@ class MemoryOperationStore:
         follow_up: Operation | None = None,
         releases: bool = False,
         snapshot: Snapshot | None = None,
+        reserved_mib: int | None = None,
     ) -> Operation:
         """End it with all that its end means."""
 
@@ -85,6 +86,8 @@ class MemoryOperationStore:
                 database.log(transition)
             if releases:
                 database.reservations.pop(operation.sandbox_id, None)
+            if reserved_mib is not None:
+                database.reserve(operation.sandbox_id, reserved_mib)
             if snapshot is not None:
                 write_snapshot(database, snapshot)
                 _write_fate(database, snapshot, at=operation.finished_at)

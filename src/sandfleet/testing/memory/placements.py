@@ -162,7 +162,7 @@ class MemorySizeStore:
             database.require_version(sandbox)
             database.insert_operation(operation)
             if extra > 0:
-                self._reserve(sandbox.id, memory_mib)
+                database.reserve(sandbox.id, memory_mib)
             database.write_sandbox(sandbox)
             database.log(transition)
 
@@ -179,12 +179,6 @@ class MemorySizeStore:
             self._database.write_sandbox(sandbox)
             self._database.write_operation(operation)
             self._database.log(transition)
-            self._reserve(sandbox.id, reserved_mib)
+            self._database.reserve(sandbox.id, reserved_mib)
 
         await self._link.call(work, name="finish_size")
-
-    def _reserve(self, sandbox_id: SandboxId, memory_mib: int) -> None:
-        held = self._database.reservations.get(sandbox_id)
-        if held is not None:
-            resources = replace(held.resources, memory_mib=memory_mib)
-            self._database.reservations[sandbox_id] = replace(held, resources=resources)

@@ -10,7 +10,7 @@ from sandfleet.model.checkpoint import Checkpoint, CheckpointState
 from sandfleet.model.errors import Conflict, NotFound, QuotaExceeded
 from sandfleet.model.ids import OrganisationId, SandboxId, WorkerId
 from sandfleet.model.operation import Operation, OperationKind
-from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.sandbox import SERVED_STATES, Sandbox, SandboxState
 from sandfleet.model.snapshot import Snapshot
 from sandfleet.model.transition import Transition
 from sandfleet.planning.repair import Presence
@@ -190,7 +190,7 @@ class MemorySandboxStore:
             rows = self._database.sandboxes
             for sandbox_id, at in active_at.items():
                 row = rows.get(sandbox_id)
-                if row is None or row.state is not SandboxState.RUNNING or row.active_at is None:
+                if row is None or row.state not in SERVED_STATES or row.active_at is None:
                     continue
                 if row.active_at < at - _TOUCH_WORTH:
                     rows[sandbox_id] = replace(row, active_at=at)
@@ -231,7 +231,12 @@ class MemorySandboxStore:
         """Return what is expected on the worker."""
 
         def work() -> Sequence[Presence]:
-            return [self._presence(row, worker_id) for row in self._on(worker_id)]
+            rows = self._database.sandboxes.values()
+            return [
+                self._presence(row, worker_id)
+                for row in rows
+                if row.worker_id == worker_id or self._has_place(row, worker_id)
+            ]
 
         return await self._link.call(work, repeatable=True, name="presence")
 
@@ -252,6 +257,7 @@ class MemorySandboxStore:
                 if row.is_terminal
                 and row.changed_at < before - stopped_for
                 and row.id not in database.reservations
+                and row.id not in database.second_places
                 and row.id not in named
                 and not any(database.open_operations(row.id))
             ][:limit]
@@ -282,16 +288,20 @@ class MemorySandboxStore:
             or ((held := reserved.get(row.id)) is not None and held.worker_id == worker_id)
         ]
 
+    def _has_place(self, row: Sandbox, worker_id: WorkerId) -> bool:
+        database = self._database
+        places = (database.reservations.get(row.id), database.second_places.get(row.id))
+        return any(place is not None and place.worker_id == worker_id for place in places)
+
     def _presence(self, row: Sandbox, worker_id: WorkerId) -> Presence:
-        held = self._database.reservations.get(row.id)
         return Presence(
             sandbox_id=row.id,
             state=row.state,
             epoch=row.epoch,
-            has_reservation=held is not None and held.worker_id == worker_id,
-            # An upload goes on whatever becomes of the machine.
+            has_reservation=self._has_place(row, worker_id),
+            # These go on whatever becomes of the machine.
             has_open_operation=any(
-                one.operation.kind is not OperationKind.UPLOAD
+                one.operation.kind not in (OperationKind.UPLOAD, OperationKind.RELEASE)
                 for one in self._database.open_operations(row.id)
             ),
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from sandfleet.controlplane.dependencies import Stores
 from sandfleet.testing.memory.commands import MemoryPendingCommandStore
 from sandfleet.testing.memory.database import MemoryDatabase
+from sandfleet.testing.memory.drains import MemoryDrainStore
 from sandfleet.testing.memory.idempotency import MemoryIdempotencyStore
 from sandfleet.testing.memory.link import DirectLink, Link
+from sandfleet.testing.memory.move_places import MemoryMoveStore
 from sandfleet.testing.memory.operations import MemoryOperationStore
 from sandfleet.testing.memory.placements import MemoryPlacementStore, MemorySizeStore
 from sandfleet.testing.memory.sandboxes import MemorySandboxStore
@@ -39,6 +41,8 @@ def memory_stores(database: MemoryDatabase, link: Link | None = None) -> Stores:
         previews=MemoryPreviewStore(database, way),
         tags=MemoryTagStore(database, way),
         sizes=MemorySizeStore(database, way),
+        moves=MemoryMoveStore(database, way),
+        drains=MemoryDrainStore(database, way),
         log=MemoryTransitionLog(database, way),
         commands=MemoryPendingCommandStore(database, way),
     )

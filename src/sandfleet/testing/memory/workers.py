@@ -130,6 +130,7 @@ class MemoryWorkerStore:
         depends = (
             any(one.worker_id == worker.id and not one.is_terminal for one in database.sandboxes.values()),
             any(one.worker_id == worker.id for one in database.reservations.values()),
+            any(one.worker_id == worker.id for one in database.second_places.values()),
             any(
                 one.worker_id == worker.id and one.state in (SnapshotState.SAVING, SnapshotState.LOCAL)
                 for one in database.snapshots.values()

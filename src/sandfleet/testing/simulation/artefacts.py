@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 from sandfleet.model.errors import BlobsUnavailable, NotFound
 from sandfleet.ports.blobs import Progress, StoredFiles
@@ -29,6 +30,14 @@ class SimulatedSnapshotStore:
         raise NotImplementedError
 
     async def fetch(self, manifest: SnapshotManifest, files: StoredFiles, *, progress: Progress) -> None:
+        """Never asked of the control plane."""
+        raise NotImplementedError
+
+    async def put_backings(self, backings: Mapping[str, Path]) -> int:
+        """Never asked of the control plane."""
+        raise NotImplementedError
+
+    async def fetch_backings(self, wanted: Mapping[str, Path]) -> None:
         """Never asked of the control plane."""
         raise NotImplementedError
 

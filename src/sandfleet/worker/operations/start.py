@@ -59,6 +59,7 @@ async def _admit(host: Host, sandbox_id: str, order: StartVm) -> Resident:
             _confirm_identity(host, known, order)
             return known
         if order.snapshot is not None and known.state is VmState.RUNNING:
+            known.refuse_while_leaving()
             return begin_beside(host, known, order)
         await end(host, known)  # an older owner's VM: nobody may reach it any more
     raise Conflict(f"sandbox {sandbox_id} changes owner too often", code="busy")

@@ -7,10 +7,13 @@ buried, so that a start that arrives late is refused.
 
 from __future__ import annotations
 
+from typing import Any
+
 import structlog
 
 from sandfleet.model.errors import StaleEpoch
 from sandfleet.wire.worker_messages import StopVm, VmStopped
+from sandfleet.worker.background import OwnedTask
 from sandfleet.worker.host import Host
 from sandfleet.worker.residents import Resident
 
@@ -58,6 +61,9 @@ async def _destroy(host: Host, resident: Resident) -> None:
     if resident.saving is not None:
         resident.saving.cancel()
         await resident.saving.settled()
+    for work in work_of_moves(resident):
+        work.cancel()
+        await work.settled()
     if resident.machine is not None:
         await resident.machine.destroy()
     host.residents.bury(resident.sandbox_id, epoch=resident.epoch)
@@ -65,3 +71,12 @@ async def _destroy(host: Host, resident: Resident) -> None:
     host.changed.set()
     host.pool.poke()
     log.info("vm_stopped", sandbox=resident.sandbox_id, epoch=resident.epoch)
+
+
+def work_of_moves(resident: Resident) -> list[OwnedTask[Any]]:
+    """Return what of the sandbox's moves is under way here."""
+    arrival, departure = resident.arrival, resident.departure
+    work: list[OwnedTask[Any] | None] = []
+    work += [] if arrival is None else [arrival.making, arrival.taking_over]
+    work += [] if departure is None else [departure.sending, departure.ending]
+    return [one for one in work if one is not None and not one.done]

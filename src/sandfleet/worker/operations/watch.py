@@ -14,7 +14,7 @@ log = structlog.get_logger("sandfleet.worker")
 async def watch(host: Host, resident: Resident, machine: Machine) -> None:
     """Mark the resident dead when its QEMU ends; what is left stays until the control plane's stop."""
     reason = await machine.wait_dead()
-    if resident.state is VmState.RUNNING:
+    if resident.state in (VmState.RUNNING, VmState.MOVING, VmState.ARRIVING):
         resident.die(reason)
         log.warning("vm_died", sandbox=resident.sandbox_id, epoch=resident.epoch, reason=reason)
         host.changed.set()

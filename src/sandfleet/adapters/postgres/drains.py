@@ -1,0 +1,174 @@
+"""Drains in PostgreSQL (port: `ports.drain_store.DrainStore`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import BindParameter, Row, Text, bindparam, case, delete, exists, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from sandfleet.adapters.postgres import statements
+from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
+from sandfleet.adapters.postgres.tables import drains, transitions, workers
+from sandfleet.adapters.postgres.terms import require_term
+from sandfleet.model.drain import Drain, DrainState, Stay
+from sandfleet.model.errors import NotFound
+from sandfleet.model.ids import WorkerId
+from sandfleet.model.worker import WorkerState
+
+_DRAINED = DrainState.DRAINED.value
+_OF = drains.c.worker_id == bindparam("worker")
+_READ = select(drains).where(_OF)
+_STATE = select(workers.c.state).where(
+    workers.c.id == bindparam("worker"), workers.c.state != WorkerState.GONE.value
+)
+_LIST = (
+    select(drains)
+    .join(workers, workers.c.id == drains.c.worker_id)
+    .where(workers.c.state != WorkerState.GONE.value)
+    .order_by(drains.c.worker_id)
+)
+_BEGIN = drains.insert().values(
+    worker_id=bindparam("worker"),
+    actor=bindparam("actor"),
+    begun_at=func.now(),
+    state=DrainState.DRAINING.value,
+    moved=0,
+    stays=[],
+)
+_END = delete(drains).where(_OF)
+_MARK = (
+    update(workers)
+    .where(workers.c.id == bindparam("worker"))
+    .values(draining=bindparam("is_draining"), version=workers.c.version + 1)
+)
+_HELD = statements.guard(term=True)
+_NEW_STATE: BindParameter[str] = bindparam("new_state", type_=Text())
+_SAVE = (
+    update(drains)
+    .where(_OF, drains.c.begun_at == bindparam("begun"), exists(select(_HELD)))
+    .values(
+        state=_NEW_STATE,
+        moved=bindparam("new_moved"),
+        stays=bindparam("new_stays", type_=drains.c.stays.type),
+        drained_at=case(
+            (_NEW_STATE != _DRAINED, None),
+            else_=func.coalesce(drains.c.drained_at, func.now()),
+        ),
+    )
+    .returning((drains.c.drained_at == func.now()).label("is_news"))
+)
+
+
+class PostgresDrainStore:
+    """The drains that have not been undone."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, worker_id: WorkerId, *, actor: str) -> Drain:
+        """Write it down, under the lock of placements: none is decided on the view of before."""
+
+        async def work(connection: AsyncConnection) -> Drain:
+            await connection.execute(PLACEMENT_LOCKED)
+            state = await _require_known(connection, worker_id)
+            if (await connection.execute(_READ, {"worker": worker_id})).first() is None:
+                await connection.execute(_BEGIN, {"worker": worker_id, "actor": actor})
+                await _mark(connection, worker_id, is_draining=True, state=state, actor=actor)
+            return drain_from((await connection.execute(_READ, {"worker": worker_id})).one())
+
+        return await self._database.transact(work, repeatable=True)
+
+    async def end(self, worker_id: WorkerId, *, actor: str) -> bool:
+        """Take it back."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            await connection.execute(PLACEMENT_LOCKED)
+            state = await _require_known(connection, worker_id)
+            if (await connection.execute(_END, {"worker": worker_id})).rowcount == 0:
+                return False
+            await _mark(connection, worker_id, is_draining=False, state=state, actor=actor)
+            return True
+
+        return await self._database.transact(work, repeatable=True)
+
+    async def get(self, worker_id: WorkerId) -> Drain | None:
+        """Return it."""
+        found = await self._database.statement(
+            lambda connection: connection.execute(_READ, {"worker": worker_id}), repeatable=True
+        )
+        row = found.first()
+        return None if row is None else drain_from(row)
+
+    async def list(self) -> Sequence[Drain]:
+        """Return those of workers that are not gone."""
+        found = await self._database.statement(lambda connection: connection.execute(_LIST), repeatable=True)
+        return [drain_from(row) for row in found]
+
+    async def save(self, drain: Drain, *, term: int) -> bool:
+        """Write down what was seen, in the leader's term."""
+        parameters = {
+            "worker": drain.worker_id,
+            "begun": drain.begun_at,
+            "new_state": drain.state.value,
+            "new_moved": drain.moved,
+            "new_stays": msgspec.to_builtins(list(drain.stays)),
+            "term": term,
+        }
+
+        async def work(connection: AsyncConnection) -> bool:
+            written = (await connection.execute(_SAVE, parameters)).first()
+            if written is None:
+                await require_term(connection, term)
+                return False
+            if written.is_news:
+                reason = f"{drain.moved} sandboxes moved"
+                await connection.execute(_log(drain.worker_id, event="drained", actor="drain", reason=reason))
+            return True
+
+        return await self._database.transact(work, repeatable=True)
+
+
+async def _require_known(connection: AsyncConnection, worker_id: WorkerId) -> str:
+    state = (await connection.execute(_STATE, {"worker": worker_id})).scalar_one_or_none()
+    if state is None:
+        raise NotFound(f"worker {worker_id} not found")
+    return str(state)
+
+
+async def _mark(
+    connection: AsyncConnection, worker_id: WorkerId, *, is_draining: bool, state: str, actor: str
+) -> None:
+    await connection.execute(_MARK, {"worker": worker_id, "is_draining": is_draining})
+    event = "drain_requested" if is_draining else "drain_undone"
+    await connection.execute(_log(worker_id, event=event, actor=actor, reason="asked for", state=state))
+
+
+def _log(worker_id: WorkerId, *, event: str, actor: str, reason: str, state: str | None = None) -> Any:
+    return transitions.insert().values(
+        event=event,
+        actor=actor,
+        reason=reason,
+        at=func.now(),
+        from_state=state,
+        to_state=state,
+        worker_id=worker_id,
+        epoch=0,
+        detail={},
+    )
+
+
+def drain_from(row: Row[Any]) -> Drain:
+    """Return the drain of a row."""
+    return Drain(
+        worker_id=WorkerId(row.worker_id),
+        actor=row.actor,
+        begun_at=row.begun_at,
+        state=DrainState(row.state),
+        drained_at=row.drained_at,
+        moved=row.moved,
+        stays=tuple(msgspec.convert(row.stays, list[Stay])),
+    )

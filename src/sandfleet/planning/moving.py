@@ -1,0 +1,35 @@
+"""Where a sandbox may move to: another worker on whose processor it can go on, with room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sandfleet.model.ids import WorkerId
+from sandfleet.model.sandbox import Sandbox
+from sandfleet.model.worker import Worker
+from sandfleet.planning.placement import (
+    FleetView,
+    NoPlacement,
+    Placement,
+    PlacementPolicy,
+    PlacementRequest,
+    SavedState,
+    place,
+)
+
+
+def choose_target(
+    sandbox: Sandbox, view: FleetView, policy: PlacementPolicy, *, wanted: WorkerId | None
+) -> Placement | NoPlacement:
+    """Return the worker, the wanted one if it is named, or say why it cannot be."""
+    source = next((worker for worker in view.workers if worker.id == sandbox.worker_id), None)
+    if source is None:
+        return NoPlacement(refusals={}, candidates=())
+    # It stands on files that the target fetches if it lacks them, so no template is asked for.
+    travelling = SavedState(None, True, accelerator=source.accelerator, host_cpu=source.cpu_model)
+    request = PlacementRequest(sandbox.resources, sandbox.template, sandbox.region, travelling)
+    return place(request, FleetView(_others(view.workers, source, wanted)), policy)
+
+
+def _others(workers: Sequence[Worker], source: Worker, wanted: WorkerId | None) -> Sequence[Worker]:
+    return [one for one in workers if one.id != source.id and wanted in (None, one.id)]

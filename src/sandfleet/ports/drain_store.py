@@ -1,0 +1,43 @@
+"""Which workers are being drained, and how far that is (adapter: `adapters/postgres/drains.py`).
+
+Rule: a drain is begun and ended by somebody's word alone. What the leader sees of it is written down in
+the leader's term, and never begins a drain anew that somebody has ended meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sandfleet.model.drain import Drain
+from sandfleet.model.ids import WorkerId
+
+
+class DrainStore(Protocol):
+    """The drains that have not been undone."""
+
+    async def begin(self, worker_id: WorkerId, *, actor: str) -> Drain:
+        """Place nothing on the worker from now on, and write the drain down; NotFound, also of a gone worker.
+
+        A drain that has begun already is returned as it stands.
+        """
+        ...
+
+    async def end(self, worker_id: WorkerId, *, actor: str) -> bool:
+        """Let the worker take sandboxes again; false when it was not being drained. NotFound."""
+        ...
+
+    async def get(self, worker_id: WorkerId) -> Drain | None:
+        """Return the worker's drain, None when it is not being drained."""
+        ...
+
+    async def list(self) -> Sequence[Drain]:
+        """Return the drains of all workers that are not gone, by worker."""
+        ...
+
+    async def save(self, drain: Drain, *, term: int) -> bool:
+        """Write down how far it is; false when that very drain has been ended meanwhile. StaleTerm.
+
+        `drained_at` is the database's own time, set when the state becomes `drained`.
+        """
+        ...

@@ -1,0 +1,55 @@
+"""Commit: run here what has landed. From here on only this side is repaired, never the other one woken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+
+from sandfleet.model.errors import NotFound, StaleEpoch
+from sandfleet.ports.hypervisor import Machine
+from sandfleet.wire.move_messages import CommitMove
+from sandfleet.wire.worker_messages import VmStatus
+from sandfleet.worker.host import Host
+from sandfleet.worker.operations.outfit import identity
+from sandfleet.worker.operations.receive_move import arriving
+from sandfleet.worker.operations.succeed import resume_work, serve
+from sandfleet.worker.residents import Resident, VmState
+
+log = structlog.get_logger("sandfleet.worker")
+
+
+async def commit_move(host: Host, move_id: str, order: CommitMove) -> VmStatus:
+    """Return the status of the running VM; may be repeated, also to the next process."""
+    host.require_adopted()
+    resident = host.residents.find(order.sandbox_id)
+    if resident is None:
+        raise NotFound(f"nothing comes to this worker by move {move_id}", code="no_such_move")
+    if resident.epoch != order.epoch:
+        raise StaleEpoch(
+            f"sandbox {order.sandbox_id} is here under epoch {resident.epoch}, not {order.epoch}"
+        )
+    if resident.state is not VmState.ARRIVING:
+        return resident.status()
+    if arriving(host, move_id) is not resident or resident.arrival is None or resident.machine is None:
+        raise NotFound(f"sandbox {order.sandbox_id} does not come by move {move_id}", code="no_such_move")
+    arrival = resident.arrival
+    if arrival.taking_over is None or arrival.taking_over.done:
+        arrival.taking_over = host.background.start(
+            _take_over(host, resident, order, machine=resident.machine), name=f"commit {move_id}"
+        )
+    await arrival.taking_over.result()
+    return resident.status()
+
+
+async def _take_over(host: Host, resident: Resident, order: CommitMove, *, machine: Machine) -> None:
+    began_s = host.clock.monotonic()
+    await host.require_mover().take_over(machine)
+    # The sizes count as the hypervisor reads them back, not as the manifest remembers them.
+    resident.order = replace(resident.order, memory_mib=machine.facts.order.memory_mib)
+    await machine.guest.assume_identity(identity(host, resident.sandbox_id, order.envs))
+    serve(host, resident, machine)
+    resume_work(host, resident)
+    host.changed.set()
+    took_ms = round((host.clock.monotonic() - began_s) * 1000, 1)
+    log.info("vm_moved_here", sandbox=resident.sandbox_id, epoch=resident.epoch, took_ms=took_ms)

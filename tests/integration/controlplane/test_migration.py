@@ -1,0 +1,239 @@
+"""Migration through the API: two real worker services on fake hosts; what runs inside goes along."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sandfleet.model.errors import HypervisorFailed
+from sandfleet.testing.fake_hypervisor import FakeHypervisor
+from sandfleet.testing.fake_mover import FakeMover, Wires
+from sandfleet.testing.fake_worker import fake_worker
+
+from .conftest import JOIN_TOKEN, Fleet, OpenFleet
+
+POLLS_MAX = 500
+
+
+@dataclass
+class Pair:
+    """A fleet with two workers that can move sandboxes, and one that cannot."""
+
+    fleet: Fleet
+    hosts: dict[str, FakeHypervisor]
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        return self.fleet.client
+
+    async def workers(self) -> dict[str, Any]:
+        found = (await self.client.get("/api/workers")).json()
+        return {one["worker_id"]: one for one in found if one["worker_id"] in self.hosts}
+
+    async def create(self) -> tuple[str, str, str]:
+        """Return a sandbox, the worker that it is on, and the other one."""
+        sandbox = await self.fleet.create()
+        workers = await self.workers()
+        home = next(name for name, one in workers.items() if sandbox in one["sandboxes"])
+        return sandbox, home, next(name for name in self.hosts if name != home)
+
+    async def until_cleared(self) -> dict[str, int]:
+        """Return what each worker has promised when no move is being cleared away."""
+        for _ in range(POLLS_MAX):
+            promised = {name: one["committed_memory_mb"] for name, one in (await self.workers()).items()}
+            if sum(promised.values()) <= 1024:
+                return promised
+            await asyncio.sleep(0.02)
+        raise AssertionError(promised)
+
+
+@pytest.fixture
+async def pair(open_fleet: OpenFleet, tmp_path: Path) -> AsyncIterator[Pair]:
+    """Two workers beside the fleet's own, which is too small for anything."""
+    wires = Wires()
+    async with (
+        open_fleet(memory_budget_mib=1024, memory_default_mb=1024) as fleet,
+        FakeHypervisor() as first,
+        FakeHypervisor() as second,
+    ):
+        options = {"control_url": fleet.url, "join_token": JOIN_TOKEN}
+        async with (
+            fake_worker(
+                first,
+                worker_id="wk-a",
+                data_dir=tmp_path / "a",
+                mover=FakeMover(first, wires),
+                memory_budget_mib=8192,
+                **options,
+            ),
+            fake_worker(
+                second,
+                worker_id="wk-b",
+                data_dir=tmp_path / "b",
+                mover=FakeMover(second, wires),
+                memory_budget_mib=8192,
+                **options,
+            ),
+        ):
+            made = Pair(fleet, {"wk-a": first, "wk-b": second})
+            filler = await fleet.create()  # the best fit is the small one
+            for _ in range(POLLS_MAX):
+                known = await made.workers()
+                if len(known) == 2 and all(one["golden_version"] for one in known.values()):
+                    break
+                await asyncio.sleep(0.02)
+            yield made
+            await fleet.client.delete(f"/api/sandboxes/{filler}")
+
+
+async def moved(pair: Pair, sandbox: str, target: str | None, **headers: str) -> httpx.Response:
+    body = {} if target is None else {"targetWorker": target}
+    return await pair.client.post(f"/api/sandboxes/{sandbox}/migrate", json=body, headers=headers)
+
+
+async def test_what_runs_inside_goes_along(pair: Pair) -> None:
+    sandbox, home, away = await pair.create()
+    path = f"/api/sandboxes/{sandbox}"
+    await pair.client.put(f"{path}/files?path=/home/sandbox/kept", content=b"kept")
+    answer = await moved(pair, sandbox, away)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["sandboxID"], body["sourceWorker"], body["targetWorker"]) == (sandbox, home, away)
+    assert (body["elapsedMs"] > 0, body["downtimeMs"] >= 0, body["pending"]) == (True, True, False)
+    assert (await pair.client.get(path)).json()["status"] == "running"
+    assert (await pair.client.get(f"{path}/files?path=/home/sandbox/kept")).content == b"kept"
+    assert await pair.until_cleared() == {home: 0, away: 1024}
+    assert list(pair.hosts[home].machines.values()) == []
+    text = (await pair.client.get("/metrics")).text
+    assert "sandfleet_migration_downtime_seconds_count 1.0" in text
+    events = [one["event"] for one in (await pair.client.get(f"{path}/events")).json()]
+    assert events[:3] == ["migrated", "moved", "migrate_requested"]
+
+
+async def test_calls_go_on_while_it_moves_and_progress_is_told(pair: Pair) -> None:
+    sandbox, home, _ = await pair.create()
+    path = f"/api/sandboxes/{sandbox}"
+    pair.hosts[home].faults.hold("send")
+    begun = await moved(pair, sandbox, "*", Prefer="respond-async")
+    assert (begun.status_code, begun.json()["pending"]) == (202, True)
+    assert (await pair.client.get(path)).json()["status"] == "migrating"
+    ran = await pair.client.post(f"{path}/exec/run", json={"cmd": "echo here"})
+    assert ran.json()["stdout"] == "here\n"
+    shown = (await pair.client.get(f"{path}/migrate")).json()
+    assert (shown["sourceWorker"], shown["step"] in ("receive", "send")) == (home, True)
+    pair.hosts[home].faults.release("send")
+    assert sum((await pair.until_cleared()).values()) == 1024
+    assert (await pair.client.get(f"{path}/migrate")).status_code == 404
+    ran = await pair.client.post(f"{path}/exec/run", json={"cmd": "echo there"})
+    assert ran.json()["stdout"] == "there\n"
+
+
+async def test_calls_wait_while_it_stands_still(pair: Pair) -> None:
+    sandbox, home, away = await pair.create()
+    pair.hosts[home].faults.hold("hand_over")
+    async with asyncio.TaskGroup() as group:
+        moving = group.create_task(moved(pair, sandbox, away))
+        await asyncio.sleep(0.5)
+        run = pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo waited"})
+        running = group.create_task(run)
+        await asyncio.sleep(0.2)
+        assert not running.done()
+        pair.hosts[home].faults.release("hand_over")
+    assert moving.result().status_code == 200
+    assert running.result().json()["stdout"] == "waited\n"
+
+
+async def test_a_move_that_fails_says_why_and_changes_nothing(pair: Pair) -> None:
+    sandbox, home, away = await pair.create()
+    pair.hosts[home].faults.fail("hand_over", HypervisorFailed("the cable was cut"))
+    answer = await moved(pair, sandbox, away)
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "the cable was cut" in answer.json()["error"]
+    ran = await pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo here"})
+    assert ran.json()["stdout"] == "here\n"
+    assert await pair.until_cleared() == {home: 1024, away: 0}
+    assert list(pair.hosts[away].machines.values()) == []
+
+
+async def test_what_is_refused(pair: Pair) -> None:
+    sandbox, home, away = await pair.create()
+    expected = [
+        (None, 400, "bad_request"),
+        (home, 400, "same_worker"),
+        ("wk-none", 404, "not_found"),
+        ("wk-1", 503, "target_unavailable"),
+    ]
+    for target, status, code in expected:
+        answer = await moved(pair, sandbox, target)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert (await moved(pair, "sb-" + "a" * 26, away)).status_code == 404
+    async with await pair.fleet.other_organisation() as other:
+        answer = await other.post(f"/api/sandboxes/{sandbox}/migrate", json={"targetWorker": away})
+        assert answer.status_code == 403
+    await pair.client.delete(f"/api/sandboxes/{sandbox}")
+    assert (await moved(pair, sandbox, away)).status_code == 410
+
+
+async def test_a_worker_is_drained_and_takes_sandboxes_again(pair: Pair) -> None:
+    sandbox, home, _ = await pair.create()
+    drain = f"/admin/workers/{home}/drain"
+    assert (await pair.client.get(drain)).json()["state"] == "none"
+    begun = await pair.client.post(drain)
+    assert (begun.status_code, begun.json()["workerID"], begun.json()["draining"]) == (200, home, True)
+    shown = begun.json()
+    for _ in range(POLLS_MAX):
+        if shown["state"] == "drained":
+            break
+        await asyncio.sleep(0.02)
+        shown = (await pair.client.get(drain)).json()
+    assert (shown["state"], shown["moved"], shown["remaining"]) == ("drained", 1, 0), shown
+    ran = await pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo there"})
+    assert ran.json()["stdout"] == "there\n"
+    assert (await pair.workers())[home]["draining"]
+    undone = await pair.client.post(f"{drain}?drain=false")
+    assert (undone.status_code, undone.json()["draining"]) == (200, False)
+    assert (await moved(pair, sandbox, home)).status_code == 200
+
+
+async def test_of_a_drain_that_goes_nowhere_each_reason_is_told(pair: Pair) -> None:
+    sandbox, home, away = await pair.create()
+    for worker in (home, away, home):
+        assert (await pair.client.post(f"/admin/workers/{worker}/drain")).status_code == 200
+    shown: dict[str, Any] = {}
+    for _ in range(POLLS_MAX):
+        shown = (await pair.client.get(f"/admin/workers/{home}/drain")).json()
+        if shown["sandboxes"]:
+            break
+        await asyncio.sleep(0.02)
+    (stay,) = shown["sandboxes"]
+    assert (stay["sandboxID"], stay["why"], shown["remaining"]) == (sandbox, "held", 1)
+    assert f"{away} is draining" in stay["reason"]
+    for worker in (home, away):
+        assert not (await pair.client.post(f"/admin/workers/{worker}/undrain")).json()["draining"]
+    assert (await pair.client.post("/admin/workers/wk-none/drain")).status_code == 404
+    assert (await pair.client.post(f"/admin/workers/{home}/drain?drain=maybe")).status_code == 400
+    async with await pair.fleet.other_organisation() as other:
+        assert (await other.post(f"/admin/workers/{home}/drain")).status_code == 403
+
+
+async def test_a_size_that_does_not_fit_moves_the_sandbox_and_is_given_there(pair: Pair) -> None:
+    sandbox, _, away = await pair.create()
+    filler = await pair.client.post("/api/sandboxes", json={"memoryMB": 7168})
+    assert filler.status_code == 201, filler.text
+    scaled = await pair.client.post(f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": 2048})
+    assert scaled.status_code == 200, scaled.text
+    body = scaled.json()
+    assert (body["workerID"], body["memoryMB"], body["migrated"]) == (away, 2048, True)
+    ran = await pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo there"})
+    assert ran.json()["stdout"] == "there\n"
+    more = await pair.client.post(f"/api/sandboxes/{sandbox}/scale", json={"memoryMB": 8320})
+    assert (more.status_code, more.json()["code"]) == (503, "no_capacity")
+    assert f"worker {away} is short of" in more.json()["error"]
+    for one in (sandbox, filler.json()["sandboxID"]):
+        await pair.client.delete(f"/api/sandboxes/{one}")

@@ -1,0 +1,193 @@
+"""Drains on real stores and workers in memory: all leave, what stays says why, and a new leader goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.integration.crashing import an_order, committed_mib, prepare, until
+from tests.integration.saved import ids
+
+from sandfleet.controlplane.dependencies import ControlPlane
+from sandfleet.controlplane.loops import takeover
+from sandfleet.controlplane.loops.drain import DrainLoop
+from sandfleet.controlplane.operations.fleet import Fleet
+from sandfleet.model.drain import Drain, DrainState, StayReason
+from sandfleet.model.errors import HypervisorFailed, StaleTerm
+from sandfleet.model.ids import SandboxId, WorkerId
+from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.worker import WorkerState
+from sandfleet.testing.builders import a_worker, resources
+from sandfleet.wire.move_messages import FAILED
+
+pytestmark = pytest.mark.timeout(60)
+HOME, AWAY = WorkerId("wk-one"), WorkerId("wk-two")
+
+
+async def some_running(replicas: Any, *names: str, away_mib: int = 16384) -> ControlPlane:
+    """Return an observer of a fleet whose sandboxes all run on one of two workers."""
+    observer = await prepare(replicas)
+    async with replicas.replica("replica-0") as fleet:
+        for name in names:
+            await fleet.create(an_order(name))
+            await until(observer, lambda row: row.state is SandboxState.RUNNING, name)
+    total = resources(away_mib, cpu_count=8, disk_mib=10**7)
+    await observer.stores.workers.register(a_worker(AWAY, total=total))
+    return observer
+
+
+async def until_seen(
+    observer: ControlPlane, fleet: Fleet, holds: Callable[[Drain], bool], *, term: int | None = None
+) -> Drain:
+    """Tick the loop as a leader does until what it writes down is so."""
+    loop = DrainLoop(fleet.engine._plane, fleet.engine.start)
+    term = await observer.stores.terms.current_term() if term is None else term
+    for _ in range(500):
+        await loop.tick(term=term)
+        drain = await observer.stores.drains.get(HOME)
+        assert drain is not None
+        if holds(drain):
+            return drain
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"after 10 s the drain is {drain}")
+
+
+def is_drained(drain: Drain) -> bool:
+    return drain.state is DrainState.DRAINED
+
+
+async def rows(observer: ControlPlane, *names: str) -> list[Sandbox]:
+    return [await observer.stores.sandboxes.get_any(SandboxId(name)) for name in names]
+
+
+def running_at(replicas: Any, worker: str) -> list[str]:
+    return sorted(name for name, vm in replicas.workers.host(worker).vms.items() if vm.state == "running")
+
+
+async def test_all_leave_and_the_worker_is_drained_when_nothing_is_left(replicas: Any) -> None:
+    names = ("sb-a", "sb-b", "sb-c")
+    observer = await some_running(replicas, *names)
+    await observer.stores.drains.begin(HOME, actor="test")
+    async with replicas.replica("replica-1") as fleet:
+        first = await until_seen(observer, fleet, lambda drain: bool(drain.stays))
+        assert [stay.reason for stay in first.stays].count(StayReason.MOVING) == 2  # as the setting says
+        done = await until_seen(observer, fleet, is_drained)
+    assert (done.moved, done.stays) == (3, ())
+    assert done.drained_at is not None
+    assert running_at(replicas, AWAY) == list(names)
+    assert replicas.workers.host(HOME).vms == {}
+    assert [(row.worker_id, row.epoch) for row in await rows(observer, *names)] == [(AWAY, 2)] * 3
+    assert await committed_mib(observer) == 3 * 1024
+    assert replicas.movers.violations == []
+
+
+async def test_a_new_leader_goes_on_and_the_old_one_begins_nothing_more(replicas: Any) -> None:
+    names = ("sb-a", "sb-b", "sb-c")
+    observer = await some_running(replicas, *names)
+    await observer.stores.drains.begin(HOME, actor="test")
+    old = await observer.stores.terms.raise_term("replica-1")
+    async with replicas.replica("replica-1") as one:
+        await DrainLoop(one.engine._plane, one.engine.start).tick(term=old)
+        await observer.stores.terms.raise_term("replica-2")
+        with pytest.raises(StaleTerm):
+            await until_seen(observer, one, is_drained, term=old)
+    async with replicas.replica("replica-2") as two:
+        await takeover.tick(two.engine._plane, two.engine)
+        done = await until_seen(observer, two, is_drained)
+    assert done.moved == 3
+    assert running_at(replicas, AWAY) == list(names)
+
+
+async def test_nothing_new_comes_and_after_the_drain_is_undone_it_does(replicas: Any) -> None:
+    observer = await some_running(replicas, "sb-a", away_mib=1024)
+    await observer.stores.drains.begin(HOME, actor="test")
+    hurried = replicas.plane("replica-1", creation_queue_s=0.3)
+    async with replicas.replica("replica-1", plane=hurried) as fleet:
+        await until_seen(observer, fleet, is_drained)
+        await fleet.create(an_order("sb-b"))
+        refused = await until(observer, lambda row: row.is_terminal, "sb-b")
+        assert refused.state is SandboxState.FAILED
+        await observer.stores.drains.end(HOME, actor="test")
+        await fleet.create(an_order("sb-c"))
+        placed = await until(observer, lambda row: row.state is SandboxState.RUNNING, "sb-c")
+    assert placed.worker_id == HOME
+
+
+async def test_one_without_room_is_told_why_and_goes_when_there_is(replicas: Any) -> None:
+    observer = await some_running(replicas, "sb-a", "sb-b", away_mib=1024)
+    await observer.stores.drains.begin(HOME, actor="test")
+    async with replicas.replica("replica-1") as fleet:
+        held = await until_seen(observer, fleet, lambda drain: drain.moved == 1 and len(drain.stays) == 1)
+        (stay,) = held.stays
+        assert (stay.sandbox_id, stay.reason) == ("sb-b", StayReason.HELD)
+        assert "wk-two short of memory: 0 free, 1024 wanted" in stay.said
+        await observer.stores.workers.register(a_worker("wk-three"))
+        await until_seen(observer, fleet, is_drained)
+    assert [row.worker_id for row in await rows(observer, "sb-a", "sb-b")] == [AWAY, "wk-three"]
+
+
+async def test_a_move_that_fails_is_told_and_tried_again_elsewhere(
+    replicas: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandfleet.planning.draining.RETRY_S", 0.2)
+    observer = await some_running(replicas, "sb-a", away_mib=2048)
+    replicas.movers.ends_with = FAILED
+    await observer.stores.drains.begin(HOME, actor="test")
+    async with replicas.replica("replica-1") as fleet:
+        failed = await until_seen(observer, fleet, lambda drain: any(stay.attempts for stay in drain.stays))
+        (stay,) = failed.stays
+        assert (stay.reason, stay.target, stay.attempts) == (StayReason.HELD, AWAY, 1)
+        assert stay.said.startswith("its move to wk-two failed: ")
+        assert running_at(replicas, HOME) == ["sb-a"]
+        replicas.movers.ends_with = "ready"
+        await observer.stores.workers.register(a_worker("wk-three"))
+        await until_seen(observer, fleet, is_drained)
+    assert [row.worker_id for row in await rows(observer, "sb-a")] == ["wk-three"]
+    assert replicas.movers.violations == []
+
+
+async def test_a_sandbox_that_sleeps_holds_up_nothing(replicas: Any) -> None:
+    observer = await some_running(replicas, "sb-a")
+    async with replicas.replica("replica-1") as fleet:
+        (row,) = await rows(observer, "sb-a")
+        await fleet.hibernate(row, ids=ids("first"), actor="test")
+        await until(observer, lambda row: row.state is SandboxState.HIBERNATED, "sb-a")
+        await observer.stores.drains.begin(HOME, actor="test")
+        done = await until_seen(observer, fleet, is_drained)
+    assert (done.moved, done.stays) == (0, ())
+
+
+async def test_of_a_worker_that_is_silent_nothing_is_moved_until_it_speaks(replicas: Any) -> None:
+    observer = await some_running(replicas, "sb-a")
+    term = await observer.stores.terms.raise_term("leader")
+    await observer.stores.workers.mark_absent(
+        WorkerState.SILENT, silent_for=timedelta(seconds=-60), term=term
+    )
+    await observer.stores.drains.begin(HOME, actor="test")
+    async with replicas.replica("replica-1") as fleet:
+        held = await until_seen(observer, fleet, lambda drain: bool(drain.stays))
+        assert [(stay.reason, stay.said) for stay in held.stays] == [(StayReason.HELD, "wk-one is silent")]
+        for name in (HOME, AWAY):
+            total = resources(16384, cpu_count=8, disk_mib=10**7)
+            await observer.stores.workers.register(a_worker(name, total=total, sequence=2))
+        await until_seen(observer, fleet, is_drained)
+
+
+async def test_what_refuses_a_move_at_the_last_moment_is_told(
+    replicas: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observer = await some_running(replicas, "sb-a")
+    await observer.stores.drains.begin(HOME, actor="test")
+    async with replicas.replica("replica-1") as fleet:
+
+        async def refusing(*given: Any, **named: Any) -> Any:
+            raise HypervisorFailed("not just now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("sandfleet.controlplane.loops.drain.begin_migrate", refusing)
+            held = await until_seen(observer, fleet, lambda drain: bool(drain.stays))
+        assert [(stay.reason, stay.said) for stay in held.stays] == [(StayReason.WAITING, "not just now")]
+        await until_seen(observer, fleet, is_drained)

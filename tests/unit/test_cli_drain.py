@@ -1,0 +1,65 @@
+"""`worker drain --wait`: each news is shown once; it ends when the worker is empty or its time is over."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from sandfleet.cli import drain as command
+from sandfleet_sdk import Drain
+
+
+def a_drain(state: str, moved: int, *whys: str) -> Drain:
+    sandboxes = [{"sandboxID": f"sb-{number}", "why": why} for number, why in enumerate(whys)]
+    return Drain.parse({"workerID": "wk-1", "state": state, "moved": moved, "sandboxes": sandboxes})
+
+
+class Answering:
+    """A client whose drain stands like this, one look after the other."""
+
+    def __init__(self, *looks: Drain) -> None:
+        self.looks = list(looks)
+        self.fleet = self
+
+    def drain(self, worker_id: str) -> Drain:
+        return self.looks.pop(0)
+
+
+class Time:
+    """Seconds that pass while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    made = Time()
+    monkeypatch.setattr(command, "time", made)
+    return made
+
+
+def waited(client: Answering, *, until: float) -> Drain:
+    begun = a_drain("draining", 0, "waiting", "waiting")
+    return command._until_drained(cast(Any, client), begun, until=until, is_quiet=False)
+
+
+def test_it_waits_until_the_worker_is_empty(clock: Time, capsys: pytest.CaptureFixture[str]) -> None:
+    moving = a_drain("draining", 0, "moving", "held")
+    done = a_drain("drained", 2)
+    assert waited(Answering(moving, moving, a_drain("draining", 2), done), until=60) == done
+    shown = ["0 moved, 2 waiting", "0 moved, 1 moving, 1 held", "2 moved, the last is being cleared away"]
+    assert capsys.readouterr().err.splitlines() == shown
+
+
+def test_it_waits_no_longer_than_asked(clock: Time) -> None:
+    held = a_drain("draining", 0, "held")
+    left = waited(Answering(held, held, held, held), until=3)
+    assert (left.state, clock.now) == ("draining", 3)

@@ -1,0 +1,152 @@
+"""Who leaves a draining worker next, where each goes, and why the others stay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sandfleet.model.drain import Stay, StayReason
+from sandfleet.model.ids import WorkerId
+from sandfleet.model.sandbox import SandboxState
+from sandfleet.model.worker import WorkerState
+from sandfleet.planning.draining import DrainPlan, DrainPolicy, Resident, drain_plan, retry_at
+from sandfleet.planning.placement import FleetView, PlacementPolicy
+from sandfleet.testing.builders import NOON, a_sandbox, a_worker, resources
+
+HOME = WorkerId("wk-home")
+POLICY = DrainPolicy(2, PlacementPolicy())
+
+
+def a_resident(name: str, memory_mib: int = 1024, *, before: Stay | None = None, **changes: Any) -> Resident:
+    given: dict[str, Any] = {"state": SandboxState.RUNNING, "worker_id": HOME, "epoch": 1}
+    sandbox = a_sandbox(name, resources=resources(memory_mib), **{**given, **changes})
+    return Resident(sandbox, before=before)
+
+
+def planned(
+    *residents: Resident, moves_at_once: int = 2, incoming: dict[str, int] | None = None, **workers: Any
+) -> DrainPlan:
+    """Plan on a fleet of the draining worker and `workers`: how much memory each has."""
+    home = a_worker(HOME, draining=True)
+    others = [
+        a_worker(f"wk-{name}", total=resources(memory_mib, cpu_count=64, disk_mib=10**9))
+        for name, memory_mib in workers.items()
+    ]
+    return drain_plan(
+        home,
+        residents,
+        FleetView([home, *others]),
+        replace(POLICY, moves_at_once=moves_at_once),
+        now=NOON,
+        incoming={WorkerId(name): count for name, count in (incoming or {}).items()},
+    )
+
+
+def moves(plan: DrainPlan) -> list[tuple[str, str]]:
+    return [(move.sandbox.id, move.target) for move in plan.moves]
+
+
+def said(plan: DrainPlan) -> dict[str, tuple[str, str]]:
+    return {stay.sandbox_id: (stay.reason.value, stay.said) for stay in plan.stays}
+
+
+def test_the_lightest_leave_first_and_no_more_than_may_at_once() -> None:
+    plan = planned(a_resident("sb-c", 4096), a_resident("sb-b"), a_resident("sb-a", 2048), away=16384)
+    assert moves(plan) == [("sb-b", "wk-away"), ("sb-a", "wk-away")]
+    assert said(plan) == {"sb-c": ("waiting", "wk-away takes others first")}
+
+
+def test_one_worker_takes_no_more_at_once_than_another_gives() -> None:
+    plan = planned(
+        a_resident("sb-a"), a_resident("sb-b"), incoming={"wk-away": 1}, moves_at_once=2, away=16384
+    )
+    assert moves(plan) == [("sb-a", "wk-away")]
+    assert said(plan) == {"sb-b": ("waiting", "wk-away takes others first")}
+
+
+def test_what_is_under_way_counts_and_is_told_with_where_it_goes() -> None:
+    before = Stay(a_resident("sb-a").sandbox.id, StayReason.WAITING, "?", target=WorkerId("wk-away"))
+    moving = a_resident("sb-a", state=SandboxState.MIGRATING, before=before)
+    plan = planned(moving, a_resident("sb-b"), moves_at_once=1, away=16384)
+    assert moves(plan) == []
+    assert said(plan) == {"sb-a": ("moving", "it moves to wk-away"), "sb-b": ("waiting", "others move first")}
+
+
+def test_what_was_planned_before_takes_its_room() -> None:
+    plan = planned(a_resident("sb-a"), a_resident("sb-b"), one=1024, two=1536)
+    assert moves(plan) == [("sb-a", "wk-one"), ("sb-b", "wk-two")]
+
+
+def test_one_without_a_place_is_told_why_and_holds_up_nobody() -> None:
+    plan = planned(a_resident("sb-a", 2048), a_resident("sb-b", 4096), away=3072)
+    assert moves(plan) == [("sb-a", "wk-away")]
+    reason, why = said(plan)["sb-b"]
+    assert reason == "held"
+    assert why == "nobody can take it: wk-away can never hold it: 4096 of memory wanted, 3072 in all"
+    alone = said(planned(a_resident("sb-a")))["sb-a"]
+    assert alone == ("held", "nobody can take it: there is no other worker")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [one for one in SandboxState if one not in (SandboxState.RUNNING, SandboxState.MIGRATING)],
+)
+def test_only_what_runs_moves(state: SandboxState) -> None:
+    plan = planned(a_resident("sb-a", state=state), away=16384)
+    assert moves(plan) == []
+    assert [stay.reason for stay in plan.stays] == [StayReason.WAITING]
+
+
+def test_what_is_busy_has_its_turn_when_that_has_ended() -> None:
+    busy = replace(a_resident("sb-a"), under_way="checkpoint")
+    assert said(planned(busy, away=16384)) == {"sb-a": ("waiting", "checkpoint is under way")}
+
+
+def test_of_a_worker_that_does_not_answer_nothing_is_moved() -> None:
+    home = a_worker(HOME, draining=True, state=WorkerState.SILENT)
+    view = FleetView([home, a_worker("wk-away")])
+    plan = drain_plan(home, [a_resident("sb-a")], view, POLICY, now=NOON, incoming={})
+    assert said(plan) == {"sb-a": ("held", "wk-home is silent")}
+
+
+def a_failure(*, attempts: int = 1, in_s: float = 0) -> Stay:
+    return Stay(
+        a_resident("sb-a").sandbox.id,
+        StayReason.HELD,
+        "its move to wk-one failed: no",
+        target=WorkerId("wk-one"),
+        attempts=attempts,
+        retry_at=NOON + timedelta(seconds=in_s),
+    )
+
+
+def test_a_move_that_failed_waits_for_its_time_and_keeps_its_reason() -> None:
+    plan = planned(a_resident("sb-a", before=a_failure(in_s=1)), one=1024, two=2048)
+    assert moves(plan) == []
+    assert plan.stays == (a_failure(in_s=1),)
+
+
+def test_it_goes_elsewhere_then_if_there_is_elsewhere() -> None:
+    failed = a_resident("sb-a", before=a_failure())
+    assert moves(planned(failed, one=1024, two=2048)) == [("sb-a", "wk-two")]
+    assert moves(planned(failed, one=1024)) == [("sb-a", "wk-one")]
+
+
+def test_each_failure_doubles_the_pause_up_to_five_minutes() -> None:
+    waits = [(retry_at(attempts, now=NOON) - NOON).total_seconds() for attempts in (1, 2, 3, 7, 1000)]
+    assert waits == [5, 10, 20, 300, 300]
+
+
+def test_nobody_left_is_done() -> None:
+    assert planned(away=16384) == DrainPlan((), ())
+
+
+def test_equal_fleets_give_equal_plans_in_any_order() -> None:
+    residents = [a_resident(f"sb-{number}", 512 * (1 + number % 3)) for number in range(6)]
+    forth, back = (planned(*some, one=4096, two=4096) for some in (residents, residents[::-1]))
+    assert forth == back
+    assert Counter(target for _, target in moves(forth)) == {"wk-one": 2}
