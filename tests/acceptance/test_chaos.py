@@ -53,7 +53,7 @@ def test_nothing_is_lost_or_doubled_whatever_befalls_the_fleet(twin_fleet: LiveF
         clients = [_start_clients(twin_fleet, history, seed, number) for number in range(PROCESSES)]
         try:
             _torment(twin_fleet, rounds(seed), report, watch)
-            twin_fleet.wait_healthy(timeout_s=120)
+            twin_fleet.wait_healthy(timeout_s=300)
             for client in clients:
                 report.add(_findings_of(client))
         finally:

@@ -127,6 +127,27 @@ async def test_a_kill_wins_against_a_move_at_any_point(replicas: Any, number: in
     assert replicas.movers.violations == []
 
 
+async def test_a_kill_that_meets_a_commit_whose_answer_is_under_way_leaves_nothing(replicas: Any) -> None:
+    """The commit is written, and its writer is cancelled before it knows: the source is the one to clear."""
+    observer, sandbox = await a_running(replicas)
+    plane = replicas.plane("replica-1", operation_lease_s=0.5)
+    commit, is_written = plane.stores.moves.commit, asyncio.Event()
+
+    async def without_answer(*given: Any, **named: Any) -> None:
+        await commit(*given, **named)
+        is_written.set()
+        await asyncio.Event().wait()
+
+    plane.stores.moves.commit = without_answer
+    async with replicas.replica("replica-1", plane=plane) as slow, replicas.replica("replica-2") as killer:
+        await migrate(slow, sandbox)
+        await asyncio.wait_for(is_written.wait(), 10)
+        await killer.kill(await observer.stores.sandboxes.get_any(sandbox.id), actor="test")
+        await until(observer, lambda row: row.worker_id is None)
+    assert copies(replicas) == []
+    assert await committed_mib(observer) == 0
+
+
 async def test_an_undecided_hand_over_is_asked_about_until_it_is_decided(replicas: Any) -> None:
     observer, sandbox = await a_running(replicas)
     replicas.movers.ends_with = UNDECIDED

@@ -10,10 +10,19 @@ import msgspec
 import pytest
 
 from sandfleet.controlplane.http import idempotency as claims
-from sandfleet.controlplane.loops import expiry
-from sandfleet.controlplane.operations import arrival, destroy, engine, fleet, upload
+from sandfleet.controlplane.loops import drain, expiry
+from sandfleet.controlplane.operations import (
+    arrival,
+    destroy,
+    engine,
+    fleet,
+    migrate,
+    release,
+    upload,
+)
 from sandfleet.model.errors import StaleLease
 from sandfleet.model.operation import Operation, OperationKind
+from sandfleet.model.resources import NOTHING
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.snapshot import Snapshot
 from sandfleet.planning import placement
@@ -168,3 +177,38 @@ def test_an_expiry_beside_other_work_is_found(monkeypatch: pytest.MonkeyPatch) -
 def test_without_a_mutation_the_same_seeds_find_nothing() -> None:
     for seed in range(10):
         assert run_seed(seed).violations == ()
+
+
+def test_a_move_that_is_committed_without_its_sources_word_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def always(run: Any, operation: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(migrate, "is_source_dead", always)
+    finds("runs at both ends of a move")
+
+
+def test_a_second_place_that_is_given_back_before_the_proof_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def always(run: Any, operation: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(release, "_is_cleared", always)
+    finds("released while")
+
+
+def test_a_source_that_is_not_told_to_run_on_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(run: Any, operation: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(migrate, "stays", at_once)
+    finds("is running on .*, which has no such VM|released while")
+
+
+def test_a_worker_that_is_called_drained_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    tick = drain.DrainLoop._write
+
+    async def blind(self: Any, seen: Any, worker: Any, plan: Any, begun: Any, *, term: int) -> str:
+        empty = dataclasses.replace(plan, stays=())
+        return await tick(self, seen, dataclasses.replace(worker, committed=NOTHING), empty, (), term=term)
+
+    monkeypatch.setattr(drain.DrainLoop, "_write", blind)
+    finds("is called drained, .* are promised")

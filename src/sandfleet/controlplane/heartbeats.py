@@ -15,6 +15,7 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import Resources
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import epochs_over
+from sandfleet.wire.move_messages import ARRIVING
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 
 ACTIVITY_WINDOW_S = 60.0
@@ -42,7 +43,8 @@ async def _over(plane: ControlPlane, beat: Heartbeat) -> dict[str, int]:
     """Return which of the VMs that a worker which is gone still holds are somebody else's, or nobody's."""
     held = [SandboxId(vm.sandbox_id) for vm in beat.vms or ()]
     owners = await plane.stores.workers.owners(held) if held else {}
-    over = epochs_over(owners, gone=WorkerId(beat.worker_id))
+    coming = {SandboxId(vm.sandbox_id): vm.epoch for vm in beat.vms or () if vm.state == ARRIVING}
+    over = epochs_over(owners, gone=WorkerId(beat.worker_id), coming=coming)
     return {str(sandbox_id): epoch for sandbox_id, epoch in over.items()}
 
 

@@ -22,11 +22,17 @@ class Ownership:
     is_terminal: bool
 
 
-def epochs_over(owners: Mapping[SandboxId, Ownership], *, gone: WorkerId) -> Mapping[SandboxId, int]:
-    """Return for each sandbox the newest epoch under which a VM on the worker that is `gone` is over."""
-    return {sandbox_id: _over(owner, gone) for sandbox_id, owner in owners.items()}
+def epochs_over(
+    owners: Mapping[SandboxId, Ownership], *, gone: WorkerId, coming: Mapping[SandboxId, int]
+) -> Mapping[SandboxId, int]:
+    """Return for each sandbox the newest epoch under which a VM on the worker that is `gone` is over.
+
+    `coming`: the epochs of those that were on their way there. No move to such a worker is committed any
+    more, so what does not own its sandbox already never will.
+    """
+    return {name: _over(owner, gone, coming.get(name, 0)) for name, owner in owners.items()}
 
 
-def _over(owner: Ownership, gone: WorkerId) -> int:
+def _over(owner: Ownership, gone: WorkerId, coming: int) -> int:
     is_its_own = owner.worker_id == gone and not owner.is_terminal
-    return owner.epoch - 1 if is_its_own else owner.epoch
+    return owner.epoch - 1 if is_its_own else max(owner.epoch, coming)

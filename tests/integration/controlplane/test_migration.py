@@ -153,7 +153,7 @@ async def test_a_move_that_fails_says_why_and_changes_nothing(pair: Pair) -> Non
     sandbox, home, away = await pair.create()
     pair.hosts[home].faults.fail("hand_over", HypervisorFailed("the cable was cut"))
     answer = await moved(pair, sandbox, away)
-    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert (answer.status_code, answer.json()["code"]) == (503, "target_unavailable")
     assert "the cable was cut" in answer.json()["error"]
     ran = await pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo here"})
     assert ran.json()["stdout"] == "here\n"

@@ -13,6 +13,7 @@ from sandfleet.controlplane.http.body import ClientGone
 from sandfleet.controlplane.http.error_codes import CODES
 from sandfleet.controlplane.http.operation_errors import TOLD_AS, operation_error, told
 from sandfleet.model.errors import SandfleetError, WorkerUnreachable
+from sandfleet.model.operation import OperationKind
 from sandfleet.testing.builders import an_operation
 from sandfleet.wire.errors import status_of
 
@@ -70,3 +71,22 @@ def test_what_the_fleet_says_of_itself_is_told_with_its_reason_and_its_time() ->
     error = told(WorkerUnreachable("worker wk-1 did not answer", retry_after_s=7, details={"a": 1}))
     assert (error.code, error.message, error.details) == ("not_ready", "worker wk-1 did not answer", {"a": 1})
     assert getattr(error, "retry_after_s", None) == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "told_as"),
+    [
+        ("internal", {}, "target_unavailable"),
+        ("no_such_move", {}, "target_unavailable"),
+        ("no_such_move", {"memory_mib": 2048}, "no_capacity"),
+        ("oom_floor", {"memory_mib": 2048}, "oom_floor"),
+        ("worker_unreachable", {}, "not_ready"),
+    ],
+)
+def test_a_move_that_failed_on_its_hosts_is_no_defect(
+    code: str, arguments: dict[str, int], told_as: str
+) -> None:
+    failed = an_operation(
+        kind=OperationKind.MIGRATE, arguments=arguments, error_code=code, error_message="it failed"
+    )
+    assert operation_error(failed).code == told_as

@@ -8,7 +8,7 @@ from typing import Any
 
 from sandfleet.controlplane.http.error_codes import CODES
 from sandfleet.model.errors import SandfleetError, Unavailable
-from sandfleet.model.operation import Operation
+from sandfleet.model.operation import Operation, OperationKind
 from sandfleet.wire.errors import error_from
 
 _INTERNAL = 500
@@ -49,10 +49,19 @@ def operation_error(operation: Operation) -> SandfleetError:
     """Return the error that ended the operation."""
     code = operation.error_code or SandfleetError.code
     message = operation.error_message or "the operation failed"
+    if operation.kind is OperationKind.MIGRATE:
+        code = _of_a_move(operation, code)
     error = _error(TOLD_AS.get(code, code), message, operation.progress.get("details") or {})
     if isinstance(error, Unavailable):
         error.retry_after_s = max(RETRY_AFTER_S, int(operation.progress.get("retry_after_s", 0)))
     return error
+
+
+def _of_a_move(operation: Operation, code: str) -> str:
+    """A move that failed on its hosts may go well at the next try, or elsewhere: it is no defect."""
+    if code != SandfleetError.code and (code in CODES or code in TOLD_AS):
+        return code
+    return "no_capacity" if "memory_mib" in operation.arguments else "target_unavailable"
 
 
 def _error(code: str, message: str, details: Mapping[str, Any]) -> SandfleetError:

@@ -249,6 +249,8 @@ class OperationEngine:
         held.run.sandbox = None
         while held.operation.state is OperationState.RUNNING:
             try:
+                # The step that was cut short may have been written all the same.
+                await self._read_again(held)
                 held.operation = await definition.give_up(held.run, held.operation, reason)
             except StoreUnavailable:
                 await backoff.wait()

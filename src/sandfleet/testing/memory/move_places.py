@@ -78,12 +78,12 @@ class MemoryMoveStore:
             database.write_sandbox(sandbox)
             database.write_operation(operation)
             database.log(transition)
-            reserved, place = database.reservations[sandbox.id], database.second_places[sandbox.id]
-            database.second_places[sandbox.id] = replace(
-                place, worker_id=source, resources=reserved.resources
-            )
+            reserved, place = database.reservations[sandbox.id], database.second_places.pop(sandbox.id)
             database.reservations[sandbox.id] = replace(
                 reserved, worker_id=sandbox.worker_id, resources=place.resources
+            )
+            database.second_places[sandbox.id] = replace(
+                place, worker_id=source, resources=reserved.resources
             )
 
         await self._link.call(work, name="commit_move")

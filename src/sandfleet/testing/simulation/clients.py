@@ -35,6 +35,8 @@ _VERBS = (
     "reboot",
     "kill",
     "fork",
+    "migrate",
+    "migrate",
 )
 
 
@@ -72,6 +74,8 @@ class Client:
                 continue
             known = self._dice.choice(alive)
             verb = self._dice.choice(_VERBS)
+            if self._world.profile.has_many_moves and self._dice.random() < 0.4:
+                verb = "migrate"
             if self._is_asleep(known) and self._dice.random() < WAKE_SHARE:
                 verb = "wake"
             await getattr(self, "_" + verb)(known)
@@ -111,6 +115,10 @@ class Client:
         body = {"memoryMB": self._dice.choice((512, 1024, 2048))}
         await self._verb(known, "POST", SANDBOX + "/scale", body=body)
 
+    async def _migrate(self, known: Known) -> None:
+        target = self._dice.choice(("*", *self._world.hosts))
+        await self._verb(known, "POST", SANDBOX + "/migrate", body={"targetWorker": target})
+
     async def _checkpoint(self, known: Known) -> None:
         body = {"name": f"cp-{self._keys}-{self._name}"}
         answer = await self._verb(known, "POST", SANDBOX + "/checkpoints", body=body)
@@ -149,7 +157,7 @@ class Client:
     def _is_recovered(self, known: Known) -> bool:
         """Whether its VM was lost and it went back to what was saved, which its log says."""
         log = self._world.database.transitions
-        return any(one.event == "recover" and one.sandbox_id == known.id for one in log)
+        return any(one.event in ("recover", "recalled") and one.sandbox_id == known.id for one in log)
 
     def _learn(self, sandbox_id: str) -> None:
         if all(one.id != sandbox_id for one in self._known):

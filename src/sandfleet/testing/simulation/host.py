@@ -18,7 +18,9 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import Resources
 from sandfleet.testing.simulation.loop import Process, VirtualLoop
 from sandfleet.testing.simulation.vm import (
+    ARRIVING,
     DEAD,
+    MOVING,
     RUNNING,
     STARTING,
     STOPPING,
@@ -26,24 +28,12 @@ from sandfleet.testing.simulation.vm import (
     ObjectStore,
     Vm,
 )
+from sandfleet.testing.simulation.watcher import Watcher
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer, StartVm, StopVm, VmStatus, VmStopped
 from sandfleet.worker.size_orders import SizeOrders
 
 T = TypeVar("T")
 VERSION = "digest-1"
-
-
-class Watcher:
-    """Told of what happens on hosts, before it is answered; it raises nothing. This one sees nothing."""
-
-    def started(self, host: Host, vm: Vm) -> None:
-        """Hear of a VM that runs from now on."""
-
-    def ended(self, host: Host, vm: Vm) -> None:
-        """Hear of a VM that is gone."""
-
-    def noted(self, host: Host, what: str) -> None:
-        """Hear of something for the trace."""
 
 
 @dataclass
@@ -72,8 +62,10 @@ class Host:
     """Uploads that were asked for and are not achieved: kept beside the files."""
     named_before: frozenset[str] = frozenset()
     fetch: Callable[[str], Awaitable[Artefact]] = field(init=False, repr=False)
-    """Brings an artefact from the object store; `host_saves` sets it, and the next."""
+    """Brings an artefact from the object store. `host_saves` sets the next, `host_moves` the last."""
     begin_upload: Callable[[str], None] = field(init=False, repr=False)
+    moves_crashed: Callable[[], None] = field(init=False, repr=False, default=lambda: None)
+    moves_adopted: Callable[[], None] = field(init=False, repr=False, default=lambda: None)
 
     def __post_init__(self) -> None:
         self.process = Process(self.worker_id)
@@ -98,8 +90,10 @@ class Host:
         for table in (self.buried, self.captures, self.uploads, self.upload_failures):
             table.clear()
         self.named_before = frozenset()
+        self.moves_crashed()
         for vm in list(self.vms.values()):
-            self._half_done(vm)
+            if vm.state not in (MOVING, ARRIVING):
+                self._half_done(vm)
 
     def burn(self) -> None:
         """Be no more, with all that it held."""
@@ -130,6 +124,7 @@ class Host:
 
     async def _adopt(self) -> None:
         await asyncio.sleep(0.2 + self.dice.random())
+        self.moves_adopted()
         self.is_adopted = True
         for snapshot_id in [one for one in self.wanted if one in self.saved]:
             self.begin_upload(snapshot_id)
@@ -138,7 +133,7 @@ class Host:
 
     def run(self, vm: Vm) -> None:
         """Serve it."""
-        is_new = vm.state == STARTING and not vm.restarted
+        is_new = (vm.state == STARTING and not vm.restarted) or vm.state == ARRIVING
         vm.state = RUNNING
         vm.starting = None
         vm.idle_since = self.loop.time()
@@ -310,19 +305,20 @@ class Host:
         """Remember that `epoch` is over."""
         self.buried[sandbox_id] = max(epoch, self.buried.get(sandbox_id, -1))
 
-    async def end(self, vm: Vm) -> None:
-        """Close the gate and destroy the machine."""
+    async def end(self, vm: Vm, *, is_over: bool = True) -> None:
+        """Close the gate and destroy the machine; without `is_over` its epoch may still come."""
         vm.state = STOPPING
         if vm.successor is not None and vm.successor.starting is not None:
             vm.successor.starting.cancel()
             await settled(vm.successor.starting)
-        for task in (vm.starting, vm.saving):
+        for task in (vm.starting, vm.saving, vm.departure.sending if vm.departure else None):
             if task is not None:
                 task.cancel()
                 await settled(task)
         await asyncio.sleep(0.02 + 0.3 * self.dice.random() ** 2)
         if self.vms.get(vm.sandbox_id) is vm:
-            self.bury(vm.sandbox_id, vm.epoch)
+            if is_over:
+                self.bury(vm.sandbox_id, vm.epoch)
             self.remove(vm)
 
     # --- what it says
@@ -387,7 +383,7 @@ class Host:
         names = frozenset(answer.quarantined)
         for sandbox_id in sorted(names & self.named_before):
             vm = self.vms.get(SandboxId(sandbox_id))
-            if vm is not None and vm.state not in (STARTING, STOPPING):
+            if vm is not None and vm.state not in (STARTING, STOPPING, MOVING, ARRIVING):
                 self.watcher.noted(self, f"ends {sandbox_id}, which nothing owns")
                 self.task(self.end(vm), name=f"quarantine {sandbox_id}")
         self.named_before = names

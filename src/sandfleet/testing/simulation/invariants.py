@@ -11,17 +11,19 @@ from typing import Any
 
 from sandfleet.lifecycle.sandbox import TRANSITIONS
 from sandfleet.model.checkpoint import CheckpointState
+from sandfleet.model.drain import Drain, DrainState
 from sandfleet.model.ids import SandboxId, SnapshotId, WorkerId
 from sandfleet.model.operation import BACKGROUND_KINDS, Operation
 from sandfleet.model.sandbox import TERMINAL_STATES, Sandbox, SandboxState
 from sandfleet.model.snapshot import Snapshot, SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import WorkerState
-from sandfleet.testing.memory.database import MemoryDatabase, Reservation
-from sandfleet.testing.simulation.host import Host, Watcher
+from sandfleet.testing.memory.database import MemoryDatabase, Reservation, SecondPlace
+from sandfleet.testing.simulation.host import Host
 from sandfleet.testing.simulation.replica import Replica
 from sandfleet.testing.simulation.trace import Trace
 from sandfleet.testing.simulation.vm import RUNNING, ObjectStore, Vm
+from sandfleet.testing.simulation.watcher import Watcher
 
 MIDDLE_STATES = frozenset(
     {
@@ -30,6 +32,7 @@ MIDDLE_STATES = frozenset(
         SandboxState.WAKING,
         SandboxState.RESTORING,
         SandboxState.REBOOTING,
+        SandboxState.MIGRATING,
     }
 )
 _NEVER_BACK = (SandboxState.STOPPED, SandboxState.FAILED)
@@ -78,6 +81,37 @@ class WatchedReservations(dict[SandboxId, Reservation]):
         return held
 
 
+class WatchedSecondPlaces(dict[SandboxId, SecondPlace]):
+    """The other places of what moves: they count, and are given back with proof."""
+
+    def __init__(self, watch: WatchedDatabase) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __setitem__(self, sandbox_id: SandboxId, held: SecondPlace) -> None:
+        super().__setitem__(sandbox_id, held)
+        self._watch.look_at_worker(held.worker_id)
+
+    def __delitem__(self, sandbox_id: SandboxId) -> None:
+        held = self[sandbox_id]
+        super().__delitem__(sandbox_id)
+        self._watch.look_at_release(sandbox_id, held)
+
+
+class WatchedDrains(dict[WorkerId, Drain]):
+    """A worker that is called drained has promised nothing to anybody."""
+
+    def __init__(self, watch: WatchedDatabase) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __setitem__(self, worker_id: WorkerId, drain: Drain) -> None:
+        super().__setitem__(worker_id, drain)
+        promised = self._watch.promised_mib(worker_id)
+        is_true = drain.state is not DrainState.DRAINED or promised == 0
+        self._watch.findings.require(is_true, f"{worker_id} is called drained, {promised} MiB are promised")
+
+
 class WatchedSnapshots(dict[SnapshotId, Snapshot]):
     """Rows of snapshots: what is called durable stands in the object store."""
 
@@ -103,6 +137,8 @@ class WatchedDatabase(MemoryDatabase):
         """Begin to look."""
         self.findings, self.hosts, self.objects = findings, hosts, objects
         self.reservations = WatchedReservations(self)
+        self.second_places = WatchedSecondPlaces(self)
+        self.drains = WatchedDrains(self)
         self.snapshots = WatchedSnapshots(self)
 
     def require_term(self, term: int | None) -> None:
@@ -177,11 +213,15 @@ class WatchedDatabase(MemoryDatabase):
         worker = self.workers.get(worker_id)
         return worker is not None and worker.state is WorkerState.GONE
 
+    def promised_mib(self, worker_id: WorkerId) -> int:
+        """Return what all places on a worker amount to."""
+        places: list[Reservation | SecondPlace] = list(self.reservations.values())
+        places += self.second_places.values()
+        return sum(one.resources.memory_mib for one in places if one.worker_id == worker_id)
+
     def look_at_worker(self, worker_id: WorkerId) -> None:
         """Nothing is promised twice."""
-        promised = sum(
-            one.resources.memory_mib for one in self.reservations.values() if one.worker_id == worker_id
-        )
+        promised = self.promised_mib(worker_id)
         total = self.workers[worker_id].total.memory_mib
         self.findings.require(
             promised <= total, f"{worker_id}: {promised} MiB are promised of {total} MiB that it has"
@@ -196,7 +236,7 @@ class WatchedDatabase(MemoryDatabase):
                 f"{sandbox_id}: {held.resources.memory_mib} MiB reserved, its VM has {vm.memory_mib}",
             )
 
-    def look_at_release(self, sandbox_id: SandboxId, held: Reservation) -> None:
+    def look_at_release(self, sandbox_id: SandboxId, held: Reservation | SecondPlace) -> None:
         """A place is free when its VM is gone, or its worker by somebody's word, not before."""
         vm = None if self.is_gone(held.worker_id) else self.hosts[held.worker_id].vms.get(sandbox_id)
         self.findings.require(vm is None, f"{sandbox_id}: released while {held.worker_id} has its VM")
@@ -241,8 +281,27 @@ class WorldWatcher(Watcher):
                 not is_twin,
                 f"{vm.sandbox_id} runs twice in epoch {vm.epoch}: {host.worker_id}, {other.worker_id}",
             )
+        self._look_alone(host, vm)
         committed, total = host.committed_mib, host.total.memory_mib
         self._findings.require(committed <= total, f"{host.worker_id} runs {committed} MiB of {total} MiB")
+
+    def goes_on(self, host: Host, vm: Vm) -> None:
+        """A move that was called back: nobody runs it elsewhere."""
+        self._findings.trace.add(host.process.name, f"{vm.sandbox_id} goes on, epoch {vm.epoch}")
+        self._look_alone(host, vm)
+
+    def _look_alone(self, host: Host, vm: Vm) -> None:
+        """Of the two ends of one move one runs: the younger came under the epoch after the older's."""
+        for other in self._hosts.values():
+            twin = other.vms.get(vm.sandbox_id)
+            if other is host or twin is None or twin.state != RUNNING:
+                continue
+            older, younger = sorted((vm, twin), key=lambda one: one.epoch)
+            are_ends = bool(younger.arriving) and younger.epoch == older.epoch + 1
+            self._findings.require(
+                not are_ends,
+                f"{vm.sandbox_id} runs at both ends of a move: {host.worker_id}, {other.worker_id}",
+            )
 
     def ended(self, host: Host, vm: Vm) -> None:
         """Note it."""

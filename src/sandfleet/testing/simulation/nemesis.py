@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from sandfleet.model.errors import Conflict, NotFound
 from sandfleet.testing.memory.link import DirectLink
 from sandfleet.testing.memory.workers import MemoryWorkerStore
+from sandfleet.testing.simulation.clients import Client
 from sandfleet.testing.simulation.host import Host
-from sandfleet.testing.simulation.vm import DEAD, RUNNING
+from sandfleet.testing.simulation.replica import Request
+from sandfleet.testing.simulation.vm import ARRIVING, DEAD, MOVING, RUNNING
 
 if TYPE_CHECKING:
     from sandfleet.testing.simulation.world import World
@@ -116,9 +118,23 @@ class Nemesis:
         weather.is_down = True
         self._later(0.5 + 9 * self._dice.random(), setattr, weather, "is_down", False)
 
+    def _drain_worker(self) -> None:
+        """An operator empties a worker, and may think better of it."""
+        host = self._host()
+        self._note(f"{host.worker_id} is to be drained")
+        self._order(host, "drain")
+        if self._dice.random() < 0.7:
+            self._later(1.0 + 10 * self._dice.random(), self._order, host, "undrain")
+
+    def _order(self, host: Host, verb: str) -> None:
+        world = self._world
+        request = Request("POST", f"/admin/workers/{{worker}}/{verb}", {"worker": host.worker_id})
+        operator = Client(world, f"operator-{len(world.chores)}")
+        world.chores.append(world.loop.create_task(operator.ask(request)))
+
     def _machine_dies(self) -> None:
         host = self._host()
-        running = [vm for vm in host.vms.values() if vm.state == RUNNING]
+        running = [vm for vm in host.vms.values() if vm.state in (RUNNING, MOVING, ARRIVING)]
         if running:
             vm = self._dice.choice(running)
             self._note(f"{vm.sandbox_id} dies on {host.worker_id}")

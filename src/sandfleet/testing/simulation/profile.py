@@ -19,6 +19,7 @@ FAULTS = (
     "postgres away",
     "objects away",
     "machine dies",
+    "drain worker",
 )
 LOST_SHARE = 0.15
 
@@ -41,6 +42,7 @@ class Profile:
     worker: Weather
     http: Weather
     wrong_clock_s: float
+    has_many_moves: bool
     loses_a_host: bool
     """Whether somebody says of a host that was cut off that it is no more, and it speaks again."""
 
@@ -68,5 +70,6 @@ def profile_of(seed: int) -> Profile:
         ),
         http=Weather(lost=0.03 * badness, unanswered=0.06 * badness, late=0.05 * badness),
         wrong_clock_s=dice.choice((0.0, 0.2, 2.0)),
+        has_many_moves=dice.random() < 0.4,
         loses_a_host=hosts > 1 and random.Random(f"lost host {seed}").random() < LOST_SHARE,
     )

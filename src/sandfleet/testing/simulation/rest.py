@@ -103,6 +103,7 @@ def check_rest(world: World) -> None:
         require(reserved_mib >= row.resources.memory_mib, f"{sandbox_id} has more than is reserved for it")
         vm = world.hosts[held.worker_id].vms.get(sandbox_id)
         require(vm is None or vm.memory_mib <= reserved_mib, f"{sandbox_id} reserves less than its VM has")
+    require(not database.second_places, f"second places are left: {sorted(database.second_places)}")
     for row in database.sandboxes.values():
         is_held = row.state is not SandboxState.RUNNING or row.id in database.reservations
         require(is_held, f"{row.id} runs without a reservation")
@@ -139,6 +140,7 @@ async def end_everything(world: World) -> None:
 def _left(world: World) -> list[str]:
     database = world.database
     found = [f"a reservation of {name}" for name in database.reservations]
+    found += [f"a second place of {name}" for name in database.second_places]
     found += [f"operation {name}" for name in database.running]
     found += [
         f"snapshot {one.id}, {one.state}" for one in database.snapshots.values() if one.id not in _kept(world)

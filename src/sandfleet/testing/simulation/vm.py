@@ -11,6 +11,16 @@ from sandfleet.wire.worker_messages import SavedVm
 from sandfleet.worker.size_orders import SizeOrders
 
 STARTING, RUNNING, SAVING, STOPPING, DEAD = "starting", "running", "saving", "stopping", "dead"
+MOVING, ARRIVING = "moving", "arriving"
+
+
+@dataclass(eq=False)
+class Departure:
+    """What a worker's process knows of a move away from it."""
+
+    move_id: str
+    step: str = "disks"
+    sending: asyncio.Task[Any] | None = None
 
 
 @dataclass(eq=False)
@@ -32,6 +42,15 @@ class Vm:
     is_loaded: bool = False
     """Whether it is what it shall be: a start that broke off before leaves nothing."""
     successor: Vm | None = None
+    departure: Departure | None = None
+    departing: str = ""
+    """The move for which it stands still; its manifest says so."""
+    is_handed_over: bool = False
+    """Whether QEMU has given all of it to the target."""
+    arriving: str = ""
+    """The move by which it comes, or came."""
+    is_made: bool = False
+    """Whether the place for it is there."""
     resizing: asyncio.Lock = field(default_factory=asyncio.Lock)
     sizes: SizeOrders = field(default_factory=SizeOrders)
     """The worker's own rule of which orders it takes."""

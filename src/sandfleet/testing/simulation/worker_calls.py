@@ -50,66 +50,67 @@ class SimulatedWorkerClient:
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StartVm
     ) -> VmStatus:
         """Have it running."""
-        return await self._call(worker_id, lambda host: host.start(sandbox_id, order))
+        return await self.call(worker_id, lambda host: host.start(sandbox_id, order))
 
     async def stop_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StopVm) -> VmStopped:
         """Have nothing of it left."""
-        return await self._call(worker_id, lambda host: host.stop(sandbox_id, order))
+        return await self.call(worker_id, lambda host: host.stop(sandbox_id, order))
 
     async def vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId) -> VmStatus:
         """Return one."""
-        return await self._call(worker_id, lambda host: host.vm(sandbox_id))
+        return await self.call(worker_id, lambda host: host.vm(sandbox_id))
 
     async def vms(self, worker_id: WorkerId, url: str) -> Sequence[VmStatus]:
         """Return all."""
-        return await self._call(worker_id, lambda host: host.held())
+        return await self.call(worker_id, lambda host: host.held())
 
     async def save_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: SaveVm) -> SavedVm:
         """Save and end it."""
         saves = self._saves[worker_id]
-        return await self._call(worker_id, lambda _: saves.save(sandbox_id, order))
+        return await self.call(worker_id, lambda _: saves.save(sandbox_id, order))
 
     async def capture_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: CaptureVm
     ) -> SavedVm:
         """Save it while it runs on."""
         saves = self._saves[worker_id]
-        return await self._call(worker_id, lambda _: saves.capture(sandbox_id, order))
+        return await self.call(worker_id, lambda _: saves.capture(sandbox_id, order))
 
     async def resize_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: ResizeVm
     ) -> ResizedVm:
         """Have that size."""
         saves = self._saves[worker_id]
-        return await self._call(worker_id, lambda _: saves.resize(sandbox_id, order))
+        return await self.call(worker_id, lambda _: saves.resize(sandbox_id, order))
 
     async def restart_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool
     ) -> VmStatus:
         """Boot it anew."""
         saves = self._saves[worker_id]
-        return await self._call(worker_id, lambda _: saves.restart(sandbox_id, order))
+        return await self.call(worker_id, lambda _: saves.restart(sandbox_id, order))
 
     async def upload_snapshot(
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
     ) -> SnapshotState:
         """Begin to bring it to the object store."""
         saves = self._saves[worker_id]
-        return await self._call(worker_id, lambda _: saves.upload(snapshot_id, term))
+        return await self.call(worker_id, lambda _: saves.upload(snapshot_id, term))
 
     async def drop_snapshot(
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
     ) -> SnapshotDropped:
         """Have no local copy left."""
         saves = self._saves[worker_id]
-        return await self._call(worker_id, lambda _: saves.drop(snapshot_id, term))
+        return await self.call(worker_id, lambda _: saves.drop(snapshot_id, term))
 
     async def snapshots(self, worker_id: WorkerId, url: str) -> Sequence[SnapshotState]:
         """Return all local copies."""
         saves = self._saves[worker_id]
-        return await self._call(worker_id, lambda _: saves.snapshots())
+        return await self.call(worker_id, lambda _: saves.snapshots())
 
-    async def _call(self, worker_id: WorkerId, verb: Callable[[Host], Coroutine[Any, Any, T]]) -> T:
+    async def call(self, worker_id: WorkerId, verb: Callable[[Host], Coroutine[Any, Any, T]]) -> T:
+        """Have it done by the process that the worker is now."""
         host = self._hosts[worker_id]
         incarnation = host.incarnation
 

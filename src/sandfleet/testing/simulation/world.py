@@ -28,9 +28,11 @@ from sandfleet.testing.simulation.artefacts import SimulatedSnapshotStore
 from sandfleet.testing.simulation.clients import Client, Known
 from sandfleet.testing.simulation.clock import VirtualClock
 from sandfleet.testing.simulation.host import Host
+from sandfleet.testing.simulation.host_moves import Moves
 from sandfleet.testing.simulation.host_saves import Saves
 from sandfleet.testing.simulation.invariants import Findings, WatchedDatabase, WorldWatcher
 from sandfleet.testing.simulation.loop import WORLD, Process, VirtualLoop
+from sandfleet.testing.simulation.move_calls import SimulatedMoveClient
 from sandfleet.testing.simulation.nemesis import Nemesis
 from sandfleet.testing.simulation.network import CacheLink, Network, StoreLink, Weather
 from sandfleet.testing.simulation.profile import Profile, profile_of
@@ -92,6 +94,9 @@ class World:
         clock = VirtualClock(self.loop)
         self.objects = ObjectStore()
         self.hosts: dict[WorkerId, Host] = {}
+        self.moves: dict[WorkerId, Moves] = {}
+        self.chores: list[asyncio.Task[Any]] = []
+        """What operators have asked for and is not answered yet."""
         self.database = self._mutations.database(now=clock.now)
         self.database.watch(self.findings, self.hosts, self.objects)
         self.store_weather, self.redis_weather = self.profile.store, self.profile.redis
@@ -124,7 +129,9 @@ class World:
         self.clients = [Client(self, f"client-{number}") for number in range(self.profile.clients)]
         work = [self.loop.create_task(client.run()) for client in self.clients]
         await Nemesis(self).run()
-        await until_rest(self, "every client is answered", lambda: [] if _are_done(work) else ["a client"])
+        await until_rest(
+            self, "every client is answered", lambda: [] if _are_done([*work, *self.chores]) else ["a client"]
+        )
         for task in work:
             self._look_at_end(task)
         if not self.findings.violations:
@@ -157,6 +164,7 @@ class World:
                 worker_id, self.loop, self.dice(worker_id), total, self.objects, watcher
             )
             Saves(host)
+            self.moves[worker_id] = Moves(host, self.hosts)
             self.hosts[worker_id] = host
             weather = self.profile.worker
             self.host_weather[worker_id] = Weather(
@@ -198,6 +206,7 @@ class World:
     def _plane(self, process: Process) -> ControlPlane:
         wrong_by_s = self.profile.wrong_clock_s * (2 * self._clock_dice.random() - 1)
         cache = CacheLink(self.network, process, self.redis_weather)
+        workers = SimulatedWorkerClient(self.network, process, self.hosts, self.host_weather)
         blobs = SimulatedSnapshotStore(self.network, process, self.objects, self._forgotten)
         return ControlPlane(
             settings=self._settings,
@@ -207,7 +216,8 @@ class World:
             routes=MemoryRouteCache(self.redis, cache),
             leases=MemoryLeaseStore(self.redis, cache),
             wake_ups=MemoryWakeUps(self.redis, cache, name=process.name),
-            worker_client=SimulatedWorkerClient(self.network, process, self.hosts, self.host_weather),
+            worker_client=workers,
+            move_client=SimulatedMoveClient(workers, self.moves),
             public_keys={},
             blobs=blobs if self.profile.has_objects else None,
         )
