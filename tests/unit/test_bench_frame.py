@@ -51,6 +51,7 @@ def bed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeBed:
         yield laid
 
     monkeypatch.setattr(frame, "bed", opened)
+    monkeypatch.setattr(frame, "PURE_ROWS", {})
     monkeypatch.setattr(frame, "RESULTS", tmp_path / "RESULTS.md")
     monkeypatch.setattr(frame.report, "machine_facts", lambda: {"machine": "none"})
     return laid
@@ -82,3 +83,16 @@ async def test_a_whole_table_is_no_failure(bed: FakeBed, monkeypatch: pytest.Mon
     monkeypatch.setattr(frame, "ROWS", {"good": good})
     assert await frame.run(["good"])
     assert "not measured" not in frame.RESULTS.read_text()
+
+
+async def test_a_row_that_computes_lays_no_bed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuses() -> None:
+        raise AssertionError("a bed was laid")
+
+    monkeypatch.setattr(frame, "bed", refuses)
+    monkeypatch.setattr(frame, "RESULTS", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(frame.report, "machine_facts", lambda: {"machine": "none"})
+    row = (await good(None))[0]
+    monkeypatch.setattr(frame, "PURE_ROWS", {"computed": lambda: [row]})
+    assert await frame.run(["computed"])
+    assert not frame.RESULTS.exists()

@@ -91,6 +91,8 @@ def test_the_settings_files_are_what_the_processes_accept(layout: Layout) -> Non
     secrets = load_secrets(layout)
     server = tomllib.loads(as_toml(server_settings(configuration, secrets, STORES, layout=layout)))
     assert ControlPlaneSettings(**server).listen_port == 8080
+    ceiling = ControlPlaneSettings(**server, placement_memory_used_ratio_max=0.9)
+    assert ceiling.placement_policy.memory_used_ratio_max == 0.9
     (choice,) = configuration.workers
     worker = tomllib.loads(as_toml(worker_settings(configuration, choice, secrets, layout=layout)))
     accepted = WorkerSettings(**worker)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sandfleet.model.ids import WorkerId
@@ -26,7 +28,9 @@ REQUEST = PlacementRequest(resources(4096, cpu_count=2, disk_mib=20480), "base",
         (a_worker(state=WorkerState.UNREACHABLE), "state", "is unreachable"),
         (a_worker(cordoned=True), "cordoned", "is cordoned"),
         (a_worker(draining=True), "cordoned", "is draining"),
+        (a_worker(memory_used_mib=15000), "used", "uses 92% of its memory"),
         (a_worker(region="far"), "region", "is in region far"),
+        (a_worker(worker_version="1"), "version", "runs version 1"),
         (a_worker(templates={}), "template", "has no template base"),
         (a_worker(committed=resources(16000)), "memory", "short of memory: 384 free, 4096 wanted"),
         (
@@ -47,8 +51,9 @@ REQUEST = PlacementRequest(resources(4096, cpu_count=2, disk_mib=20480), "base",
     ],
 )
 def test_a_refusal_names_its_filter_and_its_numbers(worker: Worker, filter_name: str, reason: str) -> None:
-    policy = PlacementPolicy(cpu_ratio_max=1, disk_ratio_max=1)
-    answer = place(REQUEST, FleetView([worker]), policy)
+    policy = PlacementPolicy(cpu_ratio_max=1, disk_ratio_max=1, memory_used_ratio_max=0.9)
+    request = replace(REQUEST, worker_version="2") if filter_name == "version" else REQUEST
+    answer = place(request, FleetView([worker]), policy)
     assert isinstance(answer, NoPlacement)
     assert answer.refusals == {worker.id: reason}
     assert answer.candidates[0].refused_by == filter_name
@@ -129,3 +134,12 @@ def test_what_was_saved_needs_no_template() -> None:
     request = PlacementRequest(resources(), "base", "local", saved)
     found = place(request, FleetView([a_worker(templates={})]), PlacementPolicy())
     assert isinstance(found, Placement), found
+
+
+def test_where_a_state_is_saved_goes_before_a_fuller_worker_that_promises_more_than_it_has() -> None:
+    policy = PlacementPolicy(memory_ratio_max=2.0)
+    request = PlacementRequest(resources(), "base", "local", SavedState(WorkerId("wk-b"), is_durable=True))
+    fleet = [a_worker("wk-a", committed=resources(30_000)), a_worker("wk-b")]
+    answer = place(request, FleetView(fleet), policy)
+    assert isinstance(answer, Placement)
+    assert answer.worker_id == WorkerId("wk-b")

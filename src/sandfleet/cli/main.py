@@ -28,6 +28,7 @@ from sandfleet.cli import (
     sandboxes,
     saved,
     sessions,
+    simulate,
     worker,
 )
 
@@ -74,6 +75,7 @@ app.add_typer(preview.app, name="preview", short_help="Show guest ports to the o
 app.add_typer(files.app, name="files", short_help="List, make and remove files of a sandbox.")
 app.add_typer(key.app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(image.app, name="image", short_help="Build and list guest images.")
+app.command("simulate", short_help="Try a load on the planners, without hosts.")(simulate.simulate)
 app.command("server", short_help="Run one replica of the control plane.")(processes.server)
 app.add_typer(worker.app, name="worker", short_help="Run this host's worker; list and forget workers.")
 app.command("completion", short_help="Print a shell's completion script.")(completion.completion)

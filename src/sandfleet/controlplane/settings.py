@@ -113,6 +113,9 @@ class ControlPlaneSettings(BaseSettings):
     """vCPUs that may be promised for each one that a worker has."""
     placement_disk_ratio_max: Annotated[float, Field(gt=0)] = 100.0
     """Disk that may be promised for each MiB that a worker has; disks are sparse."""
+    placement_memory_used_ratio_max: Annotated[float, Field(gt=0)] | None = None
+    """Part of its memory that a worker's host may use and still be given sandboxes; for when more is
+    promised than there is."""
 
     heartbeat_interval_s: PositiveSeconds = 2
     """How often workers report."""
@@ -226,6 +229,7 @@ class ControlPlaneSettings(BaseSettings):
             memory_ratio_max=self.placement_memory_ratio_max,
             cpu_ratio_max=self.placement_cpu_ratio_max,
             disk_ratio_max=self.placement_disk_ratio_max,
+            memory_used_ratio_max=self.placement_memory_used_ratio_max,
         )
 
     @property

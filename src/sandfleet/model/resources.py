@@ -23,6 +23,13 @@ class Resources:
             disk_mib=self.disk_mib + other.disk_mib,
         )
 
+    def __sub__(self, other: Resources) -> Resources:
+        return Resources(
+            memory_mib=self.memory_mib - other.memory_mib,
+            cpu_count=self.cpu_count - other.cpu_count,
+            disk_mib=self.disk_mib - other.disk_mib,
+        )
+
 
 NOTHING = Resources(memory_mib=0, cpu_count=0, disk_mib=0)
 

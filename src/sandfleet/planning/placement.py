@@ -6,7 +6,7 @@ the store writes it down under its lock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sandfleet.model.ids import WorkerId
@@ -39,6 +39,8 @@ class PlacementRequest:
     template: str
     region: str
     saved: SavedState | None = None
+    worker_version: str | None = None
+    """Only workers of this version may take it; None where any may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class PlacementPolicy:
     memory_ratio_max: float = 1.0
     cpu_ratio_max: float = 100.0
     disk_ratio_max: float = 100.0
+    memory_used_ratio_max: float | None = None
+    """Where more is promised than there is: a host that uses more than this takes nothing new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class NoPlacement:
 def place(request: PlacementRequest, view: FleetView, policy: PlacementPolicy) -> Placement | NoPlacement:
     """Choose the fullest worker that still fits, or say of every worker why it was refused."""
     candidates = tuple(
-        _consider(worker, request, policy) for worker in sorted(view.workers, key=lambda worker: worker.id)
+        consider(worker, request, policy) for worker in sorted(view.workers, key=lambda worker: worker.id)
     )
     fitting = [candidate for candidate in candidates if candidate.score is not None]
     if not fitting:
@@ -98,20 +102,36 @@ def place(request: PlacementRequest, view: FleetView, policy: PlacementPolicy) -
     return Placement(worker_id=best.worker_id, reason=best.reason, candidates=candidates)
 
 
-def _consider(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> Candidate:
+def consider(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> Candidate:
+    """Return the worker's score for this sandbox, or the first filter that refuses it."""
     for name, refuse in REFUSALS:
         reason = refuse(worker, request, policy)
         if reason is not None:
             return Candidate(worker.id, score=None, refused_by=name, reason=reason)
-    after = worker.committed.memory_mib + request.resources.memory_mib
-    share = after / max(1, worker.total.memory_mib)
+    share = share_after(worker.committed, request, worker.total)
     if request.saved is not None and request.saved.worker_id == worker.id:
         # Loading what is on the host's own disk beats every other consideration.
-        return Candidate(
-            worker.id, score=1 + share, refused_by=None, reason="has the saved state on its disk"
-        )
-    return Candidate(
-        worker.id, score=share, refused_by=None, reason=f"best fit: {share:.0%} of memory committed after it"
+        beyond = policy.memory_ratio_max + share
+        return Candidate(worker.id, score=beyond, refused_by=None, reason="has the saved state on its disk")
+    return Candidate(worker.id, score=share, refused_by=None, reason=best_fit_reason(share))
+
+
+def share_after(committed: Resources, request: PlacementRequest, total: Resources) -> float:
+    """Return the share of a worker's memory that would be committed: the fullest is the best fit."""
+    return (committed.memory_mib + request.resources.memory_mib) / max(1, total.memory_mib)
+
+
+def best_fit_reason(share: float) -> str:
+    """Say why the fullest worker takes it."""
+    return f"best fit: {share:.0%} of memory committed after it"
+
+
+def limits_of(worker: Worker, policy: PlacementPolicy) -> Resources:
+    """Return what may be promised of a worker in all."""
+    return Resources(
+        memory_mib=int(worker.total.memory_mib * policy.memory_ratio_max),
+        cpu_count=int(worker.total.cpu_count * policy.cpu_ratio_max),
+        disk_mib=int(worker.total.disk_mib * policy.disk_ratio_max),
     )
 
 
@@ -125,8 +145,21 @@ def _cordoned(worker: Worker, request: PlacementRequest, policy: PlacementPolicy
     return "is cordoned" if worker.cordoned else None
 
 
+def _used(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
+    if policy.memory_used_ratio_max is None:
+        return None
+    share = worker.memory_used_mib / max(1, worker.total.memory_mib)
+    return f"uses {share:.0%} of its memory" if share > policy.memory_used_ratio_max else None
+
+
 def _region(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
     return None if worker.region == request.region else f"is in region {worker.region}"
+
+
+def _version(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
+    if request.worker_version in (None, worker.worker_version):
+        return None
+    return f"runs version {worker.worker_version or 'unknown'}"
 
 
 def _template(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
@@ -151,17 +184,17 @@ def _saved(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -
 
 
 def _memory(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
-    limit = int(worker.total.memory_mib * policy.memory_ratio_max)
+    limit = limits_of(worker, policy).memory_mib
     return _short("memory", worker.committed.memory_mib, request.resources.memory_mib, limit)
 
 
 def _cpu(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
-    limit = int(worker.total.cpu_count * policy.cpu_ratio_max)
+    limit = limits_of(worker, policy).cpu_count
     return _short("vCPUs", worker.committed.cpu_count, request.resources.cpu_count, limit)
 
 
 def _disk(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
-    limit = int(worker.total.disk_mib * policy.disk_ratio_max)
+    limit = limits_of(worker, policy).disk_mib
     return _short("disk", worker.committed.disk_mib, request.resources.disk_mib, limit)
 
 
@@ -173,13 +206,23 @@ def _short(what: str, committed: int, wanted: int, limit: int) -> str | None:
     return None
 
 
-REFUSALS = (
+Refuse = Callable[[Worker, PlacementRequest, PlacementPolicy], str | None]
+
+STANDING_REFUSALS: tuple[tuple[str, Refuse], ...] = (
     ("state", _state),
     ("cordoned", _cordoned),
+    ("used", _used),
+)
+"""They look at the worker alone: whom they refuse takes nothing, whatever is asked for."""
+
+KIND_REFUSALS: tuple[tuple[str, Refuse], ...] = (
     ("region", _region),
+    ("version", _version),
     ("template", _template),
     ("saved", _saved),
-    ("memory", _memory),
-    ("cpu", _cpu),
-    ("disk", _disk),
 )
+"""They do not look at what is committed: workers of one kind get the same answer."""
+
+ROOM_REFUSALS: tuple[tuple[str, Refuse], ...] = (("memory", _memory), ("cpu", _cpu), ("disk", _disk))
+
+REFUSALS = STANDING_REFUSALS + KIND_REFUSALS + ROOM_REFUSALS

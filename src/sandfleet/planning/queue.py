@@ -22,6 +22,7 @@ from sandfleet.planning.placement import (
     PlacementRequest,
     place,
 )
+from sandfleet.planning.placement_index import PlacementIndex
 
 AHEAD_MAX = 64
 """How many that are ahead are looked at; with more of them it is not yet one's turn."""
@@ -62,25 +63,13 @@ def place_in_turn(
         return alone
     if len(ahead) > AHEAD_MAX:
         return NoPlacement(refusals={}, candidates=alone.candidates, behind=len(ahead))
-    left = view
+    left = PlacementIndex(view.workers, policy)
     for one in ahead:
-        left = _reserve(one, left, policy)
-    answer = place(mine.request, _without(left, mine.excluded), policy)
+        choice = left.place(one.request, excluded=one.excluded)
+        if isinstance(choice, Placement):
+            left.reserve(choice.worker_id, one.request.resources)
+    answer = place(mine.request, _without(left.view(), mine.excluded), policy)
     return replace(answer, behind=len(ahead)) if isinstance(answer, NoPlacement) else answer
-
-
-def _reserve(one: Waiting, view: FleetView, policy: PlacementPolicy) -> FleetView:
-    choice = place(one.request, _without(view, one.excluded), policy)
-    if isinstance(choice, NoPlacement):
-        return view
-    return FleetView(
-        [
-            replace(worker, committed=worker.committed + one.request.resources)
-            if worker.id == choice.worker_id
-            else worker
-            for worker in view.workers
-        ]
-    )
 
 
 def _without(view: FleetView, excluded: frozenset[WorkerId]) -> FleetView:

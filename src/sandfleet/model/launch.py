@@ -1,0 +1,68 @@
+"""A machine that is to become a worker: what sizes there are, and what has become of each launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType
+
+from sandfleet.model.resources import Resources
+
+LaunchId = NewType("LaunchId", str)
+
+
+class LaunchState(StrEnum):
+    """`pending` until a worker of it has joined, or it is known that none will."""
+
+    PENDING = "pending"
+    JOINED = "joined"
+    FAILED = "failed"
+
+
+class LaunchFailure(StrEnum):
+    """Why a machine pool gave no machine, by what to do about it."""
+
+    QUOTA = "quota"
+    """The account may have no more: for long."""
+    STOCKOUT = "stockout"
+    """The pool has none of this size now."""
+    THROTTLED = "throttled"
+    """The pool is asked too often; this concerns all its sizes."""
+    BROKEN = "broken"
+    """The machine came and never joined, or the call failed in an unknown way."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSize:
+    """One size of machine in one pool, as what a worker on it can promise."""
+
+    pool: str
+    name: str
+    resources: Resources
+    region: str = "local"
+    price_per_hour: float = 0.0
+    boot_s: float = 120.0
+    """From the launch to the worker's first heartbeat, until it has been measured."""
+    accelerator: str = ""
+    cpu_model: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the size in all pools."""
+        return f"{self.pool}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One machine that was asked for. Its id is fixed before the pool is asked."""
+
+    id: LaunchId
+    size: str
+    """The key of its size."""
+    version: str
+    """The version of the worker's image that it boots."""
+    requested_at: datetime
+    state: LaunchState = LaunchState.PENDING
+    ended_at: datetime | None = None
+    failure: LaunchFailure | None = None

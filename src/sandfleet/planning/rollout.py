@@ -1,0 +1,369 @@
+"""Roll-out of a new version: a few workers first, then the fleet, and back when they are not well.
+
+Rule 1: a version begins only after one of its machines was booted and ran a sandbox.
+Rule 2: room comes first: a worker is drained only when as many healthy ones remain as the
+fleet needs, less what the policy allows to be missing.
+Rule 3: sandboxes move to workers of the version that is wanted, and to no others.
+Rule 4: the lightest worker goes first; nothing is ended that is not empty by its own word.
+Rule 5: when the new ones are not well the roll-out turns round, and replaces them the same way.
+Rule 6: this is a step: it takes the state and the view, and returns the next state with what
+to do. A step that is repeated after a crash asks for nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sandfleet.model.ids import WorkerId
+from sandfleet.model.launch import Launch, LaunchFailure, LaunchState
+from sandfleet.model.worker import WorkerState
+from sandfleet.planning.consolidation import lightest_first
+from sandfleet.planning.fleet import (
+    DrainOwner,
+    DrainWorker,
+    FleetCommand,
+    Member,
+    RemoveWorker,
+    Surge,
+    frozen_because,
+)
+from sandfleet.planning.packing import Packing
+from sandfleet.planning.placement import PlacementPolicy, PlacementRequest
+
+
+class RolloutStage(StrEnum):
+    """`turning_back` replaces the new ones by the old version; `done` and `turned_back` are its ends."""
+
+    CANARY = "canary"
+    FLEET = "fleet"
+    DONE = "done"
+    TURNING_BACK = "turning_back"
+    TURNED_BACK = "turned_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The durable state."""
+
+    version: str
+    previous: str
+    stage: RolloutStage
+    begun_at: datetime
+    stage_at: datetime
+    reason: str = ""
+    """Why it turned round."""
+
+    @property
+    def target(self) -> str:
+        """The version that all workers shall have in the end."""
+        is_forward = self.stage in (RolloutStage.CANARY, RolloutStage.FLEET, RolloutStage.DONE)
+        return self.version if is_forward else self.previous
+
+    @property
+    def base_version(self) -> str:
+        """What a machine boots that is launched for demand."""
+        return self.previous if self.stage is RolloutStage.CANARY else self.target
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is something to do."""
+        return self.stage not in (RolloutStage.DONE, RolloutStage.TURNED_BACK)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "version": self.version,
+            "previous": self.previous,
+            "stage": self.stage.value,
+            "begun_at": self.begun_at.isoformat(),
+            "stage_at": self.stage_at.isoformat(),
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Rollout:
+        """Return what `to_json` wrote."""
+        return cls(
+            version=value["version"],
+            previous=value["previous"],
+            stage=RolloutStage(value["stage"]),
+            begun_at=datetime.fromisoformat(value["begun_at"]),
+            stage_at=datetime.fromisoformat(value["stage_at"]),
+            reason=value["reason"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPolicy:
+    """Budgets and gates."""
+
+    canaries: int = 1
+    canary_s: float = 600.0
+    """How long the first ones must have been well."""
+    canary_s_max: float = 3600.0
+    """Within this they must have shown it."""
+    surge: int = 1
+    """How many workers there may be above the usual number; as many are drained at once."""
+    missing_max: int = 0
+    """How many healthy workers may be missing from the number that the fleet needs."""
+    unwell_share_max: float = 0.2
+    """Of the new workers."""
+    failed_share_max: float = 0.2
+    """Of what is begun on a new worker."""
+    attempts_min: int = 5
+    broken_launches_max: int = 2
+    """So many machines of the new version may fail to join."""
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class Wellness:
+    """How sandboxes fare on one worker since it joined."""
+
+    is_proven: bool
+    """A sandbox was started on it and did what it was told."""
+    attempts: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutView:
+    """The fleet, and how many workers capacity wants without a surge."""
+
+    members: Sequence[Member]
+    wanted: int
+    launches: Sequence[Launch] = ()
+    wellness: Mapping[WorkerId, Wellness] = field(default_factory=dict)
+    sizes: frozenset[str] | None = None
+    """Machines of which sizes can be replaced; None for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """One step: the next state, what to do, and what capacity is asked for."""
+
+    rollout: Rollout
+    commands: Sequence[FleetCommand]
+    surge: Surge
+    said: str
+    refused: Mapping[WorkerId, str] = field(default_factory=dict)
+    """Why a worker of the wrong version is not drained yet."""
+
+
+def begin_rollout(version: str, previous: str, *, is_boot_tested: bool, now: datetime) -> Rollout | str:
+    """Return the first state, or say why this version may not begin."""
+    if not is_boot_tested:
+        return f"no machine of version {version} has been booted and run a sandbox yet"
+    if version == previous:
+        return f"the fleet runs version {version} already"
+    return Rollout(version, previous, RolloutStage.CANARY, now, now)
+
+
+def step_rollout(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, *, now: datetime) -> RolloutPlan:
+    """Take one step."""
+    rollout = _next_stage(rollout, view, policy, now)
+    if rollout.stage is RolloutStage.CANARY:
+        surge = Surge(policy.canaries, rollout.version, is_under_way=True, above_max=policy.canaries)
+        return RolloutPlan(rollout, (), surge, f"canary: {_canary_said(rollout, view, policy, now)}")
+    return _replace_wrong(rollout, view, policy)
+
+
+def _next_stage(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime) -> Rollout:
+    is_forward = rollout.target == rollout.version
+    unwell = _why_unwell(rollout, view, policy) if is_forward else None
+    age_s = (now - rollout.stage_at).total_seconds()
+    if unwell is None and rollout.stage is RolloutStage.CANARY and age_s > policy.canary_s_max:
+        unwell = f"no canary proved itself within {policy.canary_s_max:.0f} s"
+    if unwell is not None:
+        return replace(rollout, stage=RolloutStage.TURNING_BACK, stage_at=now, reason=unwell)
+    if rollout.stage is RolloutStage.CANARY:
+        if _canary_waits_for(rollout, view, policy, now) is not None:
+            return rollout
+        return replace(rollout, stage=RolloutStage.FLEET, stage_at=now)
+    if frozen_because(view.members) is not None:
+        return rollout  # workers that nobody can reach now are not workers that are replaced
+    # An end is left again when a worker of the wrong version comes back.
+    is_over = not _wrong(rollout, view)
+    over = RolloutStage.DONE if is_forward else RolloutStage.TURNED_BACK
+    going = RolloutStage.FLEET if is_forward else RolloutStage.TURNING_BACK
+    stage = over if is_over else going
+    return rollout if stage is rollout.stage else replace(rollout, stage=stage, stage_at=now)
+
+
+def _why_unwell(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> str | None:
+    """Say what is wrong with the new version; faults that the old one has as well are not its own."""
+    broken = [
+        one
+        for one in view.launches
+        if one.version == rollout.version
+        and one.state is LaunchState.FAILED
+        and one.failure is LaunchFailure.BROKEN
+        and one.requested_at >= rollout.begun_at
+    ]
+    if len(broken) > policy.broken_launches_max:
+        return f"{len(broken)} machines of version {rollout.version} did not join"
+    new = [one for one in view.members if one.worker.worker_version == rollout.version]
+    others = [one for one in view.members if one.worker.worker_version != rollout.version]
+    unwell = [one for one in new if _unwell(one, view, policy) is not None]
+    share, share_before = _share(len(unwell), len(new)), _share(_away(others), len(others))
+    if share <= policy.unwell_share_max or share <= share_before:
+        return None
+    named = f"{unwell[0].worker.id} {_unwell(unwell[0], view, policy)}"
+    return f"{len(unwell)} of {len(new)} workers of version {rollout.version} are not well: {named}"
+
+
+def _unwell(member: Member, view: RolloutView, policy: RolloutPolicy) -> str | None:
+    if member.worker.state is WorkerState.UNREACHABLE:
+        return "is unreachable"
+    seen = view.wellness.get(member.worker.id)
+    if seen is None or seen.attempts < policy.attempts_min:
+        return None
+    if seen.failed <= policy.failed_share_max * seen.attempts:
+        return None
+    return f"failed {seen.failed} of {seen.attempts} times"
+
+
+def _canary_waits_for(
+    rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime
+) -> str | None:
+    new = [one for one in view.members if one.worker.worker_version == rollout.version]
+    well = [one for one in new if one.worker.state is WorkerState.READY and _is_proven(one, view)]
+    if len(well) < policy.canaries:
+        return f"{len(well)} of {policy.canaries} have run a sandbox"
+    since = sorted(one.added_at for one in well)[policy.canaries - 1]
+    age_s = (now - since).total_seconds()
+    return None if age_s >= policy.canary_s else f"well for {age_s:.0f} of {policy.canary_s:.0f} s"
+
+
+def _canary_said(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime) -> str:
+    return _canary_waits_for(rollout, view, policy, now) or "well"
+
+
+def _replace_wrong(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> RolloutPlan:
+    """Remove what is empty, drain what may go, and ask for the room that the rest needs."""
+    wrong = _wrong(rollout, view)
+    ours = [one for one in view.members if one.drained_by is DrainOwner.ROLLOUT]
+    frozen = frozen_because(view.members)
+    commands: list[FleetCommand] = []
+    if frozen is None:
+        commands += [
+            RemoveWorker(one.worker.id, f"it is empty, version {rollout.target} takes its place")
+            for one in ours
+            if one.may_be_removed
+        ]
+    staying = sorted(
+        (one for one in wrong if not one.is_draining),
+        key=lambda one: (one.worker.committed.memory_mib, one.worker.id),
+    )
+    drains, refused = _drains(staying, rollout, view, policy, frozen=frozen)
+    commands += drains
+    draining = len(ours) + len(drains)
+    surge = Surge(
+        workers=max(0, min(policy.surge, len(staying) - len(drains)) - draining)
+        if rollout.is_under_way
+        else 0,
+        version=rollout.target,
+        is_under_way=rollout.is_under_way,
+        above_max=policy.surge if rollout.is_under_way else 0,
+    )
+    said = f"{rollout.stage}: {len(wrong)} workers still to replace, {draining} of them drain"
+    why = frozen or rollout.reason or next(iter(refused.values()), "")
+    return RolloutPlan(rollout, tuple(commands), surge, f"{said}; {why}" if why else said, refused)
+
+
+def _drains(
+    staying: Sequence[Member],
+    rollout: Rollout,
+    view: RolloutView,
+    policy: RolloutPolicy,
+    *,
+    frozen: str | None,
+) -> tuple[list[DrainWorker], dict[WorkerId, str]]:
+    """Choose who is drained now, and say of the others why not."""
+    budget = _Budget(rollout, view, policy)
+    drains: list[DrainWorker] = []
+    refused: dict[WorkerId, str] = {}
+    for member in staying:
+        reason = frozen or budget.refusal(member)
+        if reason is None:
+            budget.take(member)
+            why = f"it runs version {member.worker.worker_version}, {rollout.target} is wanted"
+            drains.append(DrainWorker(member.worker.id, DrainOwner.ROLLOUT, why))
+        else:
+            refused[member.worker.id] = reason
+    return drains, refused
+
+
+class _Budget:
+    """What may still be drained in this step."""
+
+    def __init__(self, rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> None:
+        self._view, self._policy, self._target = view, policy, rollout.target
+        self._draining = sum(one.drained_by is DrainOwner.ROLLOUT for one in view.members)
+        self._healthy = sum(one.takes_more for one in view.members)
+        right = [one for one in view.members if one.worker.worker_version == self._target]
+        self._unproven = [one for one in right if not one.is_draining and not _is_proven(one, view)]
+        self._is_room_coming = any(
+            one.state is LaunchState.PENDING and one.version == self._target for one in view.launches
+        )
+        self._packing = Packing((one.worker for one in right if one.takes_more), policy.placement)
+        for member in view.members:
+            if member.is_draining:
+                self._packing.place_all(self._requests(member))
+
+    def refusal(self, member: Member) -> str | None:
+        """Say why this one may not be drained now."""
+        if member.worker.state is not WorkerState.READY:
+            return f"is {member.worker.state}"
+        if self._draining >= self._policy.surge:
+            return f"{self._draining} drain already"
+        if self._unproven:
+            return f"{self._unproven[0].worker.id} has not run a sandbox yet"
+        floor = self._view.wanted - self._policy.missing_max
+        if self._healthy - member.takes_more < floor:
+            return f"{self._healthy} workers are healthy, {floor} must remain"
+        if not self._fits(member) and self._is_room_coming:
+            return "its sandboxes wait for a machine that boots"
+        return None
+
+    def take(self, member: Member) -> None:
+        """Count this one as draining."""
+        self._draining += 1
+        self._healthy -= member.takes_more
+        self._packing.place_all(self._requests(member))
+
+    def _fits(self, member: Member) -> bool:
+        """Where they do not fit capacity is told by the drain itself, and launches what holds them."""
+        return self._packing.holds(self._requests(member))
+
+    def _requests(self, member: Member) -> list[PlacementRequest]:
+        return [replace(one.request, worker_version=self._target) for one in lightest_first(member.residents)]
+
+
+def _wrong(rollout: Rollout, view: RolloutView) -> Sequence[Member]:
+    """Workers that are to be replaced: not those that nobody can reach, or that an operator takes away."""
+    return [
+        one
+        for one in view.members
+        if one.worker.worker_version != rollout.target
+        and one.worker.state not in (WorkerState.GONE, WorkerState.UNREACHABLE)
+        and one.drained_by is not DrainOwner.OPERATOR
+        and (view.sizes is None or one.size in view.sizes)
+    ]
+
+
+def _is_proven(member: Member, view: RolloutView) -> bool:
+    seen = view.wellness.get(member.worker.id)
+    return seen is not None and seen.is_proven
+
+
+def _away(members: Sequence[Member]) -> int:
+    return sum(one.worker.state is WorkerState.UNREACHABLE for one in members)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
