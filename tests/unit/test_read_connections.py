@@ -1,4 +1,4 @@
-"""Connections that are kept for reads: what the server has closed is passed over, what did not open is let go."""
+"""Connections that are kept for reads: closed ones are passed over, what did not open is let go."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ costs a replica five times what the driver takes for the same read.
 A statement is written with SQLAlchemy like all others, and turned into text once (`Query`). A few
 connections are opened when they are first needed and stay; a read takes one, lets the driver run the text,
 and puts it back. A connection on which anything failed is not used again, nor one that its server has closed
-meanwhile: after a restart of PostgreSQL all of them are, and a read has fewer attempts than there may be of them.
+meanwhile: after a restart of PostgreSQL all of them are, which may be more than a read has attempts.
 """
 
 from __future__ import annotations
