@@ -1,4 +1,4 @@
-"""A target that falls silent while a guest is sent to it: its source is heard again, and the guest runs on."""
+"""A target that falls silent while a guest is sent to it: its source is heard again, its guest runs on."""
 
 from __future__ import annotations
 
