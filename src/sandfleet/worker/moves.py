@@ -115,12 +115,15 @@ class Departure:
 
 @dataclass(slots=True)
 class Moves:
-    """Moves to here that were given up: one that arrives late is refused. Bounded, oldest first."""
+    """Moves to here and from here that are over: an order for one that comes late is refused.
+
+    Bounded, oldest first.
+    """
 
     _over: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def give_up(self, move_id: str) -> None:
-        """Never receive this move."""
+        """Never receive this move, nor send it."""
         self._over[move_id] = None
         while len(self._over) > OVER_MAX:
             self._over.popitem(last=False)
