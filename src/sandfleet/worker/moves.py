@@ -44,6 +44,8 @@ class Departure:
     newest: MoveSample | None = None
     stood_still_at_s: float = 0.0
     sending: OwnedTask[None] | None = None
+    looking: OwnedTask[None] | None = None
+    """What finds out what an undecided hand-over has come to."""
     ending: OwnedTask[None] | None = None
     _may_post_copy: bool = False
     _decisive: asyncio.Event = field(default_factory=asyncio.Event)

@@ -18,8 +18,9 @@ from sandfleet.ports.moves import Pilot
 from sandfleet.testing.fake_hypervisor import FakeHypervisor, FakeMachine
 from sandfleet.testing.fake_mover import FakeMover, Wires
 from sandfleet.wire.move_manifest import Landing
-from sandfleet.wire.move_messages import CommitMove
+from sandfleet.wire.move_messages import CommitMove, EndMove
 from sandfleet.wire.worker_messages import ResizeVm
+from sandfleet.worker.operations import end_move
 from sandfleet.worker.operations.commit_move import commit_move
 
 ID, MOVE = "sb-one", "mv-one"
@@ -123,6 +124,26 @@ async def test_a_guest_that_does_not_run_on_is_not_said_to_run(*, is_shut_off: b
         assert (await pair.source.vm(ID))[1]["state"] == ("moving" if is_shut_off else "running")
         assert (await pair.stay())["state"] == "running"
         assert mover.stays == 1
+
+
+async def test_who_is_told_to_stay_while_it_is_looked_what_has_come_of_it_stays() -> None:
+    async with a_pair() as pair:
+        await pair.receive()
+        faults = fake_host(pair.source).faults
+        faults.fail("hand_over", MoveUndecided("the worker could not see it"))
+        assert (await pair.send())["step"] == "undecided"
+        pair.source.host.mover = sent = FakeMover(fake_host(pair.source), pair.wires)
+        sent._sent.update(fake_host(pair.source).machines)  # the target has all of it
+        faults.hold("outcome")
+        async with asyncio.TaskGroup() as group:
+            asked_again = group.create_task(pair.send())
+            await faults.reached("outcome")
+            stay = EndMove(epoch=1, move_id=MOVE)
+            staying = group.create_task(end_move.stay(pair.source.host, ID, stay))
+            await asyncio.sleep(0)
+            faults.release("outcome")
+        assert asked_again.result()["step"] in ("ready", "stayed")
+        assert staying.result().state == "running"
 
 
 async def _refusal(work: Awaitable[object]) -> str:

@@ -40,6 +40,8 @@ async def _stay(host: Host, resident: Resident, departure: Departure, *, under: 
     if departure.sending is not None and not departure.sending.done:
         departure.sending.cancel()
         await departure.sending.settled()
+    if departure.looking is not None:  # whatever it finds: it was told to stay
+        await departure.looking.settled()
     machine = resident.machine
     if machine is None or not (resident.state is VmState.MOVING or _has_left_marks(resident, machine)):
         return

@@ -117,11 +117,11 @@ async def _send(
 
 async def _decide(host: Host, resident: Resident, departure: Departure) -> None:
     """Look what an undecided hand-over has come to, once for all who ask."""
-    if departure.ending is None or departure.ending.done:
-        departure.ending = host.background.start(
+    if departure.looking is None or departure.looking.done:
+        departure.looking = host.background.start(
             _look(host, resident, departure), name=f"look after {resident.sandbox_id}"
         )
-    await departure.ending.result()
+    await departure.looking.result()
 
 
 async def _look(host: Host, resident: Resident, departure: Departure) -> None:
