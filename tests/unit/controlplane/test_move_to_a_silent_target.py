@@ -1,4 +1,4 @@
-"""A target that falls silent while a guest is sent to it: its source is heard again, its guest runs on."""
+"""A target that falls silent while a guest is sent to it: the guest runs on at its source, if that lives."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import replace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder
 from sandfleet.controlplane.operations.fleet import Fleet
-from sandfleet.model.errors import WorkerUnreachable
+from sandfleet.model.errors import HypervisorFailed, WorkerUnreachable
 from sandfleet.model.ids import OperationId, SandboxId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.ports.move_client import WorkerAddress
@@ -47,6 +48,29 @@ class FallsSilent(FakeMoveClient):
         return await super().receive_move(target, move_id, order)
 
 
+class OnlyCopy(FakeMoveClient):
+    """The source's QEMU ends when all is handed over, and the target is silent for minutes."""
+
+    says_ready: bool = False
+    silences: int = 60
+
+    async def send_move(self, source: WorkerAddress, sandbox_id: SandboxId, order: SendMove) -> MoveState:
+        """Hand it over, and end."""
+        state = await super().send_move(source, sandbox_id, order)
+        vms = self.workers.host(HOME).vms
+        vms[sandbox_id] = msgspec.structs.replace(vms[sandbox_id], state="dead")
+        if self.says_ready:
+            return state
+        raise HypervisorFailed("QEMU has ended")
+
+    async def landed(self, target: WorkerAddress, move_id: str) -> MoveState:
+        """Answer at last."""
+        self.silences -= 1
+        if self.silences >= 0:
+            raise WorkerUnreachable("no answer")
+        return await super().landed(target, move_id)
+
+
 async def move(plane: ControlPlane) -> Operation:
     """Create a sandbox at one worker, move it to another, and return how that ended."""
     await plane.stores.organisations.create(an_organisation())
@@ -69,18 +93,36 @@ async def move(plane: ControlPlane) -> Operation:
         return await fleet.engine.wait_for(MOVE, timeout_s=1800)
 
 
-@pytest.mark.parametrize("swallows", [False, True])
-def test_the_guest_that_stands_still_runs_on_at_its_source(swallows: bool) -> None:
-    client = FakeWorkerClient()
-    mover = FallsSilent(client)
-    mover.swallows = swallows
+def a_fleet(mover: FakeMoveClient) -> tuple[World, ControlPlane]:
+    """Return a world whose workers are those of the mover."""
     world = World(0)
     world.network.is_calm = True
     world.database = cast(Any, MemoryDatabase(now=world.database.now))  # unwatched: there are no hosts
-    plane = replace(world._plane(Process("replica-1")), worker_client=client, move_client=mover)
+    plane = world._plane(Process("replica-1"))
+    return world, replace(plane, worker_client=mover.workers, move_client=mover)
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_the_guest_that_stands_still_runs_on_at_its_source(swallows: bool) -> None:
+    mover = FallsSilent(FakeWorkerClient())
+    mover.swallows = swallows
+    world, plane = a_fleet(mover)
     ended = world.loop.run_until_complete(move(plane))
     assert (ended.state, ended.error_code) == ("failed", "worker_unreachable")
     (row,) = world.database.sandboxes.values()
     assert (row.state, row.worker_id, row.epoch) == ("running", HOME, 1)
-    assert client.host(HOME).vms[NAME].state == "running"
+    assert mover.workers.host(HOME).vms[NAME].state == "running"
+    assert mover.violations == []
+
+
+@pytest.mark.parametrize("says_ready", [False, True])
+def test_a_target_that_may_have_the_only_copy_is_waited_for(says_ready: bool) -> None:
+    mover = OnlyCopy(FakeWorkerClient())
+    mover.says_ready = says_ready
+    world, plane = a_fleet(mover)
+    ended = world.loop.run_until_complete(move(plane))
+    assert (ended.state, ended.error_message) == ("succeeded", None)
+    (row,) = world.database.sandboxes.values()
+    assert (row.state, row.worker_id, row.epoch) == ("running", AWAY, 2)
+    assert mover.workers.host(AWAY).vms[NAME].state == "running"
     assert mover.violations == []

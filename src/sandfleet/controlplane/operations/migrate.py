@@ -81,7 +81,8 @@ RECEIVE_ATTEMPTS = 12
 SEND_ATTEMPTS = 30
 """How often a source is asked that has other moves under way."""
 LAND_ATTEMPTS = 30
-"""A target that does not answer for so long does not get it; the guest stands still meanwhile."""
+"""A target that does not answer for so long does not get it; the guest stands still meanwhile. With its
+source dead it may have the only copy, and is waited for."""
 SILENT_ATTEMPTS = 20
 """Nor one that does not while it is sent: the guest may stand still by now, and nobody would hear it."""
 _STATE = SandboxState.MIGRATING
@@ -149,17 +150,27 @@ def _is_final(run: Run, error: SandfleetError, attempts: int) -> bool:
 
 async def _without_word(run: Run, operation: Operation, error: SandfleetError) -> Operation:
     """The source has not said `ready`: land all the same if its QEMU is dead, and else turn back."""
-    if await is_source_dead(run, operation):
+    if await is_source_dead(run, operation) and await _has_landed(run, operation):
+        return await _saved(run, operation, step="land", progress=dict(operation.progress))
+    return await _turn_back(run, operation, error)
+
+
+async def _has_landed(run: Run, operation: Operation) -> bool:
+    """Whether the target could run it. Its source is dead, so it may have the only copy: it is waited for."""
+    backoff = Backoff(run.plane.clock, most_s=5.0)
+    while (await run.fresh_row(operation)).state is _STATE:
         try:
             target = await address(run, operation, "target")
             state = await require_mover(run.plane).landed(target, operation.id)
         except StoreUnavailable:
             raise
+        except Unavailable:
+            await backoff.wait()
         except SandfleetError:
-            return await _turn_back(run, operation, error)
-        if state.step in (LANDED, AT_HOME):
-            return await _saved(run, operation, step="land", progress=dict(operation.progress))
-    return await _turn_back(run, operation, error)
+            return False
+        else:
+            return state.step in (LANDED, AT_HOME)
+    return False
 
 
 async def _land(run: Run, operation: Operation) -> Operation:
@@ -174,7 +185,9 @@ async def _land(run: Run, operation: Operation) -> Operation:
         except StoreUnavailable:
             raise
         except SandfleetError as error:
-            if not isinstance(error, Unavailable) or backoff.attempts >= LAND_ATTEMPTS:
+            if not isinstance(error, Unavailable):
+                return await _turn_back(run, operation, error)
+            if backoff.attempts >= LAND_ATTEMPTS and not await is_source_dead(run, operation):
                 return await _turn_back(run, operation, error)
         else:
             if state.step in (LANDED, AT_HOME):
