@@ -42,6 +42,9 @@ class SilentQmp:
 class PlannedPilot:
     """Decides by the planner, with no patience."""
 
+    def switching(self) -> None:
+        """Nobody is served here."""
+
     def course(self, samples: list[MoveSample]) -> MoveVerdict:
         return precopy.course(samples, MovePolicy(silent_s_max=1e-6), may_post_copy=False)
 
@@ -49,7 +52,9 @@ class PlannedPilot:
 class FakeMachine:
     """As much of a machine as is asked for here."""
 
-    def __init__(self, qmp: SilentQmp | None = None) -> None:
+    sessions = None
+
+    def __init__(self, qmp: object = None) -> None:
         self.monitor = qmp
         self.manifest: Manifest = a_manifest()
         self.changing = asyncio.Lock()
@@ -70,6 +75,20 @@ async def test_a_target_that_takes_the_connection_and_never_answers_is_given_up(
     copying = send._Precopy(machine, cast("Pilot", PlannedPilot()), send._Watch(0.0), is_still=True)
     with pytest.raises(HypervisorFailed, match="no byte has moved"):
         await copying.until_paused(EventListener(("MIGRATION",)))
+
+
+class FullQmp:
+    """A QEMU whose guest waits for room on the host's disk."""
+
+    async def execute(self, command: str, *_: object) -> dict[str, Any]:
+        return {"status": "io-error"} if command == "query-status" else {}
+
+
+async def test_a_guest_that_waits_for_room_on_the_disk_does_not_leave() -> None:
+    """Resumed by itself while it is taken to stand still, it would write what nobody copies."""
+    machine = cast("QemuMachine", FakeMachine(FullQmp()))
+    with pytest.raises(HypervisorFailed, match="io-error"):
+        await send._stand_still(machine, cast("Pilot", PlannedPilot()))
 
 
 @pytest.fixture

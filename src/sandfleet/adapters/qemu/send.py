@@ -212,6 +212,9 @@ class _Precopy:
 async def _stand_still(machine: QemuMachine, pilot: Pilot) -> None:
     await _leave_guest(machine, pilot)
     await machine.monitor.execute("stop")
+    status = (await machine.monitor.execute("query-status"))["status"]
+    if status != "paused":  # the host's disk is full: it would run on by itself as soon as there is room
+        raise HypervisorFailed(f"the guest cannot leave now: it is {status}")
 
 
 async def _leave_guest(machine: QemuMachine, pilot: Pilot) -> None:
