@@ -55,6 +55,11 @@ class Departure:
         """How much may be sent in a second; 0 is no limit."""
         return self.policy.mib_per_s_max << 20
 
+    @property
+    def may_post_copy(self) -> bool:
+        """Whether memory may follow its guest."""
+        return self.policy.may_post_copy
+
     def way(self, ground: MoveGround) -> Way:
         """Return how the memory travels."""
         self.chosen = precopy.way(ground, self.policy)

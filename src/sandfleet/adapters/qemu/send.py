@@ -15,7 +15,9 @@ What if this process dies
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +42,8 @@ DOWNTIME_MS_UNDECIDED = 1
 """So that QEMU does not stop the guest by itself before it was decided."""
 DOWNTIME_MS_DECIDED = 500
 THROTTLE_STEP = 20
+CONNECT_TIMEOUT_S = 10.0
+_WIRE = "move-memory"
 
 
 @dataclass(slots=True)
@@ -51,6 +55,14 @@ class _Watch:
     moved: int = -1
     moved_at_s: float = 0.0
     is_handing_over: bool = False
+    wire: socket.socket | None = None
+    """The connection by which the memory goes, if QEMU was given it."""
+
+    def cut(self) -> None:
+        """End the connection, whatever QEMU does with it."""
+        if self.wire is not None:
+            with suppress(OSError):  # the target has ended it
+                self.wire.shutdown(socket.SHUT_RDWR)
 
     def note(self, now_s: float, sample: Mapping[str, Any]) -> None:
         """Add one sample."""
@@ -77,8 +89,12 @@ async def send(host: Host, machine: QemuMachine, landing: Landing, *, move_id: s
                 raise
             if watch.is_handing_over and await _may_have_gone(machine):
                 raise MoveUndecided(f"the hand-over was interrupted: {error}") from error
+            watch.cut()
             await _call_back(host, machine, why=error)
             raise
+        finally:
+            if watch.wire is not None:
+                watch.wire.close()
 
 
 async def _call_back(host: Host, machine: QemuMachine, *, why: BaseException) -> None:
@@ -120,12 +136,12 @@ async def _depart(host: Host, machine: QemuMachine, landing: Landing, *, pilot: 
     await host.faults.at("send.mirroring")
     await _in_step(qmp, watch, pilot)
     await host.faults.at("send.in_step")
-    await prepare_move(qmp, _capabilities(landing), _parameters(pilot))
+    await prepare_move(qmp, _capabilities(may_follow=_may_follow(landing, pilot)), _parameters(pilot))
     with qmp.listen("MIGRATION") as moves:
         if way is not Way.PRECOPY:
             await _stand_still(machine, pilot)
-        name = f"[{landing.host}]" if ":" in landing.host else landing.host
-        await qmp.execute_when_ready("migrate", {"uri": f"tcp:{name}:{landing.memory_port}"})
+        uri = await _wire(qmp, landing, watch, may_follow=_may_follow(landing, pilot))
+        await qmp.execute_when_ready("migrate", {"uri": uri})
         if way is Way.POST_COPY:
             await qmp.execute("migrate-start-postcopy")
         await host.faults.at("send.copying")
@@ -137,6 +153,26 @@ async def _depart(host: Host, machine: QemuMachine, landing: Landing, *, pilot: 
         await qmp.execute("migrate-continue", {"state": "pre-switchover"})
         await _handed_over(qmp, moves)
         await host.faults.at("send.handed_over")
+
+
+async def _wire(qmp: Qmp, landing: Landing, watch: _Watch, *, may_follow: bool) -> str:
+    """Connect to the target and hand that over, keeping an end by which it is cut.
+
+    QEMU stands still as a whole while it waits for the target's first word, and cannot be told to stop.
+    A memory that may follow its guest needs connections that QEMU makes by itself.
+    """
+    if may_follow:
+        name = f"[{landing.host}]" if ":" in landing.host else landing.host
+        return f"tcp:{name}:{landing.memory_port}"
+    wire = watch.wire = socket.socket(socket.AF_INET6 if ":" in landing.host else socket.AF_INET)
+    wire.setblocking(False)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(wire, (landing.host, landing.memory_port))
+    except (OSError, TimeoutError) as error:
+        raise HypervisorFailed(f"the target is not reached: {error!r}") from error
+    await qmp.give_socket(wire.fileno(), name=_WIRE)
+    return f"fd:{_WIRE}"
 
 
 async def _in_step(qmp: Qmp, watch: _Watch, pilot: Pilot) -> None:
@@ -251,9 +287,13 @@ def _refuse(verdict: MoveVerdict) -> None:
         raise HypervisorFailed(verdict.reason)
 
 
-def _capabilities(landing: Landing) -> list[str]:
+def _may_follow(landing: Landing, pilot: Pilot) -> bool:
+    return landing.may_post_copy and pilot.may_post_copy
+
+
+def _capabilities(*, may_follow: bool) -> list[str]:
     wanted = ["auto-converge", "events", "pause-before-switchover", "return-path"]
-    return [*wanted, "postcopy-ram", "postcopy-preempt"] if landing.may_post_copy else wanted
+    return [*wanted, "postcopy-ram", "postcopy-preempt"] if may_follow else wanted
 
 
 def _parameters(pilot: Pilot) -> dict[str, Any]:
