@@ -180,6 +180,8 @@ async def _open_sessions(
         undo.push_async_callback(qmp.close)
         await migration.load_from(qmp, spawned.state_path, memory_format=memory_format)
         await thaw(qmp)
+        # Else it holds what it was loaded from, and its place, for as long as it runs.
+        await qmp.take_back(spawned.state_path)
     except HypervisorFailed as error:
         raise HypervisorFailed(f"{error.message} {log_tail(directory)}".strip()) from error
     guest = await host.guests(directory / AGENT_SOCKET)
