@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from tests.unit.qemu.builders import a_snapshot_manifest
 
 from sandfleet.adapters.qemu import fork_memory
 from sandfleet.adapters.qemu.fork_memory import (
@@ -16,7 +18,9 @@ from sandfleet.adapters.qemu.fork_memory import (
     ForkMemory,
     available_bytes,
 )
+from sandfleet.adapters.qemu.load import LoadOrder
 from sandfleet.model.errors import HypervisorFailed
+from sandfleet.wire.snapshot_manifest import MEMORY_FILE
 
 SIZE = 1 << 20
 
@@ -120,6 +124,29 @@ async def test_there_are_few_and_none_where_memory_is_short(monkeypatch: pytest.
         for _ in range(ALONE_MAX + 1):
             loading.enter_context(memories.loading("d"))
         assert await _take(memories, make, 1) == [None]
+
+
+async def test_what_was_plugged_takes_memory_too() -> None:
+    memories, make = ForkMemories(), Maker()
+    with ExitStack() as loading:
+        for digest in ("small", "large"):
+            for _ in range(ALONE_MAX + 1):
+                loading.enter_context(memories.loading(digest))
+        much = available_bytes(Path("/proc/meminfo").read_text()) * 2
+        assert await memories.found_or_made("large", size_bytes=SIZE, beside_bytes=much, make=make) is None
+        assert await memories.found_or_made("small", size_bytes=SIZE, beside_bytes=0, make=make)
+
+
+def test_what_was_plugged_is_at_most_what_was_saved_of_it(tmp_path: Path) -> None:
+    file = tmp_path / MEMORY_FILE
+    file.write_bytes(b"x" * 8192)
+    os.truncate(file, 4 << 30)  # as sparse as QEMU writes it
+    plain, plugged = (
+        LoadOrder(tmp_path, a_snapshot_manifest(memory_mib=mib), "sb-1", 1).plugged_bytes_max
+        for mib in (512, 4096)
+    )
+    assert plain == 0
+    assert 8192 <= plugged <= 1 << 20
 
 
 def test_what_is_sealed_nobody_writes_to_and_it_has_no_holes() -> None:

@@ -13,11 +13,13 @@ import os
 import secrets
 import struct
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from qemu.qmp import EventListener, Message
 
 from sandfleet.adapters.qemu.empty_overlay import MAGIC, write_empty_overlay
 from sandfleet.adapters.qemu.host import Host
@@ -140,13 +142,24 @@ async def _stream(qmp: Qmp, chain: DiskChain) -> None:
             "block-stream",
             {"job-id": job, "device": chain.nodes[0], "base-node": chain.base_node, "on-error": "report"},
         )
-        while True:
-            event = await next_event(ends, timeout_s=STREAM_SILENCE_S, awaited="that a disk is shortened")
-            data = event["data"]
-            if isinstance(data, dict) and data.get("device") == job:
-                break
+        try:
+            event = await _ended(ends, job)
+        except BaseException:  # a job that nobody waits for would refuse the next save its disk
+            with suppress(HypervisorFailed):
+                await qmp.execute("block-job-cancel", {"device": job, "force": True})
+                await _ended(ends, job)
+            raise
+    data: Any = event["data"]
     if event["event"] != "BLOCK_JOB_COMPLETED" or data.get("error"):
         raise HypervisorFailed(f"a disk could not be shortened: {data.get('error', 'cancelled')}")
+
+
+async def _ended(ends: EventListener, job: str) -> Message:
+    while True:
+        event = await next_event(ends, timeout_s=STREAM_SILENCE_S, awaited="that a disk is shortened")
+        data = event["data"]
+        if isinstance(data, dict) and data.get("device") == job:
+            return event
 
 
 async def _let_go(host: Host, machine: QemuMachine, chain: DiskChain) -> None:

@@ -15,6 +15,7 @@ What if this process dies
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ from sandfleet.adapters.qemu.manifest import write_manifest
 from sandfleet.adapters.qemu.migration import BYTES_PER_S_MAX, prepare_move
 from sandfleet.adapters.qemu.qmp import Qmp, event_or_pause
 from sandfleet.adapters.qemu.stay import OVER, is_handed_over, migrate_status, stay
-from sandfleet.model.errors import Conflict, HypervisorFailed, MoveUndecided
+from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, MoveUndecided
 from sandfleet.model.move import Course, MoveGround, MoveSample, MoveVerdict, Way
 from sandfleet.ports.moves import Pilot
 from sandfleet.wire.move_manifest import Landing
@@ -51,7 +52,7 @@ class _Watch:
     moved_at_s: float = 0.0
     is_handing_over: bool = False
 
-    def note(self, now_s: float, sample: dict[str, Any]) -> None:
+    def note(self, now_s: float, sample: Mapping[str, Any]) -> None:
         """Add one sample."""
         transferred = int(sample["transferred_bytes"])
         if transferred != self.moved:
@@ -76,8 +77,16 @@ async def send(host: Host, machine: QemuMachine, landing: Landing, *, move_id: s
                 raise
             if watch.is_handing_over and await _may_have_gone(machine):
                 raise MoveUndecided(f"the hand-over was interrupted: {error}") from error
-            await stay(host, machine)
+            await _call_back(host, machine, why=error)
             raise
+
+
+async def _call_back(host: Host, machine: QemuMachine, *, why: BaseException) -> None:
+    """Let the guest run on here; one that cannot be made to stands still, and is not taken for running."""
+    try:
+        await stay(host, machine)
+    except (HypervisorFailed, GuestUnresponsive) as error:
+        raise MoveUndecided(f"the guest does not run on yet: {error.message}") from why
 
 
 async def _may_have_gone(machine: QemuMachine) -> bool:
@@ -167,9 +176,10 @@ class _Precopy:
                     f"the memory could not be copied: {described.get('error-desc', status)}"
                 )
             await mirror.jobs(qmp)  # a target that no longer takes writes gets no memory either
-            if "ram" in described:
-                self.watch.note(loop.time(), _memory_sample(described))
-                await self._follow(self.pilot.course(self.watch.samples))
+            # Before the target has answered QEMU says nothing of the memory: that is silence as well.
+            sample = _memory_sample(described) if "ram" in described else _NO_MEMORY
+            self.watch.note(loop.time(), sample)
+            await self._follow(self.pilot.course(self.watch.samples))
             await event_or_pause(moves, LOOK_EVERY_S)
         await self._still()
 
@@ -202,6 +212,9 @@ class _Precopy:
 async def _stand_still(machine: QemuMachine, pilot: Pilot) -> None:
     await _leave_guest(machine, pilot)
     await machine.monitor.execute("stop")
+    status = (await machine.monitor.execute("query-status"))["status"]
+    if status != "paused":  # the host's disk is full: it would run on by itself as soon as there is room
+        raise HypervisorFailed(f"the guest cannot leave now: it is {status}")
 
 
 async def _leave_guest(machine: QemuMachine, pilot: Pilot) -> None:
@@ -264,6 +277,9 @@ def _disk_sample(done: int, total: int) -> dict[str, Any]:
         "bandwidth_bytes_per_s": 0,
         "downtime_ms_expected": 0.0,
     }
+
+
+_NO_MEMORY: Mapping[str, Any] = {**_disk_sample(0, 0), "round": 1, "downtime_ms_expected": 1e9}
 
 
 def _memory_sample(described: dict[str, Any]) -> dict[str, Any]:
