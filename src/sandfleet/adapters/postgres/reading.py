@@ -68,8 +68,6 @@ class ReadConnections:
             try:
                 found: Sequence[Columns] = await connection.fetch(query.text, *query.arguments(parameters))
             except BaseException:
-                if connection.is_closed():
-                    self._forget_free()
                 connection.terminate()
                 raise
             self._free.append(connection)
@@ -85,12 +83,6 @@ class ReadConnections:
                 await connection.close(timeout=CLOSE_TIMEOUT_S)
             except (asyncpg.PostgresError, OSError, TimeoutError):
                 connection.terminate()
-
-    def _forget_free(self) -> None:
-        # What ended one connection, such as a restart, ended the others: no read tries them in turn.
-        for connection in self._free:
-            connection.terminate()
-        self._free.clear()
 
     async def _turn(self) -> None:
         if not self._turns.locked():  # to set a time limit costs as much as the turn
