@@ -32,11 +32,12 @@ class Maker:
         self.made: list[ForkMemory] = []
         self.asked = 0
         self.failure: Exception | None = None
+        self.failures_max = 1000
 
     async def __call__(self) -> ForkMemory:
         self.asked += 1
         await asyncio.sleep(0)
-        if self.failure is not None:
+        if self.failure is not None and self.asked <= self.failures_max:
             raise self.failure
         self.made.append(ForkMemory.new(SIZE))
         return self.made[-1]
@@ -103,12 +104,21 @@ async def test_one_that_cannot_be_made_is_not_tried_by_each_and_all_load_alone()
         for _ in range(ALONE_MAX + 1):
             loading.enter_context(memories.loading("d"))
         assert await _take(memories, make, 4) == [None] * 4
-        assert make.asked == 1
+        assert make.asked == 2
     make.failure = None
     with ExitStack() as loading:
         for _ in range(ALONE_MAX + 1):
             loading.enter_context(memories.loading("d"))
         assert await _take(memories, make, 1) == make.made
+
+
+async def test_one_whose_qemu_ended_is_made_again() -> None:
+    memories, make = ForkMemories(), Maker()
+    make.failure, make.failures_max = HypervisorFailed("QEMU ended"), 1
+    with ExitStack() as loading:
+        for _ in range(ALONE_MAX + 1):
+            loading.enter_context(memories.loading("d"))
+        assert await _take(memories, make, 3) == make.made * 3
 
 
 async def test_there_are_few_and_none_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ class ForkMemories:
             if digest not in self._kept and digest not in self._refused:
                 try:
                     self._require_room(size_bytes, beside_bytes)
-                    self._kept[digest] = await make()
+                    self._kept[digest] = await _made_at_second_try(make)
                 except (HypervisorFailed, OSError) as error:
                     self._refused.add(digest)
                     log.warning("fork_memory_not_made", memory=digest[:16], reason=str(error))
@@ -151,6 +151,16 @@ class ForkMemories:
             if not memory.users and not self._loading[digest]:
                 del self._kept[digest]
                 memory.close()
+
+
+async def _made_at_second_try(make: Make) -> ForkMemory:
+    # QEMU 10 without KVM now and then ends while it saves, by a check of its own that fails
+    # (tlb_reset_dirty_range_all). Nothing has come of it by then.
+    try:
+        return await make()
+    except HypervisorFailed as error:
+        log.info("fork_memory_made_again", reason=str(error))
+        return await make()
 
 
 def available_bytes(meminfo: str) -> int:
