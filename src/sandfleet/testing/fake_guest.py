@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sandfleet.adapters.task_group import TaskGroup
-from sandfleet.model.errors import GuestUnresponsive, NotFound
+from sandfleet.model.errors import BadRequest, GuestUnresponsive, NotFound
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.guest import (
     ExecAttachment,
@@ -72,6 +72,12 @@ class FakeGuest:
         self.identities.append(identity)
         for exec_id in [one for one in self._execs if one.startswith(WARM_EXEC_PREFIX)]:
             self._execs.pop(exec_id).kill(9)
+
+    async def rehearse(self, identity: GuestIdentity) -> None:
+        """Refuse it in a guest that is somebody."""
+        await self._at("rehearse")
+        if self.identities:
+            raise BadRequest("this guest is somebody already")
 
     async def set_clock(self, wall_clock_s: float) -> None:
         """Accept it."""
