@@ -24,6 +24,7 @@ from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
 from sandfleet.ports.drain_store import DrainStore
+from sandfleet.ports.fleet_store import FleetStore
 from sandfleet.ports.labels import PreviewStore, TagStore
 from sandfleet.ports.move_client import MoveClient
 from sandfleet.ports.move_store import MoveStore
@@ -191,6 +192,7 @@ class Stores:
     sizes: SizeStore
     moves: MoveStore
     drains: DrainStore
+    fleet: FleetStore
     log: TransitionLog
     commands: PendingCommandStore
 

@@ -153,6 +153,7 @@ def _stores(stores: PostgresStores) -> Stores:
         sizes=stores.sizes,
         moves=stores.moves,
         drains=stores.drains,
+        fleet=stores.fleet,
         log=stores.log,
         commands=stores.commands,
     )
