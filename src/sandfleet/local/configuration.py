@@ -107,10 +107,15 @@ def with_servers(configuration: FleetConfiguration, count: int) -> FleetConfigur
     return msgspec.structs.replace(configuration, server_ports=kept + (0,) * (count - len(kept)))
 
 
-def with_workers_added(configuration: FleetConfiguration, count: int) -> FleetConfiguration:
-    """Return the choices with at least so many workers; those that are there stay as they are."""
+def with_workers_added(
+    configuration: FleetConfiguration, count: int, *, lent: frozenset[int] = frozenset()
+) -> FleetConfiguration:
+    """Return the choices with at least so many workers; those that are there stay as they are.
+
+    `lent`: slots that machines have which the fleet has launched itself.
+    """
     taken = {worker.slot for worker in configuration.workers}
-    free = [slot for slot in range(WORKERS_MAX) if slot not in taken]
+    free = [slot for slot in range(WORKERS_MAX) if slot not in taken | lent]
     added = tuple(_new_worker(slot) for slot in free[: max(0, count - len(taken))])
     return msgspec.structs.replace(configuration, workers=configuration.workers + added)
 

@@ -18,6 +18,7 @@ from sandfleet.local.balancer import LocalBalancer
 from sandfleet.local.configuration import API_PORT_PREFERRED, FleetConfiguration, FleetSecrets, WorkerChoice
 from sandfleet.local.embedded_postgres import EmbeddedPostgres
 from sandfleet.local.embedded_valkey import EmbeddedValkey
+from sandfleet.local.launched_machines import PlacedMachine
 from sandfleet.local.layout import Layout
 from sandfleet.local.service_process import ServiceCommand
 from sandfleet.local.settings_files import (
@@ -145,6 +146,21 @@ def services_of(
             for worker in configuration.workers
         ),
     )
+
+
+def machine_service(
+    layout: Layout, configuration: FleetConfiguration, secrets: FleetSecrets, *, machine: PlacedMachine
+) -> Service:
+    """Return the worker that is a machine which the fleet has launched."""
+    order = machine.order
+    choice = WorkerChoice(id=order.worker_id, port=machine.port, slot=machine.slot)
+    settings = worker_settings(configuration, choice, secrets, layout=layout, share_mib=order.memory_mib) | {
+        "machine_id": order.launch_id,
+        "cpu_budget": order.cpu_count,
+        "disk_budget_mib": order.disk_mib,
+    }
+    after = BALANCER if configuration.is_balanced else SERVER
+    return _worker(layout, choice, as_toml(settings), after=after)
 
 
 def _servers(

@@ -71,10 +71,15 @@ def server_settings(
 
 
 def worker_settings(
-    configuration: FleetConfiguration, choice: WorkerChoice, secrets: FleetSecrets, *, layout: Layout
+    configuration: FleetConfiguration,
+    choice: WorkerChoice,
+    secrets: FleetSecrets,
+    *,
+    layout: Layout,
+    share_mib: int | None = None,
 ) -> dict[str, SettingValue]:
-    """Return the settings of one worker; several share the machine's memory equally."""
-    share_mib = configuration.memory_budget_mib // len(configuration.workers)
+    """Return the settings of one worker; without a share of its own it has an equal part of the memory."""
+    share_mib = share_mib or configuration.memory_budget_mib // len(configuration.workers)
     return {
         "worker_id": choice.id,
         "machine_id": choice.id,

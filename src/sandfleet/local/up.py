@@ -22,6 +22,7 @@ from sandfleet.local.configuration import (
     with_servers,
     with_workers_added,
 )
+from sandfleet.local.launched_machines import slots_lent
 from sandfleet.local.layout import Layout
 from sandfleet.local.lock import is_locked
 from sandfleet.local.machines import count_machines
@@ -67,18 +68,20 @@ def configure(layout: Layout, order: UpOrder) -> None:
     layout.make()
     load_secrets(layout)
     before = load_configuration(layout)
-    after = _changed(before, order)
+    after = _changed(before, order, lent=slots_lent(layout.machines))
     if after != before:
         save_configuration(layout, after)
 
 
-def _changed(configuration: FleetConfiguration, order: UpOrder) -> FleetConfiguration:
+def _changed(
+    configuration: FleetConfiguration, order: UpOrder, *, lent: frozenset[int]
+) -> FleetConfiguration:
     changes = {name: value for name in _fields() if (value := getattr(order, name)) is not None}
     configuration = msgspec.structs.replace(configuration, **changes)
     if order.servers is not None:
         configuration = with_servers(configuration, order.servers)
     if order.workers is not None:
-        configuration = with_workers_added(configuration, order.workers)
+        configuration = with_workers_added(configuration, order.workers, lent=lent)
     return configuration
 
 

@@ -116,7 +116,7 @@ launches = Table(
     Column("ending_since", _TIME),
     Column("gone_at", _TIME),
     Index("launches_open", "id", postgresql_where=text("gone_at IS NULL")),
-    Index("launches_machine", "machine_id", postgresql_where=text("gone_at IS NULL")),
+    Index("launches_machine", "machine_id"),
     Index("launches_worker", "worker_id", postgresql_where=text("worker_id IS NOT NULL")),
 )
 

@@ -71,7 +71,6 @@ def _register_statement() -> Any:
         select(launches.c.ending_since)
         .where(
             or_(launches.c.machine_id == machine, launches.c.id == machine),
-            launches.c.gone_at.is_(None),
             or_(launches.c.state == LaunchState.PENDING.value, launches.c.ending_since.is_not(None)),
         )
         .with_for_update(read=True)

@@ -246,6 +246,9 @@ async def a_worker_of_a_machine_that_was_given_up_is_gone_from_the_first(stores:
     await stores.workers.register(a_worker("wk-other", machine_id="m-2"))
     assert (await stores.workers.get(WorkerId("wk-other"))).state is WorkerState.READY
     assert await stores.fleet.take_off(FIRST, term=term)
+    assert await stores.fleet.let_go(FIRST, term=term)
+    await stores.workers.register(a_worker("wk-late", machine_id="m-1"))
+    assert (await stores.workers.get(WorkerId("wk-late"))).state is WorkerState.GONE
 
 
 async def a_launch_whose_worker_has_reported_is_not_given_up(stores: Stores) -> None:

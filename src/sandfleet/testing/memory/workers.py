@@ -129,7 +129,7 @@ class MemoryWorkerStore:
         database = self._database
         after = replace(said, committed=NOTHING, last_seen_at=database.now())
         is_ending = any(
-            said.machine_id in launch.machine_names and launch.is_ending
+            said.machine_id in launch.machine_names and launch.ending_since is not None
             for launch in database.launches.values()
         )
         if is_ending:

@@ -31,7 +31,7 @@ UPGRADE = (
     )
     """,
     "CREATE INDEX launches_open ON launches (id) WHERE gone_at IS NULL",
-    "CREATE INDEX launches_machine ON launches (machine_id) WHERE gone_at IS NULL",
+    "CREATE INDEX launches_machine ON launches (machine_id)",
     "CREATE INDEX launches_worker ON launches (worker_id) WHERE worker_id IS NOT NULL",
     """
     CREATE TABLE planner_states (
