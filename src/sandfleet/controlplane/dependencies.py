@@ -26,6 +26,7 @@ from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
 from sandfleet.ports.drain_store import DrainStore
 from sandfleet.ports.fleet_store import FleetStore
 from sandfleet.ports.labels import PreviewStore, TagStore
+from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.ports.move_client import MoveClient
 from sandfleet.ports.move_store import MoveStore
 from sandfleet.ports.pending_commands import PendingCommandStore
@@ -237,3 +238,5 @@ class ControlPlane:
     faults: FaultPoints = field(default_factory=FaultPoints)
     move_client: MoveClient | None = None
     """Reaches both workers of a move; without it no sandbox moves."""
+    pools: Mapping[str, MachinePool] = field(default_factory=dict)
+    """Where machines come from, by the first part of the keys of their sizes."""

@@ -93,6 +93,11 @@ class Launch:
         """What a worker may call its machine: as the pool does, or as the launch."""
         return frozenset(name for name in (self.id, self.machine_id) if name is not None)
 
+    def owns(self, machine_id: str, launch_id: LaunchId | None) -> bool:
+        """Whether a machine of that name and tag is this launch's, as far as it is known."""
+        is_mine = launch_id == self.id if self.machine_id is None else machine_id == self.machine_id
+        return self.gone_at is None and is_mine
+
     @property
     def is_ending(self) -> bool:
         """Whether its machine is to end, and may still be there."""

@@ -20,11 +20,13 @@ from typing import Protocol
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId
+from sandfleet.model.machine import Machine
 from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.fleet import FleetCommand
 from sandfleet.planning.rollout import Rollout
 
 ENDED_LAUNCHES_KEPT = 200
+NO_LAUNCH = "no launch owns this machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,13 @@ class FleetStore(Protocol):
 
     async def let_go(self, launch_id: LaunchId, *, term: int) -> bool:
         """Note the pool's word that there is no machine of it; false unless it was to end. StaleTerm."""
+        ...
+
+    async def end_orphan(self, machine: Machine, *, pool: str, term: int) -> bool:
+        """Have a launch that ends a machine which none owns, so that it ends like any other. StaleTerm.
+
+        False when a launch owns it.
+        """
         ...
 
     async def remove_old(self, *, gone_for: timedelta, limit: int = 1000) -> int:

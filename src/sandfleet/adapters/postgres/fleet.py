@@ -6,18 +6,25 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Interval, Row, bindparam, delete, func, or_, select, update
+from sqlalchemy import Interval, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import statements
 from sandfleet.adapters.postgres.database import Database
-from sandfleet.adapters.postgres.fleet_commands import give_up, record_command, take_off
+from sandfleet.adapters.postgres.fleet_commands import (
+    end_orphan,
+    give_up,
+    launch_from,
+    record_command,
+    take_off,
+)
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
 from sandfleet.adapters.postgres.tables import launches, planner_states
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
+from sandfleet.model.machine import Machine
 from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.rollout import Rollout
 from sandfleet.ports.fleet_store import ENDED_LAUNCHES_KEPT, FleetDecision, LeftOut
@@ -127,6 +134,16 @@ class PostgresFleetStore:
         """Note that its machine is gone."""
         return await self._change(_LET_GO, launch_id, term, {})
 
+    async def end_orphan(self, machine: Machine, *, pool: str, term: int) -> bool:
+        """Have a launch that ends it."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            await connection.execute(PLACEMENT_LOCKED)
+            await _hold_term(connection, term)
+            return await end_orphan(connection, machine, pool=pool)
+
+        return await self._database.transact(work, repeatable=True)
+
     async def remove_old(self, *, gone_for: timedelta, limit: int = 1000) -> int:
         """Delete those whose machines are long gone."""
         parameters = {"kept": gone_for, "limit": limit}
@@ -154,22 +171,3 @@ async def _hold_term(connection: AsyncConnection, term: int) -> None:
     """Have nobody raise the term until the transaction ends; StaleTerm."""
     if (await connection.execute(_HOLD_TERM, {"term": term})).first() is None:
         await require_term(connection, term)
-
-
-def launch_from(row: Row[Any]) -> Launch:
-    """Return the launch of a row."""
-    return Launch(
-        id=LaunchId(row.id),
-        size=row.size,
-        version=row.version,
-        requested_at=row.requested_at,
-        state=LaunchState(row.state),
-        ended_at=row.ended_at,
-        failure=None if row.failure is None else LaunchFailure(row.failure),
-        reason=row.reason,
-        said=row.said,
-        machine_id=row.machine_id,
-        worker_id=None if row.worker_id is None else WorkerId(row.worker_id),
-        ending_since=row.ending_since,
-        gone_at=row.gone_at,
-    )

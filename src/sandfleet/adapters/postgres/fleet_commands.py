@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy import Row, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,7 +17,8 @@ from sandfleet.adapters.postgres.tables import drains, launches, workers
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.errors import Conflict, NotFound
 from sandfleet.model.ids import WorkerId
-from sandfleet.model.launch import LaunchFailure, LaunchId, LaunchState
+from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
+from sandfleet.model.machine import Machine
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.fleet import (
     AbandonLaunch,
@@ -27,6 +28,7 @@ from sandfleet.planning.fleet import (
     LaunchMachine,
     RemoveWorker,
 )
+from sandfleet.ports.fleet_store import NO_LAUNCH
 
 # Named again it is the same machine: the round that named it was recorded already.
 _LAUNCH = (
@@ -65,8 +67,31 @@ _COME_AFTER_ALL = (
         said="",
         ended_at=func.now(),
         ending_since=None,
+        gone_at=None,
         worker_id=bindparam("new_worker"),
     )
+)
+_NAMED = select(launches).where(
+    or_(launches.c.id == bindparam("launch"), launches.c.machine_id == bindparam("machine"))
+)
+_NEW_ORPHAN = insert(launches).values(
+    id=bindparam("launch"),
+    size=bindparam("its_size"),
+    version="",
+    reason=NO_LAUNCH,
+    state=LaunchState.FAILED.value,
+    requested_at=func.now(),
+    said=NO_LAUNCH,
+    machine_id=bindparam("its_machine"),
+    ending_since=func.now(),
+)
+_ORPHAN = _NEW_ORPHAN.on_conflict_do_update(
+    index_elements=[launches.c.id],
+    set_={
+        "machine_id": _NEW_ORPHAN.excluded.machine_id,
+        "ending_since": func.coalesce(launches.c.ending_since, func.now()),
+        "gone_at": None,
+    },
 )
 _WORKERS_OF = (
     select(workers.c.id)
@@ -169,3 +194,37 @@ async def take_off(connection: AsyncConnection, launch_id: LaunchId) -> bool:
 def _names(launch: Row[Any]) -> list[str]:
     """What a worker may call its machine: as the pool does, or as the launch."""
     return [launch.id] if launch.machine_id is None else [launch.id, launch.machine_id]
+
+
+async def end_orphan(connection: AsyncConnection, machine: Machine, *, pool: str) -> bool:
+    """Have an ending launch for it: its own if that has no other machine, else one of its name."""
+    known = [launch_from(row) for row in await connection.execute(_NAMED, _named(machine))]
+    if any(launch.owns(machine.id, machine.launch_id) for launch in known):
+        return False
+    mine = next((one.id for one in known if one.machine_id in (None, machine.id)), f"orphan-{machine.id}")
+    values = {"launch": mine, "its_machine": machine.id, "its_size": f"{pool}/{machine.size}"}
+    await connection.execute(_ORPHAN, values)
+    return True
+
+
+def _named(machine: Machine) -> dict[str, str]:
+    return {"launch": machine.launch_id or "", "machine": machine.id}
+
+
+def launch_from(row: Row[Any]) -> Launch:
+    """Return the launch of a row."""
+    return Launch(
+        id=LaunchId(row.id),
+        size=row.size,
+        version=row.version,
+        requested_at=row.requested_at,
+        state=LaunchState(row.state),
+        ended_at=row.ended_at,
+        failure=None if row.failure is None else LaunchFailure(row.failure),
+        reason=row.reason,
+        said=row.said,
+        machine_id=row.machine_id,
+        worker_id=None if row.worker_id is None else WorkerId(row.worker_id),
+        ending_since=row.ending_since,
+        gone_at=row.gone_at,
+    )

@@ -11,6 +11,7 @@ from sandfleet.model.drain import DrainOwner
 from sandfleet.model.errors import StaleTerm
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
+from sandfleet.model.machine import Machine, MachineState
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.backoff import Backoff
 from sandfleet.planning.capacity_memory import CapacityMemory
@@ -110,6 +111,9 @@ async def an_old_leader_records_nothing(stores: Stores) -> None:
         await stores.fleet.take_off(FIRST, term=old)
     with refusing(StaleTerm):
         await stores.fleet.let_go(FIRST, term=old)
+    orphan = Machine("m-9", None, "small", MachineState.RUNNING, NOON)
+    with refusing(StaleTerm):
+        await stores.fleet.end_orphan(orphan, pool="local", term=old)
     assert await stores.fleet.launches() == [before]
     assert await stores.fleet.memory() == CapacityMemory()
     assert await stores.drains.list() == []
@@ -290,6 +294,46 @@ async def a_machine_whose_name_came_late_ends_only_if_its_worker_is_empty(stores
     assert (await stores.workers.get(ONE)).state is WorkerState.READY
 
 
+async def a_machine_that_no_launch_owns_gets_one_that_ends_it(stores: Stores) -> None:
+    """Its own, if that was thought to be over; of a machine that is owned nothing changes."""
+    term = await stores.terms.raise_term("leader")
+    await _recorded(stores, _launched(), term=term)
+    owned = Machine("m-1", FIRST, "small", MachineState.RUNNING, NOON)
+    assert not await stores.fleet.end_orphan(owned, pool="local", term=term)
+    await stores.fleet.name_machine(FIRST, "m-1", term=term)
+    assert not await stores.fleet.end_orphan(owned, pool="local", term=term)
+    twin = replace(owned, id="m-2")
+    unnamed = replace(owned, id="m-3", launch_id=None)
+    for machine in (twin, unnamed):
+        assert await stores.fleet.end_orphan(machine, pool="local", term=term)
+        assert not await stores.fleet.end_orphan(machine, pool="local", term=term)
+    mine, *orphans = await stores.fleet.launches()
+    assert (mine.machine_id, mine.is_ending) == ("m-1", False)
+    assert [(one.id, one.size, one.machine_id, one.is_ending) for one in orphans] == [
+        ("orphan-m-2", "local/small", "m-2", True),
+        ("orphan-m-3", "local/small", "m-3", True),
+    ]
+    assert [(one.failure, one.ended_at) for one in orphans] == [(None, None)] * 2
+    await stores.workers.register(a_worker(ONE, machine_id="m-3"))
+    assert (await stores.workers.get(ONE)).state is WorkerState.GONE
+
+
+async def a_machine_that_comes_back_is_its_launchs_again(stores: Stores) -> None:
+    """It ends, unless something lives on it by then."""
+    term = await stores.terms.raise_term("leader")
+    await _recorded(stores, _launched(), AbandonLaunch(FIRST, "late"), term=term)
+    await stores.fleet.let_go(FIRST, term=term)
+    machine = Machine("m-1", FIRST, "small", MachineState.RUNNING, NOON)
+    await stores.workers.register(a_worker(ONE, machine_id="m-1"))
+    await _hold(stores)
+    assert await stores.fleet.end_orphan(machine, pool="local", term=term)
+    ending = await _launch(stores)
+    assert (ending.id, ending.machine_id, ending.is_ending) == (FIRST, "m-1", True)
+    assert not await stores.fleet.take_off(FIRST, term=term)
+    found = await _launch(stores)
+    assert (found.state, found.worker_id, found.gone_at) == (LaunchState.JOINED, ONE, None)
+
+
 async def of_launches_that_are_over_the_newest_are_told(stores: Stores) -> None:
     """All others own a machine, and are told however many there are; what is long over is deleted."""
     term = await stores.terms.raise_term("leader")
@@ -320,5 +364,7 @@ CHECKS: tuple[Check, ...] = (
     a_launch_whose_worker_has_reported_is_not_given_up,
     of_a_first_heartbeat_and_an_end_one_heeds_the_other,
     a_machine_whose_name_came_late_ends_only_if_its_worker_is_empty,
+    a_machine_that_no_launch_owns_gets_one_that_ends_it,
+    a_machine_that_comes_back_is_its_launchs_again,
     of_launches_that_are_over_the_newest_are_told,
 )

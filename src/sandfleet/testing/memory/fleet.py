@@ -10,6 +10,7 @@ from sandfleet.model.drain import DrainOwner
 from sandfleet.model.errors import Conflict, NotFound
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
+from sandfleet.model.machine import Machine
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.fleet import (
@@ -21,7 +22,7 @@ from sandfleet.planning.fleet import (
     RemoveWorker,
 )
 from sandfleet.planning.rollout import Rollout
-from sandfleet.ports.fleet_store import ENDED_LAUNCHES_KEPT, FleetDecision, LeftOut
+from sandfleet.ports.fleet_store import ENDED_LAUNCHES_KEPT, NO_LAUNCH, FleetDecision, LeftOut
 from sandfleet.testing.memory.database import MemoryDatabase, as_json
 from sandfleet.testing.memory.drains import begin_drain, end_drain
 from sandfleet.testing.memory.link import Link
@@ -123,6 +124,15 @@ class MemoryFleetStore:
 
         return await self._change(launch_id, term, let_go)
 
+    async def end_orphan(self, machine: Machine, *, pool: str, term: int) -> bool:
+        """Have a launch that ends it."""
+
+        def work() -> bool:
+            self._database.require_term(term)
+            return _end_orphan(self._database, machine, pool)
+
+        return await self._link.call(work, repeatable=True, name="end_orphan")
+
     async def remove_old(self, *, gone_for: timedelta, limit: int = 1000) -> int:
         """Delete those whose machines are long gone."""
 
@@ -205,9 +215,34 @@ def _take_off(database: MemoryDatabase, launch_id: LaunchId) -> bool:
                 said="",
                 ended_at=database.now(),
                 ending_since=None,
+                gone_at=None,
                 worker_id=worker_id,
             )
             return False
+    return True
+
+
+def _end_orphan(database: MemoryDatabase, machine: Machine, pool: str) -> bool:
+    known = [
+        one
+        for one in database.launches.values()
+        if one.id == machine.launch_id or one.machine_id == machine.id
+    ]
+    if any(one.owns(machine.id, machine.launch_id) for one in known):
+        return False
+    now = database.now()
+    mine = next((one for one in known if one.machine_id in (None, machine.id)), None) or Launch(
+        LaunchId(f"orphan-{machine.id}"),
+        f"{pool}/{machine.size}",
+        "",
+        now,
+        state=LaunchState.FAILED,
+        reason=NO_LAUNCH,
+        said=NO_LAUNCH,
+    )
+    database.launches[mine.id] = replace(
+        mine, machine_id=machine.id, ending_since=mine.ending_since or now, gone_at=None
+    )
     return True
 
 
