@@ -20,6 +20,7 @@ from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, Sandb
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
+from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
@@ -240,3 +241,5 @@ class ControlPlane:
     """Reaches both workers of a move; without it no sandbox moves."""
     pools: Mapping[str, MachinePool] = field(default_factory=dict)
     """Where machines come from, by the first part of the keys of their sizes."""
+    capacity: CapacityPolicy | None = None
+    """How many there shall be; without it the fleet has the workers that it is given."""
