@@ -37,7 +37,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "recover": ("recover.clear", "recover.place", "recover.start"),
 }
 """The points of each verb, by how their names begin."""
-MOVES = ("migrate.", "send.", "land.")
+MOVES = ("migrate.", "send.", "land.", "release.")
 """Points of live migration: tests/vm breaks off there, between two workers."""
 ELSEWHERE = (
     "create.queue",

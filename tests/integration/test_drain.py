@@ -130,6 +130,11 @@ async def test_one_without_room_is_told_why_and_goes_when_there_is(replicas: Any
     assert [row.worker_id for row in await rows(observer, "sb-a", "sb-b")] == [AWAY, "wk-three"]
 
 
+def has_failed(drain: Drain) -> bool:
+    """Whether a move has failed and the next has not begun: it may begin at the same look."""
+    return any(stay.attempts and stay.reason is StayReason.HELD for stay in drain.stays)
+
+
 async def test_a_move_that_fails_is_told_and_tried_again_elsewhere(
     replicas: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,9 +144,9 @@ async def test_a_move_that_fails_is_told_and_tried_again_elsewhere(
     replicas.movers.ends_with = FAILED
     await observer.stores.drains.begin(HOME, actor="test")
     async with replicas.replica("replica-1") as fleet:
-        failed = await until_seen(observer, fleet, lambda drain: any(stay.attempts for stay in drain.stays))
+        failed = await until_seen(observer, fleet, has_failed)
         (stay,) = failed.stays
-        assert (stay.reason, stay.target, stay.attempts) == (StayReason.HELD, AWAY, 1)
+        assert (stay.reason, stay.target) == (StayReason.HELD, AWAY)
         assert stay.said.startswith("its move to wk-two failed: ")
         assert running_at(replicas, HOME) == ["sb-a"]
         assert stay.retry_at is not None

@@ -9,7 +9,7 @@ import msgspec
 
 from sandfleet.adapters.qemu import memory, move_keys
 from sandfleet.adapters.qemu.guest_session import guest_session
-from sandfleet.adapters.qemu.host import Host
+from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import ARRIVING, READY, write_manifest
@@ -62,6 +62,11 @@ async def take_over(host: Host, machine: QemuMachine) -> None:
             move_id="",
             landing_host="",
             landing_ports=[],
+        )
+        # It may have grown since its place was made.
+        host.cgroups.set_limits(
+            at_home.machine_id,
+            limits(memory_mib=memory_mib, cpu_count=at_home.cpu_count, cpu_percent=at_home.cpu_percent),
         )
         await asyncio.to_thread(write_manifest, directory, at_home, durable=True)
         machine.manifest = at_home

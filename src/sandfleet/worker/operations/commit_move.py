@@ -29,7 +29,12 @@ async def commit_move(host: Host, move_id: str, order: CommitMove) -> VmStatus:
         raise StaleEpoch(
             f"sandbox {order.sandbox_id} is here under epoch {resident.epoch}, not {order.epoch}"
         )
+    if resident.state is VmState.STOPPING:  # said when it is true: its source may be called back by it
+        if resident.stopping is not None:
+            await resident.stopping.result()
+        raise NotFound(f"what came by move {move_id} was removed", code="no_such_move")
     if resident.state is not VmState.ARRIVING:
+        await _confirm_identity(host, resident, order)
         return resident.status()
     if arriving(host, move_id) is not resident or resident.arrival is None or resident.machine is None:
         raise NotFound(f"sandbox {order.sandbox_id} does not come by move {move_id}", code="no_such_move")
@@ -40,6 +45,15 @@ async def commit_move(host: Host, move_id: str, order: CommitMove) -> VmStatus:
         )
     await arrival.taking_over.result()
     return resident.status()
+
+
+async def _confirm_identity(host: Host, resident: Resident, order: CommitMove) -> None:
+    """Finish what an earlier process may have left half done: the guest ran, and had no identity yet."""
+    machine = resident.machine
+    if resident.is_identity_certain or machine is None or resident.state is not VmState.RUNNING:
+        return
+    await machine.guest.assume_identity(identity(host, resident.sandbox_id, order.envs))
+    resident.is_identity_certain = True
 
 
 async def _take_over(host: Host, resident: Resident, order: CommitMove, *, machine: Machine) -> None:
