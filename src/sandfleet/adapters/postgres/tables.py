@@ -97,6 +97,10 @@ drains = Table(
     Column("stays", JSONB, nullable=False),
     Column("owner", Text, nullable=False, server_default=text("'operator'")),
     Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("deadline_at", _TIME, nullable=False),
+    Column("hibernates", Boolean, nullable=False),
+    Column("slept", Integer, nullable=False),
+    Column("stuck_at", _TIME),
 )
 
 launches = Table(

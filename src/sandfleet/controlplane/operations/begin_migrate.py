@@ -59,8 +59,10 @@ async def begin_migrate(  # noqa: PLR0913 -- a move, and who asks for it in whic
 
     after = replace(advance(sandbox, event, at=now), deadline_at=begun(WorkerId("")).deadline_at)
 
-    def decide(view: FleetView) -> MoveBeginning | NoPlacement:
-        choice = choose_target(wanted, view, plane.settings.placement_policy, wanted=target)
+    def decide(view: FleetView, reserved_mib: int) -> MoveBeginning | NoPlacement:
+        choice = choose_target(
+            wanted, view, plane.settings.placement_policy, wanted=target, reserved_mib=reserved_mib
+        )
         if isinstance(choice, NoPlacement):
             return choice
         operation = begun(choice.worker_id)

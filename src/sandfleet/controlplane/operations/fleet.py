@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from sandfleet.adapters.task_group import TaskGroup
-from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
+from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, Eviction, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
 from sandfleet.controlplane.loops.capacity import CapacityLoop
@@ -28,6 +28,7 @@ from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_check
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
 from sandfleet.controlplane.operations.destroy import DESTROY
 from sandfleet.controlplane.operations.engine import LET_GO_TOPIC, OperationEngine
+from sandfleet.controlplane.operations.evict import evict
 from sandfleet.controlplane.operations.expire import EXPIRE
 from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
@@ -141,6 +142,10 @@ class Fleet:
         )
         self.engine.start(operation)
         return operation
+
+    async def evict(self, worker_id: WorkerId, *, actor: str) -> Eviction:
+        """Plan, reserve, write rows and operations, and run them."""
+        return await evict(self._plane, worker_id, actor=actor, begin=self.engine.start)
 
     async def restart(self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str) -> Operation:
         """Write the row and the operation, and run it."""
