@@ -198,6 +198,11 @@ def test_what_waits_for_its_turn_is_put_to_sleep_then_as_well_and_no_more_than_m
     ] * 2
 
 
+def test_more_may_be_put_to_sleep_at_once_than_move() -> None:
+    many = [a_resident(f"sb-{name}") for name in "abcd"]
+    assert len(saves(planned(*many, policy=replace(SOON, saves_at_once=3)))) == 3
+
+
 def test_what_is_being_put_to_sleep_counts() -> None:
     sleepy = a_resident("sb-a", state=SandboxState.HIBERNATING)
     plan = planned(sleepy, a_resident("sb-b"), policy=SOON, moves_at_once=1)
@@ -218,6 +223,8 @@ def test_a_move_that_would_end_after_the_deadline_is_not_begun() -> None:
     assert saves(planned(heavy, policy=SOON, away=16384)) == [
         ("sb-a", "it would not be elsewhere before the deadline")
     ]
+    early = replace(SOON, saves_from=NOON + timedelta(minutes=2))
+    assert len(saves(planned(heavy, policy=early, away=16384))) == 1
     over = replace(SOON, deadline_at=NOON)
     assert moves(planned(heavy, policy=over, away=16384)) == [("sb-a", "wk-away")]
 

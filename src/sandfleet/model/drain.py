@@ -22,12 +22,12 @@ class DrainState(StrEnum):
 
 
 class DrainOwner(StrEnum):
-    """Who began a drain. No loop calls off another's; an operator's word goes before everybody's."""
+    """Who began a drain. No loop calls off another's; an operator's word goes before theirs."""
 
     CAPACITY = "capacity"
     ROLLOUT = "rollout"
     NOTICE = "notice"
-    """The host is about to end, by the word of who owns it: that goes before every plan."""
+    """The host is about to end, by the word of who owns it: until then it must be empty, whoever wants it."""
     OPERATOR = "operator"
 
     def takes_over(self, other: DrainOwner) -> bool:
@@ -43,8 +43,8 @@ class DrainOwner(StrEnum):
 _GOES_BEFORE = {
     DrainOwner.CAPACITY: 0,
     DrainOwner.ROLLOUT: 0,
-    DrainOwner.NOTICE: 1,
-    DrainOwner.OPERATOR: 2,
+    DrainOwner.OPERATOR: 1,
+    DrainOwner.NOTICE: 2,
 }
 
 

@@ -27,6 +27,7 @@ RETRY_S = 5.0
 RETRY_S_MAX = 300.0
 SAVING_TIME = timedelta(minutes=5)
 """So long before the deadline the saves begin, or half-way to it if that is less."""
+TOO_LATE = "it would not be elsewhere before the deadline"
 MOVE_MIB_PER_S = 64
 """What a move may be relied on to bring across: one that would come too late is not begun."""
 _DOUBLINGS_MAX = 10
@@ -56,6 +57,8 @@ class DrainPolicy:
     deadline_at: datetime | None = None
     saves_from: datetime | None = None
     """From when on what cannot leave at once is put to sleep; None: nothing is."""
+    saves_at_once: int = 0
+    """How many may be put to sleep at once, if not as many as move."""
     no_saves: str = ""
     """Why nothing is put to sleep, if nothing may be."""
 
@@ -162,7 +165,10 @@ class _Round:
         self._policy = policy
         self._now = now
         self._incoming = incoming
-        self._room = {reason: policy.moves_at_once for reason in _LEAVING.values()}
+        self._room = {
+            StayReason.MOVING: policy.moves_at_once,
+            StayReason.SAVING: policy.saves_at_once or policy.moves_at_once,
+        }
 
     def count(self, stay: Stay) -> None:
         """Count one that is on its way already."""
@@ -190,7 +196,7 @@ class _Round:
         if isinstance(choice, NoPlacement):
             return StayReason.HELD, _nowhere(choice)
         if not self._comes_in_time(resident):
-            return StayReason.HELD, "it would not be elsewhere before the deadline"
+            return StayReason.HELD, TOO_LATE
         if self._incoming[choice.worker_id] >= self._policy.moves_at_once:
             return StayReason.WAITING, f"{choice.worker_id} takes others first"
         if self._room[StayReason.MOVING] <= 0:
@@ -199,7 +205,9 @@ class _Round:
 
     def _save_or_stay(self, resident: Resident, reason: StayReason, said: str) -> None:
         """Put to sleep what cannot move now, once it is time for that."""
-        is_time = self._policy.saves_from is not None and self._now >= self._policy.saves_from
+        begins = self._policy.saves_from
+        # What would come too late elsewhere has nothing to wait for.
+        is_time = begins is not None and (self._now >= begins or said == TOO_LATE)
         if not is_time:
             self._stay(resident, reason, said)
         elif self._policy.no_saves:

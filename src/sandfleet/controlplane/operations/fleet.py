@@ -20,7 +20,9 @@ from sandfleet.controlplane.loops.capacity import CapacityLoop
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.machines import MachineLoop
+from sandfleet.controlplane.loops.notices import NoticeLoop
 from sandfleet.controlplane.loops.orphans import OrphanLoop
+from sandfleet.controlplane.loops.pressure import PressureLoop
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
@@ -69,6 +71,8 @@ CLEANUP_EVERY_S = 600.0
 GARBAGE_EVERY_S = 5.0
 STRAYS_EVERY_S = 60.0
 CAPACITY_EVERY_S = 5.0
+PRESSURE_EVERY_S = 2.0
+NOTICES_EVERY_S = 5.0
 ORPHANS_EVERY_S = 60.0
 SWEEP_EVERY_S = 3600.0
 
@@ -208,7 +212,7 @@ class Fleet:
     def _loops(self) -> tuple[Loop, ...]:
         plane, engine = self._plane, self.engine
         every_s = plane.settings.loop_interval_s
-        lead, take_over = self.leadership.tick, takeover.tick
+        lead, take_over, notices = self.leadership.tick, takeover.tick, NoticeLoop(plane)
         return (
             Loop("leadership", self.leadership.interval_s, lambda _: lead(), for_leader=False, topic=TOPIC),
             Loop(
@@ -217,6 +221,8 @@ class Fleet:
             Loop("expiry", every_s, lambda term: expiry.tick(plane, engine, term=term)),
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
             Loop("drain", every_s, lambda term: self.draining.tick(term=term)),
+            *self._pressure_loops(),
+            Loop("notices", NOTICES_EVERY_S, lambda term: notices.tick(term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),
             Loop("garbage", GARBAGE_EVERY_S, lambda term: garbage.tick(plane, term=term)),
             Loop("strays", STRAYS_EVERY_S, lambda term: strays.tick(plane, term=term)),
@@ -224,6 +230,12 @@ class Fleet:
             Loop("cleanup", CLEANUP_EVERY_S, lambda _: cleanup.tick(plane)),
             *(self._machine_loops() if plane.pools else ()),
         )
+
+    def _pressure_loops(self) -> tuple[Loop, ...]:
+        if not self._plane.settings.pressure:
+            return ()
+        pressure = PressureLoop(self._plane, self.engine.start)
+        return (Loop("pressure", PRESSURE_EVERY_S, lambda term: pressure.tick(term=term)),)
 
     def _machine_loops(self) -> tuple[Loop, ...]:
         every_s, machines = self._plane.settings.loop_interval_s, MachineLoop(self._plane)

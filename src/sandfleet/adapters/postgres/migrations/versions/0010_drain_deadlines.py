@@ -1,4 +1,4 @@
-"""Drains have a deadline, may put sandboxes to sleep, and are stuck when neither has helped in time.
+"""Drains have a deadline, may put sandboxes to sleep, and may be stuck; workers say what their hosts have.
 
 Revision ID: 0010
 """
@@ -20,6 +20,11 @@ UPGRADE = (
     "ALTER TABLE drains ADD COLUMN slept INTEGER DEFAULT 0 NOT NULL",
     "ALTER TABLE drains ALTER COLUMN slept DROP DEFAULT",
     "ALTER TABLE drains ADD COLUMN stuck_at TIMESTAMP WITH TIME ZONE",
+    "ALTER TABLE workers ADD COLUMN host_memory_mib BIGINT DEFAULT 0 NOT NULL",
+    "ALTER TABLE workers ADD COLUMN host_cpus INTEGER DEFAULT 0 NOT NULL",
+    "ALTER TABLE workers ADD COLUMN host_disk_mib BIGINT DEFAULT 0 NOT NULL",
+    "ALTER TABLE workers ADD COLUMN ends_at TIMESTAMP WITH TIME ZONE",
+    "ALTER TABLE workers ADD COLUMN ends_because TEXT DEFAULT '' NOT NULL",
 )
 DOWNGRADE = (
     "UPDATE drains SET state = 'draining' WHERE state = 'stuck'",
@@ -29,11 +34,15 @@ DOWNGRADE = (
         f"ALTER TABLE drains DROP COLUMN {name}"
         for name in ("stuck_at", "slept", "hibernates", "deadline_at")
     ),
+    *(
+        f"ALTER TABLE workers DROP COLUMN {name}"
+        for name in ("ends_because", "ends_at", "host_disk_mib", "host_cpus", "host_memory_mib")
+    ),
 )
 
 
 def upgrade() -> None:
-    """Add what is agreed with a drain; those that stand have an hour from now."""
+    """Add it; drains that stand have an hour from now."""
     for statement in UPGRADE:
         op.execute(statement)
 
