@@ -18,7 +18,7 @@ import aiohttp
 import msgspec
 import pytest
 from tests.vm.halting_worker import HALT_AT, HALTED
-from tests.vm.moving import ID, Move, begin_load, goes_on, stopped, two_workers
+from tests.vm.moving import ID, Move, begin_load, goes_on, some_workers, stopped
 from tests.vm.worker_process import WorkerProcess
 
 from sandfleet.adapters.processes import run_program
@@ -182,7 +182,7 @@ async def _through(move: Move) -> None:
 
 
 async def run_cases(templates: Path, image: ImageFiles, cases: list[tuple[str, str]]) -> None:
-    async with two_workers(templates, image, command=COMMAND) as workers:
+    async with some_workers(templates, image, command=COMMAND) as workers:
         await begin_load(workers[0])
         here, there, epoch = workers[0], workers[1], 1
         for point, what in cases:
