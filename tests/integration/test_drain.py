@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -129,21 +130,31 @@ async def test_one_without_room_is_told_why_and_goes_when_there_is(replicas: Any
     assert [row.worker_id for row in await rows(observer, "sb-a", "sb-b")] == [AWAY, "wk-three"]
 
 
+def has_failed(drain: Drain) -> bool:
+    """Whether a move has failed and the next has not begun: it may begin at the same look."""
+    return any(stay.attempts and stay.reason is StayReason.HELD for stay in drain.stays)
+
+
 async def test_a_move_that_fails_is_told_and_tried_again_elsewhere(
     replicas: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sandfleet.planning.draining.RETRY_S", 0.2)
+    # Not before there is elsewhere: how fast this machine is decides nothing.
+    monkeypatch.setattr("sandfleet.planning.draining.RETRY_S", 300.0)
     observer = await some_running(replicas, "sb-a", away_mib=2048)
     replicas.movers.ends_with = FAILED
     await observer.stores.drains.begin(HOME, actor="test")
     async with replicas.replica("replica-1") as fleet:
-        failed = await until_seen(observer, fleet, lambda drain: any(stay.attempts for stay in drain.stays))
+        failed = await until_seen(observer, fleet, has_failed)
         (stay,) = failed.stays
-        assert (stay.reason, stay.target, stay.attempts) == (StayReason.HELD, AWAY, 1)
+        assert (stay.reason, stay.target) == (StayReason.HELD, AWAY)
         assert stay.said.startswith("its move to wk-two failed: ")
         assert running_at(replicas, HOME) == ["sb-a"]
+        assert stay.retry_at is not None
         replicas.movers.ends_with = "ready"
         await observer.stores.workers.register(a_worker("wk-three"))
+        its_time_has_come = replace(failed, stays=(replace(stay, retry_at=None),))
+        term = await observer.stores.terms.current_term()
+        assert await observer.stores.drains.save(its_time_has_come, term=term)
         await until_seen(observer, fleet, is_drained)
     assert [row.worker_id for row in await rows(observer, "sb-a")] == ["wk-three"]
     assert replicas.movers.violations == []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncpg
 import pytest
+from sqlalchemy.dialects import postgresql
 
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.presence import ON_WORKER, PRESENCE
 from sandfleet.adapters.postgres.wiring import PostgresStores
 from sandfleet.model.errors import QuotaExceeded
 from sandfleet.model.ids import OrganisationId
@@ -58,3 +61,22 @@ async def test_each_quota_counts_its_own_amount(stores: PostgresStores, quotas: 
     await create(stores, "sb-2")
     with pytest.raises(QuotaExceeded):
         await create(stores, "sb-3")
+
+
+_PRESENCE = PRESENCE.params(worker="wk-one").compile(
+    dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"), [(ON_WORKER.text, ["wk-one"]), (str(_PRESENCE), [])], ids=["on_worker", "presence"]
+)
+async def test_what_is_on_a_worker_is_found_without_a_look_at_every_sandbox(
+    postgres_url: str, text: str, arguments: list[str]
+) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute("SET enable_seqscan = off")  # of so few rows it would read all
+    plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {text}", *arguments))
+    await connection.close()
+    assert "sandboxes_worker" in plan, plan
+    assert "Seq Scan on sandboxes" not in plan, plan

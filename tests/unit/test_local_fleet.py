@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
+import psutil
 import pytest
 
 from sandfleet.adapters.network.plan import machine_count
@@ -99,6 +100,18 @@ def test_the_settings_files_are_what_the_processes_accept(layout: Layout) -> Non
     assert accepted.control_url == "http://127.0.0.1:8080"
     assert accepted.memory_budget_mib == configuration.memory_budget_mib
     assert accepted.store_url() == server["blob_store_url"]
+
+
+def test_a_worker_that_is_told_nothing_promises_what_a_local_fleet_does(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (choice,) = load_configuration(layout).workers
+    configuration = msgspec.structs.replace(load_configuration(layout), api_port=8080, memory_mib=4096)
+    told = worker_settings(configuration, choice, load_secrets(layout), layout=layout)
+    untold = {name: value for name, value in told.items() if name != "memory_budget_mib"}
+    for total_mib in (2048, 24 << 10, 256 << 10):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=total_mib << 20))  # noqa: B023
+        assert WorkerSettings(**untold).memory_budget_mib == machine.memory_budget_mib(total_mib)  # type: ignore[arg-type]
 
 
 def test_the_smallest_machine_gets_settings_that_are_accepted(layout: Layout) -> None:

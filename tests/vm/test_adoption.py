@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from tests.vm.conftest import Start, make_hypervisor, run
 from tests.vm.first_worker import EXEC_ID, LINES
 from tests.vm.test_memory import resized
+from tests.vm.test_snapshots import become, clock_error_s
 
 from sandfleet.adapters.network.namespaces import NamespaceNetwork
 from sandfleet.adapters.qemu.config import ImageFiles
@@ -96,6 +98,17 @@ async def test_a_machine_that_died_unwatched_is_reported_and_can_be_destroyed(
         assert list((data_dir / "machines").iterdir()) == []
     finally:
         await _clear(engine, network)
+
+
+async def test_a_guest_that_stood_still_with_its_worker_is_told_the_time(
+    start: Start, hypervisor: QemuHypervisor
+) -> None:
+    machine = await start()
+    await become(machine, "late", renew=False)
+    await machine.monitor.execute("stop")  # as a save that its worker did not live to end
+    await asyncio.sleep(4)
+    assert await _adopted(hypervisor, machine)
+    assert await clock_error_s(machine.guest) < 2
 
 
 async def test_what_a_dead_worker_had_only_begun_is_swept_away(

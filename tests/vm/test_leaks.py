@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.vm.conftest import ORDER, run
+from tests.vm.conftest import ORDER, Start, run
 from tests.waiting import eventually
 
 from sandfleet.adapters.guest.virtio_guest import VirtioGuest
+from sandfleet.adapters.qemu import chains
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
 from sandfleet.adapters.qemu.template import STATE_FILE
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed, NotFound, SizeOutOfRange
@@ -116,6 +117,31 @@ async def test_many_at_once_all_come_up(hypervisor: QemuHypervisor) -> None:
     for machine in machines:
         await machine.destroy()
     await eventually(lambda: census(hypervisor) == before, what="nothing to be left")
+
+
+async def test_what_was_dropped_takes_no_place_on_the_disk(
+    hypervisor: QemuHypervisor, start: Start, data_dir: Path
+) -> None:
+    """QEMU keeps what it was once given open by itself, and with it the bytes of files that have no name."""
+    machine = await start()
+    for name in ("one", "two"):
+        await hypervisor.snapshots.capture(machine, name)
+    loaded = await hypervisor.snapshots.load(data_dir / "snapshots" / "two", owner="sb-two", epoch=1)
+    try:
+        await chains.shorten(hypervisor._host, machine, layers_max=1)
+        for name in ("one", "two"):
+            assert await hypervisor.snapshots.drop(name)
+        for one in (machine, loaded):
+            assert [target for target in _open_files(one.facts.pid) if "deleted" in target] == []
+        assert await run(machine.guest, "echo a >/workspace/a; sync; cat /workspace/a") == (0, "a\n")
+        assert await run(loaded.guest, "echo here") == (0, "here\n")
+    finally:
+        await loaded.destroy()
+
+
+def _open_files(pid: int) -> list[str]:
+    directory = f"/proc/{pid}/fd"
+    return [os.readlink(f"{directory}/{name}") for name in os.listdir(directory)]
 
 
 def _processes(tag: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import aiohttp
 import msgspec
 import pytest
 from tests.vm.halting_worker import HALT_AT, HALTED
-from tests.vm.moving import ID, Move, begin_load, goes_on, some_workers, stopped
+from tests.vm.moving import ID, SIZES, Move, begin_load, goes_on, said, some_workers, stopped
 from tests.vm.worker_process import WorkerProcess
 
 from sandfleet.adapters.processes import run_program
@@ -213,3 +214,26 @@ async def test_what_dies_at_any_point_of_a_move_leaves_one_copy(
     template_dir: Path, image: ImageFiles
 ) -> None:
     await run_cases(template_dir, image, ALL)
+
+
+@pytest.mark.timeout(300)
+async def test_a_target_that_takes_the_call_and_never_answers_keeps_nobody_standing(
+    template_dir: Path, image: ImageFiles
+) -> None:
+    """Until it has heard the target QEMU answers nobody: the connection is cut from outside."""
+    async with some_workers(template_dir, image) as (source, target):
+        started = await source.start(
+            ID, **{**SIZES, "memory_mib": 1024}
+        )  # plugged: it stands still for its copy
+        assert started.get("state") == "running", started
+        move = Move(source, target, ID, 1, limits={"silent_s_max": 2.0})
+        move.answers["described"] = await move.described()
+        landing = move.answers["received"] = await move.received()
+        with socket.create_server((landing["host"], 0)) as silent:
+            landing["memory_port"] = silent.getsockname()[1]
+            state = await move.sent()
+        assert (state["step"], state["way"]) == ("failed", "standing"), state
+        assert state["said"]
+        assert await said(source, ID, "echo on", epoch=1) == "on\n"
+        assert (await move.abandoned())["existed"]
+        assert (await stopped(source, ID, epoch=1))["existed"]

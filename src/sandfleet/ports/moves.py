@@ -43,6 +43,11 @@ class Pilot(Protocol):
         """How much may be sent in a second; 0 is no limit."""
         ...
 
+    @property
+    def may_post_copy(self) -> bool:
+        """Whether memory may follow its guest, if both hosts can."""
+        ...
+
     def way(self, ground: MoveGround) -> Way:
         """Return how the memory travels."""
         ...

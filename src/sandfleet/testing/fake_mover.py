@@ -111,6 +111,7 @@ class FakeMover:
 
     async def outcome(self, machine: Machine) -> Outcome:
         """Return what it has come to."""
+        await self._host.faults.at("outcome")
         is_sent = machine.facts.machine_id in self._sent
         return Outcome.HANDED_OVER if is_sent else Outcome.STAYED
 

@@ -44,6 +44,8 @@ class Departure:
     newest: MoveSample | None = None
     stood_still_at_s: float = 0.0
     sending: OwnedTask[None] | None = None
+    looking: OwnedTask[None] | None = None
+    """What finds out what an undecided hand-over has come to."""
     ending: OwnedTask[None] | None = None
     _may_post_copy: bool = False
     _decisive: asyncio.Event = field(default_factory=asyncio.Event)
@@ -52,6 +54,11 @@ class Departure:
     def bytes_per_s_max(self) -> int:
         """How much may be sent in a second; 0 is no limit."""
         return self.policy.mib_per_s_max << 20
+
+    @property
+    def may_post_copy(self) -> bool:
+        """Whether memory may follow its guest."""
+        return self.policy.may_post_copy
 
     def way(self, ground: MoveGround) -> Way:
         """Return how the memory travels."""
@@ -115,12 +122,15 @@ class Departure:
 
 @dataclass(slots=True)
 class Moves:
-    """Moves to here that were given up: one that arrives late is refused. Bounded, oldest first."""
+    """Moves to here and from here that are over: an order for one that comes late is refused.
+
+    Bounded, oldest first.
+    """
 
     _over: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def give_up(self, move_id: str) -> None:
-        """Never receive this move."""
+        """Never receive this move, nor send it."""
         self._over[move_id] = None
         while len(self._over) > OVER_MAX:
             self._over.popitem(last=False)

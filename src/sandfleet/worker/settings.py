@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sandfleet.model.resources import MEMORY_BLOCK_MIB
 
 _HOST_RESERVE_MIB = 1024
+_HOST_RESERVE_SHARE = 0.15
+"""Each VM costs its host more than its guest has, and what VMs share is promised to none of them."""
 _ADDRESSES_MIN = 32
 
 
@@ -37,7 +39,8 @@ class HostLimits:
 
 
 def _memory_budget_default() -> int:
-    return max(512, int(psutil.virtual_memory().total // 2**20) - _HOST_RESERVE_MIB)
+    total_mib = int(psutil.virtual_memory().total // 2**20)
+    return max(512, total_mib - max(_HOST_RESERVE_MIB, int(total_mib * _HOST_RESERVE_SHARE)))
 
 
 class WorkerSettings(BaseSettings):

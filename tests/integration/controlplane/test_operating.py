@@ -9,6 +9,7 @@ import httpx
 from websockets.asyncio.client import connect
 
 from sandfleet import __version__
+from sandfleet.local.embedded_postgres import RunningPostgres
 
 from .conftest import BOOTSTRAP_KEY, JOIN_TOKEN, Fleet, OpenFleet
 
@@ -36,22 +37,22 @@ async def test_a_fleet_without_redis_is_degraded_and_works(open_fleet: OpenFleet
         assert run.json()["stdout"] == "x\n"
 
 
-async def test_without_postgresql_nothing_is_ready_and_the_error_says_so(fleet: Fleet) -> None:
-    await fleet.edge.plane.stores.sandboxes._database.close()  # type: ignore[attr-defined]
-    engine = fleet.edge.plane.stores.sandboxes._database.engine  # type: ignore[attr-defined]
-    port = engine.url.port
-    engine.dialect.connect = _refuse  # every new connection is refused from here on
-    ready = await fleet.client.get("/readyz")
-    assert ready.status_code == 503, port
-    assert ready.json()["postgres"] == "unavailable"
-    answer = await fleet.client.get("/api/sandboxes")
-    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
-    assert int(answer.headers["Retry-After"]) >= 1
-    del engine.dialect.connect
-
-
-def _refuse(*_: object, **__: object) -> None:
-    raise ConnectionRefusedError
+async def test_without_postgresql_nothing_is_ready_and_the_error_says_so(
+    fleet: Fleet, postgres_server: RunningPostgres
+) -> None:
+    reads = [fleet.client.get("/api/sandboxes") for _ in range(8)]  # each kept connection has read once
+    assert {answer.status_code for answer in await asyncio.gather(*reads)} == {200}
+    await asyncio.to_thread(postgres_server.kill)
+    try:
+        ready = await fleet.client.get("/readyz")
+        assert (ready.status_code, ready.json()["postgres"]) == (503, "unavailable")
+        answer = await fleet.client.get("/api/sandboxes")
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+    finally:
+        await asyncio.to_thread(postgres_server.restart)
+    assert (await fleet.client.get("/readyz")).json()["postgres"] == "ok"
+    assert (await fleet.client.get("/api/sandboxes")).status_code == 200
 
 
 async def test_metrics(fleet: Fleet) -> None:

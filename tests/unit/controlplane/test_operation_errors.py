@@ -79,6 +79,8 @@ def test_what_the_fleet_says_of_itself_is_told_with_its_reason_and_its_time() ->
         ("internal", {}, "target_unavailable"),
         ("no_such_move", {}, "target_unavailable"),
         ("no_such_move", {"memory_mib": 2048}, "no_capacity"),
+        ("not_found", {}, "target_unavailable"),
+        ("snapshot_unusable", {}, "target_unavailable"),
         ("oom_floor", {"memory_mib": 2048}, "oom_floor"),
         ("worker_unreachable", {}, "not_ready"),
     ],

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from tests.unit.qemu.builders import a_snapshot_manifest
 
 from sandfleet.adapters.qemu import fork_memory
 from sandfleet.adapters.qemu.fork_memory import (
@@ -16,7 +18,9 @@ from sandfleet.adapters.qemu.fork_memory import (
     ForkMemory,
     available_bytes,
 )
+from sandfleet.adapters.qemu.load import LoadOrder
 from sandfleet.model.errors import HypervisorFailed
+from sandfleet.wire.snapshot_manifest import MEMORY_FILE
 
 SIZE = 1 << 20
 
@@ -28,11 +32,12 @@ class Maker:
         self.made: list[ForkMemory] = []
         self.asked = 0
         self.failure: Exception | None = None
+        self.failures_max = 1000
 
     async def __call__(self) -> ForkMemory:
         self.asked += 1
         await asyncio.sleep(0)
-        if self.failure is not None:
+        if self.failure is not None and self.asked <= self.failures_max:
             raise self.failure
         self.made.append(ForkMemory.new(SIZE))
         return self.made[-1]
@@ -99,12 +104,21 @@ async def test_one_that_cannot_be_made_is_not_tried_by_each_and_all_load_alone()
         for _ in range(ALONE_MAX + 1):
             loading.enter_context(memories.loading("d"))
         assert await _take(memories, make, 4) == [None] * 4
-        assert make.asked == 1
+        assert make.asked == 2
     make.failure = None
     with ExitStack() as loading:
         for _ in range(ALONE_MAX + 1):
             loading.enter_context(memories.loading("d"))
         assert await _take(memories, make, 1) == make.made
+
+
+async def test_one_whose_qemu_ended_is_made_again() -> None:
+    memories, make = ForkMemories(), Maker()
+    make.failure, make.failures_max = HypervisorFailed("QEMU ended"), 1
+    with ExitStack() as loading:
+        for _ in range(ALONE_MAX + 1):
+            loading.enter_context(memories.loading("d"))
+        assert await _take(memories, make, 3) == make.made * 3
 
 
 async def test_there_are_few_and_none_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +134,29 @@ async def test_there_are_few_and_none_where_memory_is_short(monkeypatch: pytest.
         for _ in range(ALONE_MAX + 1):
             loading.enter_context(memories.loading("d"))
         assert await _take(memories, make, 1) == [None]
+
+
+async def test_what_was_plugged_takes_memory_too() -> None:
+    memories, make = ForkMemories(), Maker()
+    with ExitStack() as loading:
+        for digest in ("small", "large"):
+            for _ in range(ALONE_MAX + 1):
+                loading.enter_context(memories.loading(digest))
+        much = available_bytes(Path("/proc/meminfo").read_text()) * 2
+        assert await memories.found_or_made("large", size_bytes=SIZE, beside_bytes=much, make=make) is None
+        assert await memories.found_or_made("small", size_bytes=SIZE, beside_bytes=0, make=make)
+
+
+def test_what_was_plugged_is_at_most_what_was_saved_of_it(tmp_path: Path) -> None:
+    file = tmp_path / MEMORY_FILE
+    file.write_bytes(b"x" * 8192)
+    os.truncate(file, 4 << 30)  # as sparse as QEMU writes it
+    plain, plugged = (
+        LoadOrder(tmp_path, a_snapshot_manifest(memory_mib=mib), "sb-1", 1).plugged_bytes_max
+        for mib in (512, 4096)
+    )
+    assert plain == 0
+    assert 8192 <= plugged <= 1 << 20
 
 
 def test_what_is_sealed_nobody_writes_to_and_it_has_no_holes() -> None:

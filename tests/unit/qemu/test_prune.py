@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from contextlib import ExitStack
@@ -12,9 +13,10 @@ import msgspec
 import pytest
 from tests.unit.qemu.builders import SHAPE, a_manifest, a_snapshot_manifest
 
+from sandfleet.adapters.qemu import hypervisor
 from sandfleet.adapters.qemu.config import HypervisorConfig, ImageFiles
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
-from sandfleet.adapters.qemu.manifest import write_manifest
+from sandfleet.adapters.qemu.manifest import DiskChain, write_manifest
 from sandfleet.adapters.qemu.prune import (
     AGE_S_MIN,
     no_build,
@@ -69,10 +71,10 @@ class Cache:
         os.utime(directory, (MADE_AT_S, MADE_AT_S))
         return directory
 
-    def machine(self, version: str) -> Path:
+    def machine(self, version: str, **changes: object) -> Path:
         directory = self.data / "machines" / f"m-{version}"
         directory.mkdir()
-        manifest = a_manifest(directory.name, template_version=version)
+        manifest = a_manifest(directory.name, template_version=version, **changes)
         write_manifest(directory, manifest, durable=False)
         return directory
 
@@ -114,6 +116,16 @@ def test_what_a_machine_stands_on_stays_and_so_does_the_image_below(cache: Cache
         cache.going()
 
 
+def test_what_lies_below_a_disk_stays_though_its_template_has_another_name(cache: Cache) -> None:
+    """Two templates of one boot have the same disks: whichever was found first lies below."""
+    cache.image("new", is_current=True)
+    old = cache.image("old")
+    twins = [cache.template(version, image=old) for version in ("t-large", "t-small", "t-unused")]
+    below = DiskChain(layers=["l"], nodes=["n"], base_node="b", backings=[str(twins[1] / "root.qcow2")])
+    cache.machine("t-large", root=below)
+    assert cache.going() == [twins[2]]
+
+
 @pytest.mark.parametrize("name", ["", "memory"])
 def test_what_a_process_has_open_stays(cache: Cache, name: str) -> None:
     cache.image("new", is_current=True)
@@ -144,22 +156,45 @@ class _NoNetwork:
         """Nothing."""
 
 
-async def test_a_worker_removes_superseded_templates_but_not_what_it_would_clone_from(cache: Cache) -> None:
+async def test_what_cannot_be_ended_keeps_none_of_the_others(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    async def ending(_: object, machine_id: str, **__: object) -> None:
+        if machine_id == "m-one":
+            raise HypervisorFailed("it did not end")
+        await asyncio.sleep(0)
+        ended.append(machine_id)
+
+    monkeypatch.setattr(hypervisor, "erase", ending)
+    for name in ("one", "two", "three"):
+        cache.machine(name)
+    with pytest.raises(HypervisorFailed, match="m-one: it did not end"):
+        await an_engine(cache).end_all()
+    assert sorted(ended) == ["m-three", "m-two"]
+
+
+def an_engine(cache: Cache) -> QemuHypervisor:
     async def no_guest(_: Path) -> Guest:
         raise GuestUnresponsive("none")
 
     def no_late_guest(_: Path) -> Guest:
         raise GuestUnresponsive("none")
 
-    cache.image("new", is_current=True)
-    superseded, held = (cache.template(name, image=cache.image(f"i-{name}")) for name in ("t-old", "t-held"))
-    engine = QemuHypervisor(
+    return QemuHypervisor(
         HypervisorConfig(data_dir=cache.data, templates_dir=cache.templates),
         guests=no_guest,
         late_guests=no_late_guest,
         network=cast("Network", _NoNetwork()),
         images=list,
     )
+
+
+async def test_a_worker_removes_superseded_templates_but_not_what_it_would_clone_from(cache: Cache) -> None:
+    cache.image("new", is_current=True)
+    superseded, held = (cache.template(name, image=cache.image(f"i-{name}")) for name in ("t-old", "t-held"))
+    engine = an_engine(cache)
     content = (held / "manifest.json").read_bytes()
     engine._hold(Template(held, msgspec.json.decode(content, type=TemplateManifest)))
     assert await engine.prepare() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,8 @@ from tests.unit.qemu.builders import a_manifest
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.adapters.qemu import take_over as taking
-from sandfleet.adapters.qemu.host import Host
+from sandfleet.adapters.qemu.cgroups import CgroupLimits
+from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
 from sandfleet.adapters.qemu.manifest import ARRIVING, READY, read_manifest
 from sandfleet.model.errors import GuestUnresponsive
@@ -26,13 +28,14 @@ class _Monitor:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.plugged_mib = 0
 
     async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         self.asked.append(command)
         answers: dict[str, Any] = {
             "query-migrate": {"status": "completed"},
             "query-status": {"status": "running" if "cont" in self.asked else "paused"},
-            "qom-get": 0,
+            "qom-get": self.plugged_mib << 20,
         }
         return answers.get(command, {})
 
@@ -48,12 +51,14 @@ class _Arrived:
         manifest = a_manifest(state=ARRIVING, owner="sb-1", epoch=2, move_id="mv-1")
         self.directory = directory / manifest.machine_id
         self.directory.mkdir()
+        self.limits: dict[str, CgroupLimits] = {}
 
         async def guests(_: Path) -> Guest:
             return guest
 
         class Place:
             faults = FaultPoints()
+            cgroups = SimpleNamespace(set_limits=self.limits.__setitem__)
 
             def directory(self, machine_id: str) -> Path:
                 return directory / machine_id
@@ -116,3 +121,18 @@ async def test_a_guest_that_could_not_be_told_is_told_again_by_the_repeat(tmp_pa
         assert arrived.written == READY
         await arrived.take_over(tell)
         assert len(told) == 2
+
+
+async def test_what_it_may_take_is_as_much_as_it_has_by_then(tmp_path: Path) -> None:
+    """It may have grown while its memory was copied to a place that was made before."""
+    async with asyncio.TaskGroup() as tasks:
+        arrived = _Arrived(tmp_path, FakeGuest(tasks=tasks, clock=SystemClock()))
+        arrived.qmp.plugged_mib = 256
+
+        async def tell(_: Guest) -> None:
+            """Nothing else is asked of it."""
+
+        await arrived.take_over(tell)
+        grown_mib = arrived.machine.manifest.shape.memory_base_mib + 256
+        assert arrived.machine.manifest.memory_mib == grown_mib
+        assert list(arrived.limits.values()) == [limits(memory_mib=grown_mib, cpu_count=1)]

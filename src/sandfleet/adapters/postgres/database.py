@@ -166,8 +166,11 @@ def _driver_error(error: BaseException) -> BaseException:
 
 
 def _is_closed_connection(error: BaseException) -> bool:
-    # asyncpg has no class of its own for it: the call was refused locally, nothing was sent.
-    return isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
+    # asyncpg has no class of its own for it: the call was refused locally, nothing was sent. The second
+    # comes while the server's last word has been read and the end of the connection has not.
+    return (isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)) or (
+        isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error)
+    )
 
 
 def _is_unavailable(error: BaseException) -> bool:

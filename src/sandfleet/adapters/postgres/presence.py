@@ -1,26 +1,32 @@
-"""Queries for what the store expects on one worker: rows, reservations and second places that name it."""
+"""Queries for what the store expects on one worker: rows, reservations and second places that name it.
+
+The names are collected first, each part by its index: with an OR of them PostgreSQL would look at every
+sandbox that ever was, for each worker in each round of the leader's loops.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, exists, or_, select
+from typing import Any
+
+from sqlalchemy import BindParameter, Text, bindparam, exists, or_, select, union
 
 from sandfleet.adapters.postgres.reading import Query
 from sandfleet.adapters.postgres.tables import operations, reservations, sandboxes, second_places
 from sandfleet.model.operation import OperationKind
 
-ON_WORKER = Query(
-    select(sandboxes).where(
-        or_(
-            sandboxes.c.worker_id == bindparam("worker"),
-            sandboxes.c.id.in_(
-                select(reservations.c.sandbox_id).where(reservations.c.worker_id == bindparam("worker"))
-            ),
-        )
-    )
-)
+_WORKER: BindParameter[str] = bindparam("worker", type_=Text())
+
+
+def _named_by(*places: Any) -> Any:
+    """Return the ids of the sandboxes whose rows, or whose places in these tables, name the worker."""
+    parts = [select(table.c.sandbox_id).where(table.c.worker_id == _WORKER) for table in places]
+    return union(select(sandboxes.c.id).where(sandboxes.c.worker_id == _WORKER), *parts)
+
+
+ON_WORKER = Query(select(sandboxes).where(sandboxes.c.id.in_(_named_by(reservations))))
 _HAS_RESERVATION = or_(
     *[
-        exists().where(table.c.sandbox_id == sandboxes.c.id, table.c.worker_id == bindparam("worker"))
+        exists().where(table.c.sandbox_id == sandboxes.c.id, table.c.worker_id == _WORKER)
         for table in (reservations, second_places)
     ]
 )
@@ -36,4 +42,4 @@ PRESENCE = select(
     sandboxes.c.epoch,
     _HAS_RESERVATION.label("has_reservation"),
     _HAS_KEEPER.label("has_open_operation"),
-).where(or_(sandboxes.c.worker_id == bindparam("worker"), _HAS_RESERVATION))
+).where(sandboxes.c.id.in_(_named_by(reservations, second_places)))

@@ -7,7 +7,8 @@ costs a replica five times what the driver takes for the same read.
 # Design
 A statement is written with SQLAlchemy like all others, and turned into text once (`Query`). A few
 connections are opened when they are first needed and stay; a read takes one, lets the driver run the text,
-and puts it back. A connection on which anything failed is not used again.
+and puts it back. A connection on which anything failed is not used again, nor one that its server has closed
+meanwhile: after a restart of PostgreSQL all of them are, which may be more than a read has attempts.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class ReadConnections:
         """Return the rows; JSON columns are decoded."""
         await self._turn()
         try:
-            connection = self._free.pop() if self._free else await self._opened()
+            connection = self._open_one() or await self._opened()
             try:
                 found: Sequence[Columns] = await connection.fetch(query.text, *query.arguments(parameters))
             except BaseException:
@@ -90,9 +91,20 @@ class ReadConnections:
         async with asyncio.timeout(self._patience_s):
             await self._turns.acquire()
 
+    def _open_one(self) -> asyncpg.Connection | None:
+        while self._free:
+            connection = self._free.pop()
+            if not connection.is_closed():
+                return connection
+        return None
+
     async def _opened(self) -> asyncpg.Connection:
         connection = await self._connect()
-        await connection.set_type_codec(
-            "jsonb", schema="pg_catalog", encoder=str, decoder=msgspec.json.decode, format="text"
-        )
+        try:
+            await connection.set_type_codec(
+                "jsonb", schema="pg_catalog", encoder=str, decoder=msgspec.json.decode, format="text"
+            )
+        except BaseException:
+            connection.terminate()
+            raise
         return connection

@@ -13,17 +13,19 @@ import os
 import secrets
 import struct
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from qemu.qmp import EventListener, Message
 
 from sandfleet.adapters.qemu.empty_overlay import MAGIC, write_empty_overlay
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import DiskChain, Manifest
-from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused, next_event
+from sandfleet.adapters.qemu.qmp import FDSET, Qmp, QmpRefused, next_event
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE, layer_node
 
@@ -116,8 +118,7 @@ async def remove_overlays(host: Host, machine: QemuMachine, fresh: dict[str, Fre
     for drive, overlay in fresh.items():
         if overlay.node in chain_of(machine.manifest, drive).nodes:
             continue
-        for node in (overlay.node, f"{overlay.node}-f"):
-            await machine.monitor.execute("blockdev-del", {"node-name": node})
+        await _close(machine.monitor, (overlay.node, f"{overlay.node}-f"))
         (host.directory(machine.manifest.machine_id) / overlay.name).unlink(missing_ok=True)
 
 
@@ -140,25 +141,44 @@ async def _stream(qmp: Qmp, chain: DiskChain) -> None:
             "block-stream",
             {"job-id": job, "device": chain.nodes[0], "base-node": chain.base_node, "on-error": "report"},
         )
-        while True:
-            event = await next_event(ends, timeout_s=STREAM_SILENCE_S, awaited="that a disk is shortened")
-            data = event["data"]
-            if isinstance(data, dict) and data.get("device") == job:
-                break
+        try:
+            event = await _ended(ends, job)
+        except BaseException:  # a job that nobody waits for would refuse the next save its disk
+            with suppress(HypervisorFailed):
+                await qmp.execute("block-job-cancel", {"device": job, "force": True})
+                await _ended(ends, job)
+            raise
+    data: Any = event["data"]
     if event["event"] != "BLOCK_JOB_COMPLETED" or data.get("error"):
         raise HypervisorFailed(f"a disk could not be shortened: {data.get('error', 'cancelled')}")
+
+
+async def _ended(ends: EventListener, job: str) -> Message:
+    while True:
+        event = await next_event(ends, timeout_s=STREAM_SILENCE_S, awaited="that a disk is shortened")
+        data = event["data"]
+        if isinstance(data, dict) and data.get("device") == job:
+            return event
 
 
 async def _let_go(host: Host, machine: QemuMachine, chain: DiskChain) -> None:
     """Close and remove the layers below the newest; snapshots that hold them keep their own names of them."""
     directory = host.directory(machine.manifest.machine_id)
     for layer, node in zip(chain.layers[1:], chain.nodes[1:], strict=True):
-        for name in (node, f"{node}-f", f"{node}-file"):
-            try:
-                await machine.monitor.execute("blockdev-del", {"node-name": name})
-            except QmpRefused:
-                continue  # Of the two ways to name its file only one is in use.
+        # Of the two ways to name its file only one is in use.
+        with suppress(QmpRefused):
+            await _close(machine.monitor, (node, f"{node}-f", f"{node}-file"))
         (directory / layer).unlink(missing_ok=True)
+
+
+async def _close(qmp: Qmp, nodes: Sequence[str]) -> None:
+    """Have QEMU let go of a layer, and of the descriptors given to it for that: it keeps them by itself."""
+    known = await qmp.files_of(nodes)
+    for name in nodes:
+        if name in known:
+            await qmp.execute("blockdev-del", {"node-name": name})
+    for path in {path for path in known.values() if path.startswith(FDSET)}:
+        await qmp.take_back(path)
 
 
 def _grown(chain: DiskChain, fresh: Fresh) -> DiskChain:

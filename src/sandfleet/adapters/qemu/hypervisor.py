@@ -24,14 +24,14 @@ from sandfleet.adapters.qemu.erase import erase
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.host_claim import known_data_dirs
 from sandfleet.adapters.qemu.machine import QemuMachine
-from sandfleet.adapters.qemu.manifest import OWNED, Manifest, read_manifest
+from sandfleet.adapters.qemu.manifest import OWNED, Manifest, ProcessIdentity, read_manifest
 from sandfleet.adapters.qemu.moves import QemuMover
 from sandfleet.adapters.qemu.probe import host_cpu_model, probe
 from sandfleet.adapters.qemu.qemu_version import machine_type, qemu_version
 from sandfleet.adapters.qemu.slots import Slots
 from sandfleet.adapters.qemu.snapshots import QemuSnapshots
 from sandfleet.adapters.qemu.template import Template, inputs_of
-from sandfleet.adapters.qemu.template_memory import forget_others
+from sandfleet.adapters.qemu.template_memory import forget_orphans, forget_others
 from sandfleet.adapters.qemu.template_store import find_or_build
 from sandfleet.adapters.qemu.write_faults import allow_background_saves
 from sandfleet.adapters.task_group import TaskGroup
@@ -121,6 +121,7 @@ class QemuHypervisor:
             self._templates = templates
             versions = {template.version for template in templates.values()}
             await asyncio.to_thread(forget_others, self._host.config.memory_dir, versions=versions)
+            await asyncio.to_thread(forget_orphans, self._host.config.resident_dir)
             for template in templates.values():
                 self._hold(template)
             await asyncio.to_thread(self._prune)
@@ -240,14 +241,27 @@ class QemuHypervisor:
         return await sweeping.sweep(self._host)
 
     async def end_all(self) -> None:
-        """End every machine of this host as it stands, and remove it; only for a host that nobody serves."""
+        """End every machine of this host as it stands, and remove it; only for a host that nobody serves.
+
+        One that cannot be ended keeps none of the others; HypervisorFailed names it when they are gone.
+        """
+        problems: list[str] = []
+
+        async def end(machine_id: str, process: ProcessIdentity | None, slot: int | None) -> None:
+            try:
+                await erase(self._host, machine_id, process=process, slot=slot)
+            except (SandfleetError, OSError) as error:
+                problems.append(f"{machine_id}: {error}")
+
         async with TaskGroup() as together:
             for one in _manifests(self._host.config):
-                ending = erase(self._host, one.machine_id, process=one.process, slot=one.slot)
-                together.create_task(ending)
-        machines = self._host.config.machines_dir
-        for directory in machines.iterdir() if machines.is_dir() else ():  # whose manifest cannot be read
-            await erase(self._host, directory.name, process=None, slot=None)
+                together.create_task(end(one.machine_id, one.process, one.slot))
+        if not problems:
+            machines = self._host.config.machines_dir
+            for directory in machines.iterdir() if machines.is_dir() else ():  # whose manifest cannot be read
+                await end(directory.name, None, None)
+        if problems:
+            raise HypervisorFailed("; ".join(problems))
         await self.sweep()
 
     def _shape(self, version: str, accelerator: Accelerator, cpu_max: int) -> MachineShape:

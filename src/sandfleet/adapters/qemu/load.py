@@ -37,6 +37,8 @@ from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
 from sandfleet.wire.snapshot_manifest import MEMORY_FILE, SnapshotManifest
 
+STAT_BLOCK_BYTES = 512
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOrder:
@@ -54,6 +56,13 @@ class LoadOrder:
         if file is None:
             raise SnapshotUnusable(f"snapshot {self.snapshot.snapshot_id} has no memory")
         return file.digest
+
+    @property
+    def plugged_bytes_max(self) -> int:
+        """Return how much of its memory beyond the base can have content at most."""
+        plugged = self.snapshot.memory_mib - self.snapshot.shape.memory_base_mib << 20
+        saved = (self.directory / MEMORY_FILE).stat().st_blocks * STAT_BLOCK_BYTES
+        return min(plugged, saved)
 
 
 async def load(
@@ -171,6 +180,8 @@ async def _open_sessions(
         undo.push_async_callback(qmp.close)
         await migration.load_from(qmp, spawned.state_path, memory_format=memory_format)
         await thaw(qmp)
+        # Else it holds what it was loaded from, and its place, for as long as it runs.
+        await qmp.take_back(spawned.state_path)
     except HypervisorFailed as error:
         raise HypervisorFailed(f"{error.message} {log_tail(directory)}".strip()) from error
     guest = await host.guests(directory / AGENT_SOCKET)

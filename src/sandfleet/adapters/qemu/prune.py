@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from sandfleet.adapters.qemu import snapshot_files
-from sandfleet.adapters.qemu.manifest import read_manifest
+from sandfleet.adapters.qemu.manifest import Manifest, read_manifest
 from sandfleet.adapters.qemu.process import PROC
 from sandfleet.adapters.qemu.template import MANIFEST_FILE, TemplateManifest
 from sandfleet.adapters.qemu.template_build import BUILDING_PREFIX
@@ -109,9 +109,16 @@ def _versions_in_use(data_dir: Path) -> Iterator[str]:
     machines = data_dir / "machines"
     for directory in machines.iterdir() if machines.is_dir() else ():
         with suppress(FileNotFoundError):
-            yield read_manifest(directory).template_version
+            yield from _named_by(read_manifest(directory))
     for directory in snapshot_files.complete(data_dir):
         yield snapshot_files.read(directory).template_version
+
+
+def _named_by(machine: Manifest) -> Iterator[str]:
+    """Return its template, and those whose files are below its disks: perhaps others with the same bytes."""
+    yield machine.template_version
+    for chain in (machine.root, machine.data):
+        yield from (Path(path).parent.name for path in (chain.backings if chain else ()))
 
 
 def _backing(template: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import array
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ LOOK_S = 0.25
 TRANSIENT = ("not finalized yet",)
 """What QEMU says while the end of a migration is being put away: the same command works shortly after."""
 
+FDSET = "/dev/fdset/"
 _RETRIES_MAX = 40
 _RETRY_PAUSE_S = 0.025
 
@@ -70,7 +71,7 @@ class Qmp:
             self._send(descriptor)
             chosen = {} if number is None else {"fdset-id": number}
             number = int((await self.execute("add-fd", chosen))["fdset-id"])
-        return f"/dev/fdset/{number}"
+        return f"{FDSET}{number}"
 
     async def give_directory(self, descriptor: int, *, opaque: str) -> str:
         """Hand an open directory over under a name of ours; return its path inside QEMU."""
@@ -88,6 +89,11 @@ class Qmp:
         for fdset in await self.execute("query-fdsets"):
             if any(one.get("opaque") == opaque for one in fdset["fds"]):
                 await self.execute("remove-fd", {"fdset-id": fdset["fdset-id"]})
+
+    async def files_of(self, nodes: Collection[str]) -> dict[str, str]:
+        """Return by which path QEMU has opened each of these block nodes, as far as there are such."""
+        known = await self.execute("query-named-block-nodes", {"flat": True})
+        return {one["node-name"]: str(one["file"]) for one in known if one.get("node-name") in nodes}
 
     async def take_back(self, path: str) -> None:
         """Have QEMU close what was handed over under `path`, once it no longer uses it."""

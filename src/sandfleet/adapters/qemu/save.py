@@ -13,7 +13,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,9 +137,9 @@ async def _memory_file(qmp: Qmp, directory: Path) -> AsyncIterator[str]:
         os.close(fd)
     try:
         yield path
-    except BaseException:
-        await qmp.take_back(path)
-        raise
+    finally:  # else QEMU holds it, and its place on the disk, for as long as it runs
+        with suppress(HypervisorFailed):
+            await qmp.take_back(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ What if this process dies
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +31,7 @@ from sandfleet.adapters.qemu.manifest import write_manifest
 from sandfleet.adapters.qemu.migration import BYTES_PER_S_MAX, prepare_move
 from sandfleet.adapters.qemu.qmp import Qmp, event_or_pause
 from sandfleet.adapters.qemu.stay import OVER, is_handed_over, migrate_status, stay
-from sandfleet.model.errors import Conflict, HypervisorFailed, MoveUndecided
+from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, MoveUndecided
 from sandfleet.model.move import Course, MoveGround, MoveSample, MoveVerdict, Way
 from sandfleet.ports.moves import Pilot
 from sandfleet.wire.move_manifest import Landing
@@ -39,6 +42,8 @@ DOWNTIME_MS_UNDECIDED = 1
 """So that QEMU does not stop the guest by itself before it was decided."""
 DOWNTIME_MS_DECIDED = 500
 THROTTLE_STEP = 20
+CONNECT_TIMEOUT_S = 10.0
+_WIRE = "move-memory"
 
 
 @dataclass(slots=True)
@@ -50,8 +55,16 @@ class _Watch:
     moved: int = -1
     moved_at_s: float = 0.0
     is_handing_over: bool = False
+    wire: socket.socket | None = None
+    """The connection by which the memory goes, if QEMU was given it."""
 
-    def note(self, now_s: float, sample: dict[str, Any]) -> None:
+    def cut(self) -> None:
+        """End the connection, whatever QEMU does with it."""
+        if self.wire is not None:
+            with suppress(OSError):  # the target has ended it
+                self.wire.shutdown(socket.SHUT_RDWR)
+
+    def note(self, now_s: float, sample: Mapping[str, Any]) -> None:
         """Add one sample."""
         transferred = int(sample["transferred_bytes"])
         if transferred != self.moved:
@@ -76,8 +89,20 @@ async def send(host: Host, machine: QemuMachine, landing: Landing, *, move_id: s
                 raise
             if watch.is_handing_over and await _may_have_gone(machine):
                 raise MoveUndecided(f"the hand-over was interrupted: {error}") from error
-            await stay(host, machine)
+            watch.cut()
+            await _call_back(host, machine, why=error)
             raise
+        finally:
+            if watch.wire is not None:
+                watch.wire.close()
+
+
+async def _call_back(host: Host, machine: QemuMachine, *, why: BaseException) -> None:
+    """Let the guest run on here; one that cannot be made to stands still, and is not taken for running."""
+    try:
+        await stay(host, machine)
+    except (HypervisorFailed, GuestUnresponsive) as error:
+        raise MoveUndecided(f"the guest does not run on yet: {error.message}") from why
 
 
 async def _may_have_gone(machine: QemuMachine) -> bool:
@@ -111,12 +136,12 @@ async def _depart(host: Host, machine: QemuMachine, landing: Landing, *, pilot: 
     await host.faults.at("send.mirroring")
     await _in_step(qmp, watch, pilot)
     await host.faults.at("send.in_step")
-    await prepare_move(qmp, _capabilities(landing), _parameters(pilot))
+    await prepare_move(qmp, _capabilities(may_follow=_may_follow(landing, pilot)), _parameters(pilot))
     with qmp.listen("MIGRATION") as moves:
         if way is not Way.PRECOPY:
             await _stand_still(machine, pilot)
-        name = f"[{landing.host}]" if ":" in landing.host else landing.host
-        await qmp.execute_when_ready("migrate", {"uri": f"tcp:{name}:{landing.memory_port}"})
+        uri = await _wire(qmp, landing, watch, may_follow=_may_follow(landing, pilot))
+        await qmp.execute_when_ready("migrate", {"uri": uri})
         if way is Way.POST_COPY:
             await qmp.execute("migrate-start-postcopy")
         await host.faults.at("send.copying")
@@ -128,6 +153,26 @@ async def _depart(host: Host, machine: QemuMachine, landing: Landing, *, pilot: 
         await qmp.execute("migrate-continue", {"state": "pre-switchover"})
         await _handed_over(qmp, moves)
         await host.faults.at("send.handed_over")
+
+
+async def _wire(qmp: Qmp, landing: Landing, watch: _Watch, *, may_follow: bool) -> str:
+    """Connect to the target and hand that over, keeping an end by which it is cut.
+
+    QEMU stands still as a whole while it waits for the target's first word, and cannot be told to stop.
+    A memory that may follow its guest needs connections that QEMU makes by itself.
+    """
+    if may_follow:
+        name = f"[{landing.host}]" if ":" in landing.host else landing.host
+        return f"tcp:{name}:{landing.memory_port}"
+    wire = watch.wire = socket.socket(socket.AF_INET6 if ":" in landing.host else socket.AF_INET)
+    wire.setblocking(False)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(wire, (landing.host, landing.memory_port))
+    except (OSError, TimeoutError) as error:
+        raise HypervisorFailed(f"the target is not reached: {error!r}") from error
+    await qmp.give_socket(wire.fileno(), name=_WIRE)
+    return f"fd:{_WIRE}"
 
 
 async def _in_step(qmp: Qmp, watch: _Watch, pilot: Pilot) -> None:
@@ -167,9 +212,10 @@ class _Precopy:
                     f"the memory could not be copied: {described.get('error-desc', status)}"
                 )
             await mirror.jobs(qmp)  # a target that no longer takes writes gets no memory either
-            if "ram" in described:
-                self.watch.note(loop.time(), _memory_sample(described))
-                await self._follow(self.pilot.course(self.watch.samples))
+            # Before the target has answered QEMU says nothing of the memory: that is silence as well.
+            sample = _memory_sample(described) if "ram" in described else _NO_MEMORY
+            self.watch.note(loop.time(), sample)
+            await self._follow(self.pilot.course(self.watch.samples))
             await event_or_pause(moves, LOOK_EVERY_S)
         await self._still()
 
@@ -202,6 +248,9 @@ class _Precopy:
 async def _stand_still(machine: QemuMachine, pilot: Pilot) -> None:
     await _leave_guest(machine, pilot)
     await machine.monitor.execute("stop")
+    status = (await machine.monitor.execute("query-status"))["status"]
+    if status != "paused":  # the host's disk is full: it would run on by itself as soon as there is room
+        raise HypervisorFailed(f"the guest cannot leave now: it is {status}")
 
 
 async def _leave_guest(machine: QemuMachine, pilot: Pilot) -> None:
@@ -238,9 +287,13 @@ def _refuse(verdict: MoveVerdict) -> None:
         raise HypervisorFailed(verdict.reason)
 
 
-def _capabilities(landing: Landing) -> list[str]:
+def _may_follow(landing: Landing, pilot: Pilot) -> bool:
+    return landing.may_post_copy and pilot.may_post_copy
+
+
+def _capabilities(*, may_follow: bool) -> list[str]:
     wanted = ["auto-converge", "events", "pause-before-switchover", "return-path"]
-    return [*wanted, "postcopy-ram", "postcopy-preempt"] if landing.may_post_copy else wanted
+    return [*wanted, "postcopy-ram", "postcopy-preempt"] if may_follow else wanted
 
 
 def _parameters(pilot: Pilot) -> dict[str, Any]:
@@ -264,6 +317,9 @@ def _disk_sample(done: int, total: int) -> dict[str, Any]:
         "bandwidth_bytes_per_s": 0,
         "downtime_ms_expected": 0.0,
     }
+
+
+_NO_MEMORY: Mapping[str, Any] = {**_disk_sample(0, 0), "round": 1, "downtime_ms_expected": 1e9}
 
 
 def _memory_sample(described: dict[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class QemuSnapshots:
         memory = await self._host.fork_memories.found_or_made(
             order.memory_digest,
             size_bytes=order.snapshot.shape.memory_base_mib << 20,
+            beside_bytes=order.plugged_bytes_max,
             make=lambda: load_for_forks(self._host, order, self.backings),
         )
         machine = await load(self._host, order, self.backings, memory=memory)

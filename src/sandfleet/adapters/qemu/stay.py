@@ -57,7 +57,7 @@ async def stay(host: Host, machine: QemuMachine) -> None:
     status = await migrate_status(qmp)
     if status in NOT_HANDED_OVER:
         await give_up(qmp)
-    if status == "device":  # it waits for the target's word, which counts no more
+    if status in ("setup", "device"):  # it waits for the target's word, which counts no more
         with suppress(QmpRefused):
             await qmp.execute("yank", {"instances": [{"type": "migration"}]}, is_urgent=True)
     await sent(machine)

@@ -16,7 +16,7 @@ import msgspec
 
 from sandfleet.adapters.qemu import memory, move_keys
 from sandfleet.adapters.qemu.guest_session import guest_session
-from sandfleet.adapters.qemu.host import Host
+from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import ARRIVING, READY, write_manifest
@@ -95,13 +95,14 @@ async def _settle(host: Host, machine: QemuMachine, steps: _Steps) -> None:
     """Write down that it is at home here, and put away what was needed to come."""
     qmp, directory = machine.monitor, host.directory(machine.manifest.machine_id)
     if machine.manifest.state == ARRIVING:
-        await _write_home(machine, directory, memory_mib=await memory.current(qmp, machine.manifest.shape))
+        await _write_home(host, machine, directory)
     steps.done("written")
     await move_keys.remove_credentials(qmp, directory)
     steps.done("put_away")
 
 
-async def _write_home(machine: QemuMachine, directory: Path, *, memory_mib: int) -> None:
+async def _write_home(host: Host, machine: QemuMachine, directory: Path) -> None:
+    memory_mib = await memory.current(machine.monitor, machine.manifest.shape)
     at_home = msgspec.structs.replace(
         machine.manifest,
         state=READY,
@@ -109,6 +110,11 @@ async def _write_home(machine: QemuMachine, directory: Path, *, memory_mib: int)
         move_id="",
         landing_host="",
         landing_ports=[],
+    )
+    # It may have grown since its place was made.
+    host.cgroups.set_limits(
+        at_home.machine_id,
+        limits(memory_mib=memory_mib, cpu_count=at_home.cpu_count, cpu_percent=at_home.cpu_percent),
     )
     await asyncio.to_thread(write_manifest, directory, at_home, durable=True)
     machine.manifest = at_home

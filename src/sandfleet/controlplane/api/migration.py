@@ -9,7 +9,8 @@ from sandfleet.controlplane.api.verbs import begin_in_turn, needs_running, outco
 from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
-from sandfleet.controlplane.proxy.readiness import is_sandbox_id, unknown_sandbox
+from sandfleet.controlplane.operations.begin_migrate import require_known
+from sandfleet.controlplane.proxy.readiness import gone, is_sandbox_id, unknown_sandbox
 from sandfleet.model.errors import BadRequest, NotFound
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.operation import Operation, OperationKind, OperationState
@@ -22,20 +23,8 @@ ANSWER_BY_S = 3600.0
 
 async def migrate_sandbox(call: Call) -> Answer:
     """Move it, and answer when it runs at its target."""
-    body = cast(MigrateSandbox, call.model)
-    if not body.target_worker:
-        raise BadRequest("targetWorker is missing")
-    target = None if body.target_worker == ANY_WORKER else WorkerId(body.target_worker)
     sandbox = await _any_sandbox(call)
-
-    async def begin(row: Sandbox) -> Operation:
-        return await call.edge.lifecycle.migrate(
-            row, target=target, operation_id=call.fixed["operation_id"], actor=call.principal.actor
-        )
-
-    operation = await resumed(call) or await begin_in_turn(
-        call, begin, check=needs_running, owner=sandbox.organisation_id
-    )
+    operation = await resumed(call) or await _begun(call, sandbox)
     operation = await outcome(call, operation, answer_by_s=ANSWER_BY_S)
     is_pending = operation.state is OperationState.RUNNING
     moved = MigratedBody(
@@ -47,6 +36,25 @@ async def migrate_sandbox(call: Call) -> Answer:
         pending=is_pending,
     )
     return model_answer(202 if is_pending else 200, moved)
+
+
+async def _begun(call: Call, sandbox: Sandbox) -> Operation:
+    if sandbox.is_terminal:
+        raise gone(sandbox)
+    wanted = cast(MigrateSandbox, call.model).target_worker
+    if not wanted:
+        raise BadRequest("targetWorker is missing")
+    target = None if wanted == ANY_WORKER else WorkerId(wanted)
+    needs_running(sandbox)
+    if target is not None:  # before it waits for its turn
+        await require_known(call.edge.plane, target)
+
+    async def begin(row: Sandbox) -> Operation:
+        return await call.edge.lifecycle.migrate(
+            row, target=target, operation_id=call.fixed["operation_id"], actor=call.principal.actor
+        )
+
+    return await begin_in_turn(call, begin, check=needs_running, owner=sandbox.organisation_id)
 
 
 async def show_migration(call: Call) -> Answer:

@@ -31,6 +31,8 @@ TOLD_AS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What a worker or the fleet says of itself, in the words of the API: none of it is a defect."""
+_OF_ITS_HOSTS = frozenset({SandfleetError.code, "not_found", "snapshot_unusable"})
+"""What the hosts of a move say of its machine and its files; to the caller it would be of the sandbox."""
 RETRY_AFTER_S = 5
 
 
@@ -59,7 +61,7 @@ def operation_error(operation: Operation) -> SandfleetError:
 
 def _of_a_move(operation: Operation, code: str) -> str:
     """A move that failed on its hosts may go well at the next try, or elsewhere: it is no defect."""
-    if code != SandfleetError.code and (code in CODES or code in TOLD_AS):
+    if code not in _OF_ITS_HOSTS and (code in CODES or code in TOLD_AS):
         return code
     return "no_capacity" if "memory_mib" in operation.arguments else "target_unavailable"
 

@@ -58,7 +58,8 @@ class DrainLoop:
     ) -> str:
         worker = next(one for one in workers if one.id == drain.worker_id)
         rows = await self.plane.stores.sandboxes.on_worker(worker.id)
-        drain = await self._with_ended_moves(drain)
+        before, drain = drain, await self._with_ended_moves(drain)
+        rows = await self._as_their_moves_left_them(rows, before, drain)
         residents = [await self._resident(row, drain) for row in rows]
         settings = self.plane.settings
         plan = drain_plan(
@@ -86,6 +87,18 @@ class DrainLoop:
             else:
                 stays.append(self._failed(stay, ended))
         return replace(drain, moved=moved, stays=tuple(stays))
+
+    async def _as_their_moves_left_them(
+        self, rows: Sequence[Sandbox], before: Drain, after: Drain
+    ) -> Sequence[Sandbox]:
+        """Read again whose moves have just failed: of a row that moves still the pause is forgotten."""
+        attempts = {stay.sandbox_id: stay.attempts for stay in before.stays}
+        failed = {stay.sandbox_id for stay in after.stays if stay.attempts > attempts[stay.sandbox_id]}
+        if not failed:
+            return rows
+        now = {row.id: row for row in await self.plane.stores.sandboxes.on_worker(before.worker_id)}
+        others = [row for row in rows if row.id not in failed]
+        return [*others, *(now[name] for name in sorted(failed) if name in now)]
 
     async def _ended(self, stay: Stay) -> Operation | None:
         if stay.reason is not StayReason.MOVING or stay.operation_id is None:

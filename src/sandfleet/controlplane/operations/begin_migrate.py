@@ -85,9 +85,14 @@ def _as_large(sandbox: Sandbox, grow: NewSize) -> Sandbox:
     return replace(sandbox, resources=replace(sandbox.resources, memory_mib=grow.memory_mib))
 
 
-async def _check_named(plane: ControlPlane, sandbox: Sandbox, target: WorkerId) -> None:
+async def require_known(plane: ControlPlane, target: WorkerId) -> None:
+    """Raise NotFound for what is no worker of the fleet."""
     worker = await plane.stores.workers.get(target)
     if worker.state is WorkerState.GONE:
         raise NotFound(f"worker {target} not found")
+
+
+async def _check_named(plane: ControlPlane, sandbox: Sandbox, target: WorkerId) -> None:
+    await require_known(plane, target)
     if sandbox.worker_id == target:
         raise BadRequest("the sandbox is on that worker already", code="same_worker")

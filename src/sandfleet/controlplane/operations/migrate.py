@@ -19,8 +19,9 @@ What if it dies
     killed meanwhile     the kill wins: its operation ends the owner's machine, `release` the other one
     the source's worker  asked until it answers; one that is gone for ever committed nothing, so the row
                          goes back to `running`, and the loss is repaired as any other
-    the target's worker  before the commit the source runs on; after it the source is called back, if the
-                         target has lost it by somebody's word and the source has it still (`recall`)
+    the target's worker  before the commit the source runs on, also when the target is only silent for
+                         long; after it the source is called back, if the target has lost it by
+                         somebody's word and the source has it still (`recall`)
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from sandfleet.controlplane.operations.ending import WRITE_ATTEMPTS, Ending, end
 from sandfleet.controlplane.operations.grow import Grown, grown_there, is_to_grow, resized
 from sandfleet.controlplane.operations.move_workers import (
     DEAD,
+    TargetSilent,
     WorkerLost,
     address,
     is_source_dead,
@@ -79,7 +81,10 @@ RECEIVE_ATTEMPTS = 12
 SEND_ATTEMPTS = 30
 """How often a source is asked that has other moves under way."""
 LAND_ATTEMPTS = 30
-"""A target that does not answer for so long does not get it; the guest stands still meanwhile."""
+"""A target that does not answer for so long does not get it; the guest stands still meanwhile. With its
+source dead it may have the only copy, and is waited for."""
+SILENT_ATTEMPTS = 20
+"""Nor one that does not while it is sent: the guest may stand still by now, and nobody would hear it."""
 _STATE = SandboxState.MIGRATING
 _AFTER_COMMIT = ("arrive", "grow")
 
@@ -109,7 +114,7 @@ async def _receive(run: Run, operation: Operation) -> Operation:
 
 async def _send(run: Run, operation: Operation) -> Operation:
     """Have the source send, and hear how it goes, until it has said how it ended."""
-    backoff = Backoff(run.plane.clock, most_s=5.0)
+    backoff, silent = Backoff(run.plane.clock, most_s=5.0), Backoff(run.plane.clock, most_s=5.0)
     while True:
         sandbox = await run.fresh_row(operation)
         if sandbox.state is not _STATE:
@@ -119,11 +124,12 @@ async def _send(run: Run, operation: Operation) -> Operation:
         except StoreUnavailable:
             raise
         except SandfleetError as error:
-            is_busy_for_long = isinstance(error, NoCapacity) and backoff.attempts >= SEND_ATTEMPTS
-            if is_busy_for_long or not isinstance(error, Unavailable):
+            waits = silent if isinstance(error, TargetSilent) else backoff
+            if _is_final(run, error, waits.attempts):
                 return await _without_word(run, operation, error)
-            await backoff.wait()
+            await waits.wait()
             continue
+        silent = Backoff(run.plane.clock, most_s=5.0)
         if state.step in (FAILED, STAYED):
             return await _without_word(run, operation, HypervisorFailed(state.said or state.step))
         step = "land" if state.step == READY else "send"
@@ -134,19 +140,37 @@ async def _send(run: Run, operation: Operation) -> Operation:
             await backoff.wait()
 
 
+def _is_final(run: Run, error: SandfleetError, attempts: int) -> bool:
+    if isinstance(error, TargetSilent):  # where memory may follow its guest, nobody can call it back
+        return attempts >= SILENT_ATTEMPTS and not run.plane.settings.move_may_post_copy
+    if isinstance(error, NoCapacity):
+        return attempts >= SEND_ATTEMPTS
+    return not isinstance(error, Unavailable)
+
+
 async def _without_word(run: Run, operation: Operation, error: SandfleetError) -> Operation:
     """The source has not said `ready`: land all the same if its QEMU is dead, and else turn back."""
-    if await is_source_dead(run, operation):
+    if await is_source_dead(run, operation) and await _has_landed(run, operation):
+        return await _saved(run, operation, step="land", progress=dict(operation.progress))
+    return await _turn_back(run, operation, error)
+
+
+async def _has_landed(run: Run, operation: Operation) -> bool:
+    """Whether the target could run it. Its source is dead, so it may have the only copy: it is waited for."""
+    backoff = Backoff(run.plane.clock, most_s=5.0)
+    while (await run.fresh_row(operation)).state is _STATE:
         try:
             target = await address(run, operation, "target")
             state = await require_mover(run.plane).landed(target, operation.id)
         except StoreUnavailable:
             raise
+        except Unavailable:
+            await backoff.wait()
         except SandfleetError:
-            return await _turn_back(run, operation, error)
-        if state.step in (LANDED, AT_HOME):
-            return await _saved(run, operation, step="land", progress=dict(operation.progress))
-    return await _turn_back(run, operation, error)
+            return False
+        else:
+            return state.step in (LANDED, AT_HOME)
+    return False
 
 
 async def _land(run: Run, operation: Operation) -> Operation:
@@ -161,7 +185,9 @@ async def _land(run: Run, operation: Operation) -> Operation:
         except StoreUnavailable:
             raise
         except SandfleetError as error:
-            if not isinstance(error, Unavailable) or backoff.attempts >= LAND_ATTEMPTS:
+            if not isinstance(error, Unavailable):
+                return await _turn_back(run, operation, error)
+            if backoff.attempts >= LAND_ATTEMPTS and not await is_source_dead(run, operation):
                 return await _turn_back(run, operation, error)
         else:
             if state.step in (LANDED, AT_HOME):

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from sandfleet.controlplane.operations.release import require_mover
 from sandfleet.controlplane.operations.step import Run
-from sandfleet.model.errors import NotFound, SandfleetError, SnapshotUnusable, StoreUnavailable
+from sandfleet.model.errors import (
+    NoCapacity,
+    NotFound,
+    SandfleetError,
+    SnapshotUnusable,
+    StoreUnavailable,
+    Unavailable,
+)
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.sandbox import Sandbox
@@ -17,7 +26,15 @@ from sandfleet.wire.move_messages import EndMove, MoveLimits, MoveState, Receive
 
 ASKED_AGAIN_AFTER_S = 2.0
 """How often the progress of a move is written down."""
+LANDING_TIMEOUT_S = 20.0
+"""How long a target may take to say again where it expects what is being sent to it."""
 DEAD = "dead"
+
+
+class TargetSilent(Unavailable):
+    """The target does not answer, so nothing can be heard of the source either."""
+
+    code = "worker_unreachable"
 
 
 async def landing(run: Run, operation: Operation, sandbox: Sandbox, manifest: MoveManifest) -> Landing:
@@ -39,7 +56,7 @@ async def landing(run: Run, operation: Operation, sandbox: Sandbox, manifest: Mo
 
 
 async def sent(run: Run, operation: Operation, sandbox: Sandbox) -> MoveState:
-    """Return how it stands at the source, which begins to send with the first of these calls."""
+    """Return how it stands at the source, which begins to send with the first call; TargetSilent."""
     manifest = msgspec.convert(operation.progress["manifest"], MoveManifest)
     source = await address(run, operation, "source")
     settings = run.plane.settings
@@ -47,7 +64,7 @@ async def sent(run: Run, operation: Operation, sandbox: Sandbox) -> MoveState:
         epoch=sandbox.epoch,
         move_id=operation.id,
         target_worker=operation.arguments["target"],
-        landing=await landing(run, operation, sandbox, manifest),
+        landing=await _landing_again(run, operation, sandbox, manifest),
         limits=MoveLimits(
             downtime_ms_max=settings.move_downtime_ms_max,
             silent_s_max=settings.move_silent_s_max,
@@ -59,6 +76,16 @@ async def sent(run: Run, operation: Operation, sandbox: Sandbox) -> MoveState:
         wait_s=ASKED_AGAIN_AFTER_S,
     )
     return await require_mover(run.plane).send_move(source, sandbox.id, order)
+
+
+async def _landing_again(run: Run, operation: Operation, sandbox: Sandbox, manifest: MoveManifest) -> Landing:
+    try:
+        async with asyncio.timeout(LANDING_TIMEOUT_S):
+            return await landing(run, operation, sandbox, manifest)
+    except (NoCapacity, StoreUnavailable):
+        raise
+    except (Unavailable, TimeoutError) as error:
+        raise TargetSilent(f"worker {operation.arguments['target']} does not answer") from error
 
 
 async def is_source_dead(run: Run, operation: Operation) -> bool:

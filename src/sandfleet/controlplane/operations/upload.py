@@ -117,16 +117,25 @@ async def _of_gone(run: Run, snapshot: Snapshot) -> tuple[Upload, str | None]:
 
 
 async def _lost(run: Run, operation: Operation, snapshot: Snapshot) -> Operation:
-    """Say that it failed; a sandbox that sleeps with it goes back to the newest durable state."""
+    """Say that it failed; a sandbox that sleeps with it goes back to the newest durable state.
+
+    One that is just being woken from it finds no place, and sleeps again: to say it then would end it.
+    """
     error = SnapshotUnusable(f"the host of worker {snapshot.worker_id}, which alone had it, was lost")
     failed = replace(snapshot, state=SnapshotState.FAILED, error_message=error.message)
+    hints = run.plane.wake_ups.subscribe(sandbox_topic(operation.sandbox_id))
     row = await run.fresh_row(operation)
-    if row.state is SandboxState.HIBERNATED and row.snapshot_id == snapshot.id:
+    while row.snapshot_id == snapshot.id and row.state in (SandboxState.HIBERNATED, SandboxState.WAKING):
         older = await decide(run.plane, row, why=error.message, answering=None)
-        if isinstance(older, Recovery):
+        if not isinstance(older, Recovery):
+            break
+        if row.state is SandboxState.HIBERNATED:
             done = await _fall_back(run, operation, failed, older, error)
             if done is not None:
                 return done
+        else:
+            await anext(hints)
+        row = await run.fresh_row(operation)
     done = ended(operation, OperationState.FAILED, at=run.plane.clock.now(), error=error)
     return await run.plane.stores.operations.finish(done, snapshot=failed)
 

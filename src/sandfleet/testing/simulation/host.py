@@ -221,6 +221,8 @@ class Host:
             if known.epoch > order.epoch or (known.epoch == order.epoch and known.state == STOPPING):
                 raise StaleEpoch(f"sandbox {sandbox_id} is here under epoch {known.epoch}")
             if known.epoch == order.epoch:
+                if known.arriving and known.state in (ARRIVING, DEAD):
+                    raise NotReady("a move to here is still being given up")
                 return known
             if order.snapshot is not None and known.state == RUNNING:
                 return self._begin_beside(known, order)

@@ -197,6 +197,7 @@ class Moves:
 
     def _begin(self, vm: Vm, order: SendMove) -> Departure:
         host = self.host
+        self._refuse_given_up(order.move_id)
         if vm.state != RUNNING or vm.successor is not None:
             raise Conflict(f"{vm.sandbox_id} is {vm.state}", code="busy")
         leaving = [one.departure for one in host.vms.values() if one.departure is not None]
@@ -250,6 +251,8 @@ class Moves:
     async def stay(self, sandbox_id: SandboxId, order: EndMove) -> VmStatus:
         """Have it run here, whatever its move has come to."""
         host = self.host
+        host.require_adopted()
+        self._give_up(order.move_id)
         known = host.vms.get(sandbox_id)
         if known is not None and 0 < order.under == known.epoch and known.state == RUNNING:
             return host.status(known)

@@ -36,6 +36,10 @@ async def commit_move(host: Host, move_id: str, order: CommitMove) -> VmStatus:
         raise StaleEpoch(
             f"sandbox {order.sandbox_id} is here under epoch {resident.epoch}, not {order.epoch}"
         )
+    if resident.state is VmState.STOPPING:  # said when it is true: its source may be called back by it
+        if resident.stopping is not None:
+            await resident.stopping.result()
+        raise NotFound(f"what came by move {move_id} was removed", code="no_such_move")
     if resident.state is not VmState.ARRIVING:
         await _confirm_identity(host, resident, order)
         return resident.status()
@@ -51,14 +55,12 @@ async def commit_move(host: Host, move_id: str, order: CommitMove) -> VmStatus:
 
 
 async def _confirm_identity(host: Host, resident: Resident, order: CommitMove) -> None:
-    """Tell the guest again, once, if a process before this one may not have."""
-    if (
-        resident.state is VmState.RUNNING
-        and not resident.is_identity_certain
-        and resident.machine is not None
-    ):
-        await _told(host, resident, order)(resident.machine.guest)
-        resident.is_identity_certain = True
+    """Finish what an earlier process may have left half done: the guest ran, and had no identity yet."""
+    machine = resident.machine
+    if resident.is_identity_certain or machine is None or resident.state is not VmState.RUNNING:
+        return
+    await _told(host, resident, order)(machine.guest)
+    resident.is_identity_certain = True
 
 
 async def _take_over(host: Host, resident: Resident, order: CommitMove, *, machine: Machine) -> None:

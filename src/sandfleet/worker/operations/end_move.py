@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from sandfleet.model.errors import Conflict, NotFound, StaleEpoch
+from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.move_messages import READY, STAYED, UNDECIDED, EndMove
 from sandfleet.wire.worker_messages import VmStatus, VmStopped
 from sandfleet.worker.host import Host
@@ -17,7 +18,12 @@ log = structlog.get_logger("sandfleet.worker")
 
 
 async def stay(host: Host, sandbox_id: str, order: EndMove) -> VmStatus:
-    """Have the sandbox run here, whatever its move has come to. The target must not run it, nor ever will."""
+    """Have the sandbox run here, whatever its move has come to. The target must not run it, nor ever will.
+
+    Whether anything of the move is known here or not: the order to send may come after this one.
+    """
+    host.require_adopted()
+    host.moves.give_up(order.move_id)
     known = host.residents.find(sandbox_id)
     if known is not None and 0 < order.under == known.epoch and known.state is VmState.RUNNING:
         return known.status()  # it goes on here already, under its new epoch
@@ -34,8 +40,10 @@ async def _stay(host: Host, resident: Resident, departure: Departure, *, under: 
     if departure.sending is not None and not departure.sending.done:
         departure.sending.cancel()
         await departure.sending.settled()
+    if departure.looking is not None:  # whatever it finds: it was told to stay
+        await departure.looking.settled()
     machine = resident.machine
-    if resident.state is not VmState.MOVING or machine is None:
+    if machine is None or not (resident.state is VmState.MOVING or _has_left_marks(resident, machine)):
         return
     if await machine.is_alive():
         if under > resident.epoch:  # first: what runs again here is known by its newest epoch
@@ -45,6 +53,11 @@ async def _stay(host: Host, resident: Resident, departure: Departure, *, under: 
     await go_on(host, resident, machine)
     departure.settle(STAYED)
     log.info("vm_stays", sandbox=resident.sandbox_id, epoch=resident.epoch, move=departure.move_id)
+
+
+def _has_left_marks(resident: Resident, machine: Machine) -> bool:
+    """Whether a sandbox that was never shut off could not be freed of its move."""
+    return resident.state is VmState.RUNNING and bool(machine.facts.departing)
 
 
 async def release(host: Host, sandbox_id: str, order: EndMove) -> VmStopped:

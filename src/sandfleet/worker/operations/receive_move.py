@@ -27,7 +27,7 @@ from sandfleet.wire.move_messages import (
 )
 from sandfleet.worker.host import Host
 from sandfleet.worker.moves import Arrival
-from sandfleet.worker.operations.stop import end
+from sandfleet.worker.operations.stop import end, work_of_moves
 from sandfleet.worker.operations.watch import watch
 from sandfleet.worker.residents import Resident, VmState
 
@@ -152,9 +152,9 @@ async def abandon_move(host: Host, move_id: str, _order: AbandonMove) -> MoveAba
 
 async def _remove(host: Host, resident: Resident) -> None:
     """Remove what was made. Its epoch is not over: the sandbox never was here under it."""
-    if resident.arrival is not None and resident.arrival.making is not None:
-        resident.arrival.making.cancel()
-        await resident.arrival.making.settled()
+    for work in work_of_moves(resident):
+        work.cancel()
+        await work.settled()
     if resident.machine is not None:
         await resident.machine.destroy()
     host.residents.remove(resident)

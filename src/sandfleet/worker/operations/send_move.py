@@ -69,11 +69,14 @@ async def send_move(host: Host, sandbox_id: str, order: SendMove) -> MoveState:
 
 
 def _begin(host: Host, resident: Resident, order: SendMove) -> Departure:
+    host.moves.refuse_given_up(order.move_id)
     if order.target_worker == host.worker_id:
         raise BadRequest("a sandbox does not move to the worker that it is on", code="same_worker")
     machine = resident.machine
     if resident.state is not VmState.RUNNING or resident.successor is not None or machine is None:
         raise Conflict(f"sandbox {resident.sandbox_id} is {resident.state.value}", code="busy")
+    if resident.resizing.locked():  # its place was made for the size that it had
+        raise Conflict(f"the size of sandbox {resident.sandbox_id} is being changed", code="busy")
     leaving = [one for one in host.residents if one.departure is not None and one.departure.is_open]
     if resident in leaving:
         raise Conflict(f"sandbox {resident.sandbox_id} is moving already", code="busy")
@@ -99,7 +102,9 @@ async def _send(
     try:
         await mover.send(machine, order.landing, move_id=order.move_id, pilot=departure)
     except MoveUndecided as error:
-        departure.settle(UNDECIDED, error.message)
+        # One that was not shut off runs; what is left of its move goes with `stay`.
+        is_served = resident.state is VmState.RUNNING
+        departure.settle(FAILED if is_served else UNDECIDED, error.message)
         raise
     except BaseException as error:
         said = error.message if isinstance(error, SandfleetError) else "the worker has stopped"
@@ -112,11 +117,11 @@ async def _send(
 
 async def _decide(host: Host, resident: Resident, departure: Departure) -> None:
     """Look what an undecided hand-over has come to, once for all who ask."""
-    if departure.ending is None or departure.ending.done:
-        departure.ending = host.background.start(
+    if departure.looking is None or departure.looking.done:
+        departure.looking = host.background.start(
             _look(host, resident, departure), name=f"look after {resident.sandbox_id}"
         )
-    await departure.ending.result()
+    await departure.looking.result()
 
 
 async def _look(host: Host, resident: Resident, departure: Departure) -> None:

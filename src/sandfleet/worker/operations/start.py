@@ -16,7 +16,14 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, NoCapacity, StaleEpoch
+from sandfleet.model.errors import (
+    Conflict,
+    GuestUnresponsive,
+    HypervisorFailed,
+    NoCapacity,
+    NotReady,
+    StaleEpoch,
+)
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.worker_messages import StartVm, VmStatus
 from sandfleet.worker import metrics
@@ -56,6 +63,7 @@ async def _admit(host: Host, sandbox_id: str, order: StartVm) -> Resident:
         if known.epoch > order.epoch or (known.epoch == order.epoch and known.state is VmState.STOPPING):
             raise StaleEpoch(f"sandbox {sandbox_id} is here under epoch {known.epoch}")
         if known.epoch == order.epoch:
+            _refuse_what_only_comes(known)
             _confirm_identity(host, known, order)
             return known
         if order.snapshot is not None and known.state is VmState.RUNNING:
@@ -63,6 +71,12 @@ async def _admit(host: Host, sandbox_id: str, order: StartVm) -> Resident:
             return begin_beside(host, known, order)
         await end(host, known)  # an older owner's VM: nobody may reach it any more
     raise Conflict(f"sandbox {sandbox_id} changes owner too often", code="busy")
+
+
+def _refuse_what_only_comes(known: Resident) -> None:
+    """Raise NotReady while a move to here that failed, under what is the next epoch again, is not cleared."""
+    if known.arrival is not None and known.state in (VmState.ARRIVING, VmState.DEAD):
+        raise NotReady(f"a move of sandbox {known.sandbox_id} to here is still being given up")
 
 
 def _begin(host: Host, sandbox_id: str, order: StartVm) -> Resident:

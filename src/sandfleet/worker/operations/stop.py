@@ -78,5 +78,5 @@ def work_of_moves(resident: Resident) -> list[OwnedTask[Any]]:
     arrival, departure = resident.arrival, resident.departure
     work: list[OwnedTask[Any] | None] = []
     work += [] if arrival is None else [arrival.making, arrival.taking_over]
-    work += [] if departure is None else [departure.sending, departure.ending]
+    work += [] if departure is None else [departure.sending, departure.looking, departure.ending]
     return [one for one in work if one is not None and not one.done]
