@@ -25,13 +25,13 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sandfleet.adapters.machines.ec2_errors import launch_error, unreachable
+from sandfleet.adapters.machines.ec2_parts import Ec2Parts
+from sandfleet.adapters.machines.tags import FLEET_TAG, LAUNCH_TAG, SIZE_TAG, VERSION_TAG
 from sandfleet.adapters.machines.terms import newest_of
 from sandfleet.model.errors import MachineRefused
 from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
-from sandfleet.model.machine import Machine, MachineOrder, MachineState
+from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState
 
-FLEET_TAG, LAUNCH_TAG = "sandfleet:fleet", "sandfleet:launch"
-SIZE_TAG, VERSION_TAG = "sandfleet:size", "sandfleet:version"
 SPOT_NOTICE = timedelta(minutes=2)
 _TOKEN_LENGTH_MAX = 64
 _STATES: Mapping[str, MachineState] = {
@@ -87,6 +87,7 @@ class Ec2MachinePool:
                 retries={"total_max_attempts": _ATTEMPTS_MAX, "mode": "standard"},
             ),
         )
+        self._parts = Ec2Parts(self._client, config.fleet)
 
     async def launch(self, order: MachineOrder, *, term: int) -> Machine:
         """Run an instance under the launch's token; first look for the one that it has."""
@@ -116,6 +117,15 @@ class Ec2MachinePool:
             return False
 
         return await self._called(work)
+
+    async def parts(self) -> Sequence[MachinePart]:
+        """Return what no instance holds."""
+        return await self._called(self._parts.loose)
+
+    async def remove(self, part: MachinePart, *, term: int) -> bool:
+        """Delete or release it, if it is the fleet's and nothing holds it."""
+        self._term = newest_of(self._term, term)
+        return await self._called(lambda: self._parts.remove(part))
 
     def _launch(self, order: MachineOrder) -> Machine:
         token = f"{self._config.fleet}/{order.launch_id}"
