@@ -22,7 +22,13 @@ from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.capacity import plan_capacity
 from sandfleet.planning.fleet import CapacityView
-from sandfleet.planning.membership import Known, candidates_for_removal, members, standing_launches
+from sandfleet.planning.membership import (
+    Known,
+    candidates_for_removal,
+    members,
+    sizes_as_known,
+    standing_launches,
+)
 from sandfleet.planning.placement import PlacementRequest
 from sandfleet.planning.queue import in_turn
 from sandfleet.ports.fleet_store import FleetDecision
@@ -45,6 +51,7 @@ class CapacityLoop:
             return "the fleet has the workers that it is given"
         now = self.plane.clock.now()
         view = await self._view()
+        policy = replace(policy, sizes=sizes_as_known(policy.sizes, view.members))
         plan = plan_capacity(view, policy, await self.plane.stores.fleet.memory(), now=now)
         decision = FleetDecision(DrainOwner.CAPACITY, plan.commands, plan.memory)
         left_out = await self.plane.stores.fleet.record(decision, term=term)
