@@ -63,8 +63,8 @@ class Amazon:
             LaunchTemplateName="workers", LaunchTemplateData={"UserData": "aGVsbG8="}
         )
 
-    def pool(self, *, fleet: str | None = None) -> Ec2MachinePool:
-        return Ec2MachinePool(Ec2Config(fleet or self.fleet, REGION, "workers", SIZES, endpoint_url=self.url))
+    def pool(self, *, fleet: str | None = None, template: str = "workers") -> Ec2MachinePool:
+        return Ec2MachinePool(Ec2Config(fleet or self.fleet, REGION, template, SIZES, endpoint_url=self.url))
 
     def refuse(self, code: str, *, status: int = 400, times: int = 1) -> None:
         body = error_body(code, "you may not")
@@ -290,3 +290,9 @@ async def test_a_part_that_is_taken_or_goes_between_look_and_end_is_no_fault(
     amazon.front.answers[action] = deque([(403, error_body("UnauthorizedOperation", "no"))])
     with pytest.raises(PoolUnreachable):
         await pool.remove(part, term=1)
+
+
+async def test_the_launch_template_may_be_named_by_its_id(amazon: Amazon) -> None:
+    template = amazon.client.describe_launch_templates()["LaunchTemplates"][0]["LaunchTemplateId"]
+    await amazon.pool(template=template).launch(ORDER, term=1)
+    assert amazon.asked("launch-1")["LaunchTemplate.LaunchTemplateId"] == template

@@ -73,16 +73,18 @@ class AzureClients:
 def open_clients(
     subscription_id: str,
     *,
+    client_id: str | None = None,
     credential: Any = None,
     endpoint: str = PUBLIC_CLOUD,
     authentication_policy: Any = None,
 ) -> AzureClients:
     """Return clients that try each call once: who asks again is the fleet, with its own patience.
 
-    Without a credential it is the identity of the machine that this runs on.
+    Without a credential it is an identity of the machine that this runs on: that of `client_id`, or the
+    only one.
     """
     options = {
-        "credential": credential or ManagedIdentityCredential(),
+        "credential": credential or ManagedIdentityCredential(client_id=client_id),
         "subscription_id": subscription_id,
         "base_url": endpoint,
         "credential_scopes": [f"{endpoint.rstrip('/')}/.default"],

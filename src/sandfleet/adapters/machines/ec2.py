@@ -63,6 +63,7 @@ class Ec2Config:
     fleet: str
     region: str
     launch_template: str
+    """Its id (`lt-…`) or its name."""
     sizes: Sequence[Ec2Size]
     endpoint_url: str | None = None
 
@@ -154,13 +155,15 @@ class Ec2MachinePool:
             "MarketType": "spot",
             "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
         }
+        template = self._config.launch_template
+        named = "LaunchTemplateId" if template.startswith("lt-") else "LaunchTemplateName"
         begun = self._client.run_instances(
             ClientToken=token,
             MinCount=1,
             MaxCount=1,
             ImageId=self._image(order.version),
             InstanceType=wanted.instance_type,
-            LaunchTemplate={"LaunchTemplateName": self._config.launch_template, "Version": "$Default"},
+            LaunchTemplate={named: template, "Version": "$Default"},
             TagSpecifications=[{"ResourceType": kind, "Tags": listed} for kind in _TAGGED],
             **({"InstanceMarketOptions": spot} if wanted.is_spot else {}),
         )
