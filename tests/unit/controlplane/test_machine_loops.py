@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from tests.unit.controlplane.machine_world import ORPHANS, World, launching, named
 
-from sandfleet.controlplane.loops.machines import CALLS_MAX, LOOK_EVERY, SILENCES_MAX, UNSEEN
+from sandfleet.controlplane.loops.machines import CALLS_MAX, LOOK_EVERY, ROUND, SILENCES_MAX, UNSEEN
 from sandfleet.controlplane.loops.orphans import REMOVALS_MAX
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.errors import PoolUnreachable, StaleTerm, StoreUnavailable
@@ -135,6 +135,22 @@ async def test_everybody_has_a_turn_when_there_are_more_than_one_round_holds() -
     await world.decide(*(AbandonLaunch(named(number), "late") for number in range(CALLS_MAX)))
     await world.tick()
     assert len({one.launch_id for one in await world.machines()}) == count
+
+
+async def test_a_slow_pool_is_not_asked_for_longer_than_a_round_holds() -> None:
+    world = World()
+    launch = world.pool.launch
+
+    async def slow(order: MachineOrder, *, term: int) -> Machine:
+        await world.clock.advance(ROUND.total_seconds() / 2)
+        return await launch(order, term=term)
+
+    cast(Any, world.pool).launch = slow
+    await world.decide(*(launching(number) for number in range(5)))
+    await world.tick()
+    assert len(await world.machines()) == 2
+    await world.tick()
+    assert len(await world.machines()) == 4
 
 
 async def test_one_launch_that_never_gets_an_answer_does_not_hold_up_those_after_it() -> None:

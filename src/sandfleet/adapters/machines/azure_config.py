@@ -13,7 +13,7 @@ from azure.mgmt.network import NetworkManagementClient
 from sandfleet.model.launch import MachineSize
 
 PUBLIC_CLOUD = "https://management.azure.com"
-_CONNECT_S, _READ_S = 5, 30
+_CONNECT_S, _READ_S = 5, 15
 
 
 @dataclass(frozen=True, slots=True)

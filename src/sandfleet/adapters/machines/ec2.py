@@ -43,7 +43,8 @@ _STATES: Mapping[str, MachineState] = {
 }
 _TAGGED = ("instance", "volume", "network-interface")
 _ENDING_EVENTS = frozenset({"instance-stop", "instance-retirement"})
-_CONNECT_S, _READ_S, _ATTEMPTS_MAX = 5, 30, 2
+# A call and its repetition end well within a tick of the loops that make them.
+_CONNECT_S, _READ_S, _ATTEMPTS_MAX = 5, 15, 2
 T = TypeVar("T")
 
 

@@ -12,16 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import structlog
+
 from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.model.errors import MachineRefused, PoolUnreachable
-from sandfleet.model.launch import Launch, LaunchId, LaunchState
+from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.machine import Machine, MachineOrder
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.ports.machine_pool import MachinePool
 
+_log = structlog.get_logger(__name__)
+
 CALLS_MAX = 50
 """Of each pool in one round; the others have their turn in the next."""
+ROUND = timedelta(seconds=20)
+"""So long one pool is asked in one round: the others' rounds wait for it."""
 SILENCES_MAX = 3
 """So many calls of one round without an answer, and the pool is left alone until the next."""
 LOOK_EVERY = timedelta(seconds=10)
@@ -69,8 +75,10 @@ class MachineLoop:
             said.append(f"{name}: there is no such pool here, {len(launches)} launches wait")
             return
         round_ = _Round(self.plane, pool, term)
+        began_at = self.plane.clock.now()
         for launch in self._in_turn(name, launches):
-            if round_.calls >= CALLS_MAX or len(round_.silences) >= SILENCES_MAX:
+            is_over = self.plane.clock.now() - began_at >= ROUND
+            if is_over or round_.calls >= CALLS_MAX or len(round_.silences) >= SILENCES_MAX:
                 break
             self._last[name] = launch.id
             await round_.go_on(launch, workers)
@@ -122,9 +130,8 @@ class _Round:
             for machine in await self._machines():
                 launch = booting.get(machine.id)
                 if launch is not None and machine.failure is not None:
-                    why, said = machine.failure, machine.said
-                    is_failed = await self._fleet.fail(launch.id, why, said=said, term=self._term)
-                    self._done[f"failed ({why})"] += is_failed
+                    is_failed = await self._fail(launch, machine.failure, said=machine.said)
+                    self._done[f"failed ({machine.failure})"] += is_failed
         except PoolUnreachable as error:
             self.silences.append(error.message)
 
@@ -141,12 +148,17 @@ class _Round:
         try:
             machine = await self._pool.launch(order, term=self._term)
         except MachineRefused as error:
-            said, why = error.message, error.failure
-            if await self._fleet.fail(launch.id, why, said=said, term=self._term):
-                self._done[f"refused ({why})"] += 1
+            if await self._fail(launch, error.failure, said=error.message):
+                self._done[f"refused ({error.failure})"] += 1
                 await self._fleet.let_go(launch.id, term=self._term)
         else:
             self._done["begun"] += await self._fleet.name_machine(launch.id, machine.id, term=self._term)
+
+    async def _fail(self, launch: Launch, why: LaunchFailure, *, said: str) -> bool:
+        is_failed = await self._fleet.fail(launch.id, why, said=said, term=self._term)
+        if is_failed:
+            _log.warning("launch_failed", launch=launch.id, size=launch.size, failure=why, said=said)
+        return is_failed
 
     async def _end(self, launch: Launch) -> None:
         machine_id = launch.machine_id or await self._found(launch)
