@@ -50,6 +50,11 @@ _SAID = (
     "memory_used_mib",
     "cpu_percent",
     "disk_used_mib",
+    "host_memory_mib",
+    "host_cpus",
+    "host_disk_mib",
+    "ends_at",
+    "ends_because",
     "instance_id",
     "sequence",
 )
