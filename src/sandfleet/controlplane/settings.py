@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from sandfleet.controlplane.machine_settings import CapacitySettings, PoolSettings, check_machines
 from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
 from sandfleet.planning.placement import PlacementPolicy
 from sandfleet.planning.pressure_ground import USUAL_MARKS, Marks, Shortage
@@ -147,6 +148,10 @@ class ControlPlaneSettings(BaseSettings):
     """Whether a guest may go on before its memory is there. When either host fails then, it is lost."""
     drain_moves_at_once: Annotated[int, Field(ge=1, le=64)] = 2
     """How many sandboxes leave a worker at a time that is being drained, and how many come to one."""
+    pools: tuple[PoolSettings, ...] = ()
+    """Where machines come from, in the order of preference: tables `[[pools]]`, see below."""
+    capacity: CapacitySettings | None = None
+    """How many workers there shall be: table `[capacity]`, see below. Without it, those that it is given."""
     pressure: bool = True
     """Whether sandboxes leave hosts that are short of real memory, disk or CPU: by moves, then by sleep."""
     pressure_memory_high: Share = 0.92
@@ -185,6 +190,11 @@ class ControlPlaneSettings(BaseSettings):
                 )
         if not base <= self.memory_default_mb <= self.memory_max_mb:
             raise ValueError("memory_base_mb <= memory_default_mb <= memory_max_mb does not hold")
+        return self
+
+    @model_validator(mode="after")
+    def _machines_can_be_had(self) -> ControlPlaneSettings:
+        check_machines(self.pools, self.capacity)
         return self
 
     @model_validator(mode="after")
