@@ -7,6 +7,7 @@ import pytest
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.testing.conformance import (
     drain_store,
+    fleet_store,
     move_store,
     operation_store,
     other_stores,
@@ -24,6 +25,7 @@ CHECKS = (
     *other_stores.CHECKS,
     *move_store.CHECKS,
     *drain_store.CHECKS,
+    *fleet_store.CHECKS,
 )
 
 

@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.model.checkpoint import Checkpoint
+from sandfleet.model.drain import Stay
 from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
+from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
 from sandfleet.ports.drain_store import DrainStore
+from sandfleet.ports.fleet_store import FleetStore
 from sandfleet.ports.labels import PreviewStore, TagStore
+from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.ports.move_client import MoveClient
 from sandfleet.ports.move_store import MoveStore
 from sandfleet.ports.pending_commands import PendingCommandStore
@@ -89,6 +93,24 @@ class NewSize:
     cpu_percent: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """A sandbox that has begun to leave its worker, and why it goes where it does."""
+
+    sandbox_id: SandboxId
+    to: WorkerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """Who leaves a worker now, and why the others stay."""
+
+    worker_id: WorkerId
+    evicted: Sequence[Evicted]
+    stays: Sequence[Stay]
+
+
 class Lifecycle(Protocol):
     """The verbs on sandboxes that the HTTP edge may begin."""
 
@@ -124,6 +146,10 @@ class Lifecycle(Protocol):
 
         StaleVersion, TargetUnavailable, Conflict while an earlier move is not cleared away.
         """
+        ...
+
+    async def evict(self, worker_id: WorkerId, *, actor: str) -> Eviction:
+        """Begin to move as many of its sandboxes as there are places for; NotFound."""
         ...
 
     async def restart(self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str) -> Operation:
@@ -191,6 +217,7 @@ class Stores:
     sizes: SizeStore
     moves: MoveStore
     drains: DrainStore
+    fleet: FleetStore
     log: TransitionLog
     commands: PendingCommandStore
 
@@ -235,3 +262,7 @@ class ControlPlane:
     faults: FaultPoints = field(default_factory=FaultPoints)
     move_client: MoveClient | None = None
     """Reaches both workers of a move; without it no sandbox moves."""
+    pools: Mapping[str, MachinePool] = field(default_factory=dict)
+    """Where machines come from, by the first part of the keys of their sizes."""
+    capacity: CapacityPolicy | None = None
+    """How many there shall be; without it the fleet has the workers that it is given."""

@@ -21,7 +21,9 @@ SandfleetError
 │   ├── NotReady              the waiting time is over
 │   ├── StoreUnavailable      PostgreSQL cannot be reached
 │   ├── BlobsUnavailable      the object store cannot be reached or does not do what it should
-│   └── WorkerUnreachable     the worker did not answer: says nothing about its sandboxes
+│   ├── WorkerUnreachable     the worker did not answer: says nothing about its sandboxes
+│   ├── MachineRefused        a machine pool gives no machine; `failure` says for how long
+│   └── PoolUnreachable       a machine pool did not answer: says nothing about what was asked of it
 ├── PortClosed                nothing in the guest listens on that port
 ├── GuestUnresponsive         the guest agent does not answer
 ├── GuestDiskFull             no space left inside the guest
@@ -38,6 +40,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from sandfleet.model.launch import LaunchFailure
 
 
 class SandfleetError(Exception):
@@ -200,6 +204,22 @@ class WorkerUnreachable(Unavailable):
     """The worker did not answer. Nothing follows about its sandboxes."""
 
     code = "worker_unreachable"
+
+
+class MachineRefused(Unavailable):
+    """A machine pool gives no machine: there is none of that launch, and there will be none."""
+
+    code = "machine_refused"
+
+    def __init__(self, message: str, *, failure: LaunchFailure = LaunchFailure.BROKEN) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class PoolUnreachable(Unavailable):
+    """A machine pool did not answer, or not yet. Nothing follows: ask again, with the same launch."""
+
+    code = "pool_unreachable"
 
 
 class PortClosed(SandfleetError):

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.capacity_policy import CapacityPolicy, DesiredSum
-from sandfleet.planning.fleet import DrainOwner, DrainWorker, Member, Resident
+from sandfleet.planning.fleet import DrainWorker, Member, Resident
 from sandfleet.planning.packing import Packing
 
 PROOFS_MAX = 20
@@ -62,7 +63,9 @@ def shrink(members: Sequence[Member], ground: Ground, policy: CapacityPolicy, *,
         if reason is not None:
             refused[member.worker.id] = reason
             continue
-        drains.append(DrainWorker(member.worker.id, DrainOwner.CAPACITY, _why(member, worth)))
+        # Nobody is put to sleep to save a machine.
+        why = _why(member, worth)
+        drains.append(DrainWorker(member.worker.id, DrainOwner.CAPACITY, why, hibernates=False))
     return Shrinking(drains, refused)
 
 

@@ -83,6 +83,11 @@ workers = Table(
     Column("instance_id", Text, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("quarantined", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("host_memory_mib", BigInteger, nullable=False, server_default=text("0")),
+    Column("host_cpus", Integer, nullable=False, server_default=text("0")),
+    Column("host_disk_mib", BigInteger, nullable=False, server_default=text("0")),
+    Column("ends_at", _TIME),
+    Column("ends_because", Text, nullable=False, server_default=text("''")),
 )
 
 drains = Table(
@@ -95,6 +100,41 @@ drains = Table(
     Column("drained_at", _TIME),
     Column("moved", Integer, nullable=False),
     Column("stays", JSONB, nullable=False),
+    Column("owner", Text, nullable=False, server_default=text("'operator'")),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("deadline_at", _TIME, nullable=False),
+    Column("hibernates", Boolean, nullable=False),
+    Column("slept", Integer, nullable=False),
+    Column("stuck_at", _TIME),
+)
+
+launches = Table(
+    "launches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("size", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("requested_at", _TIME, nullable=False),
+    Column("ended_at", _TIME),
+    Column("failure", Text),
+    Column("said", Text, nullable=False),
+    Column("machine_id", Text),
+    Column("worker_id", Text, ForeignKey("workers.id")),
+    Column("ending_since", _TIME),
+    Column("gone_at", _TIME),
+    Index("launches_open", "id", postgresql_where=text("gone_at IS NULL")),
+    Index("launches_machine", "machine_id"),
+    Index("launches_worker", "worker_id", postgresql_where=text("worker_id IS NOT NULL")),
+)
+
+planner_states = Table(
+    "planner_states",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", JSONB, nullable=False),
+    Column("changed_at", _TIME, nullable=False),
 )
 
 snapshots = Table(

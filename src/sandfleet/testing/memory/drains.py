@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
-from sandfleet.model.drain import Drain, DrainState
+from sandfleet.model.drain import ASKED_FOR, Drain, DrainOwner, DrainState, DrainTerms
 from sandfleet.model.errors import NotFound
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.transition import Transition
@@ -21,16 +22,12 @@ class MemoryDrainStore:
         self._database = database
         self._link = link
 
-    async def begin(self, worker_id: WorkerId, *, actor: str) -> Drain:
+    async def begin(self, worker_id: WorkerId, *, actor: str, terms: DrainTerms | None = None) -> Drain:
         """Write it down."""
 
         def work() -> Drain:
-            database = self._database
-            worker = self._known(worker_id)
-            if worker_id not in database.drains:
-                database.drains[worker_id] = Drain(worker_id, actor, database.now())
-                self._change(worker, draining=True, event="drain_requested", actor=actor)
-            return database.drains[worker_id]
+            begin_drain(self._database, worker_id, owner=DrainOwner.OPERATOR, actor=actor, terms=terms)
+            return self._database.drains[worker_id]
 
         return await self._link.call(work, repeatable=True, name="begin_drain")
 
@@ -38,11 +35,7 @@ class MemoryDrainStore:
         """Take it back."""
 
         def work() -> bool:
-            worker = self._known(worker_id)
-            if self._database.drains.pop(worker_id, None) is None:
-                return False
-            self._change(worker, draining=False, event="drain_undone", actor=actor)
-            return True
+            return end_drain(self._database, worker_id, actor=actor, reason=ASKED_FOR)
 
         return await self._link.call(work, repeatable=True, name="end_drain")
 
@@ -74,38 +67,90 @@ class MemoryDrainStore:
             before = database.drains.get(drain.worker_id)
             if before is None or before.begun_at != drain.begun_at:
                 return False
-            is_news = drain.state is DrainState.DRAINED and before.state is not DrainState.DRAINED
-            drained_at = database.now() if is_news else before.drained_at
-            if drain.state is not DrainState.DRAINED:
-                drained_at = None
-            database.drains[drain.worker_id] = replace(drain, stays=tuple(drain.stays), drained_at=drained_at)
-            if is_news:
-                worker = database.workers[drain.worker_id]
-                self._log(worker, event="drained", actor="drain", reason=f"{drain.moved} sandboxes moved")
+            now, is_news = database.now(), drain.state is not before.state
+            is_drained, is_stuck = (drain.state is one for one in (DrainState.DRAINED, DrainState.STUCK))
+            database.drains[drain.worker_id] = replace(
+                before,
+                state=drain.state,
+                moved=drain.moved,
+                slept=drain.slept,
+                stays=tuple(drain.stays),
+                drained_at=(before.drained_at or now) if is_drained else None,
+                stuck_at=(before.stuck_at or now) if is_stuck else None,
+            )
+            if is_news and (is_drained or is_stuck):
+                worker, (event, reason) = database.workers[drain.worker_id], drain.news
+                _log(database, worker, event=event, actor="drain", reason=reason)
             return True
 
         return await self._link.call(work, repeatable=True, name="save_drain")
 
-    def _known(self, worker_id: WorkerId) -> Worker:
-        worker = self._database.workers.get(worker_id)
-        if worker is None or worker.state is WorkerState.GONE:
-            raise NotFound(f"worker {worker_id} not found")
-        return worker
 
-    def _change(self, worker: Worker, *, draining: bool, event: str, actor: str) -> None:
-        after = replace(worker, draining=draining, version=worker.version + 1)
-        self._database.workers[worker.id] = after
-        self._log(after, event=event, actor=actor, reason="asked for")
+def begin_drain(
+    database: MemoryDatabase,
+    worker_id: WorkerId,
+    *,
+    owner: DrainOwner,
+    actor: str,
+    terms: DrainTerms | None,
+) -> DrainOwner:
+    """Write it down, or take over what a loop has begun; return whose it is. NotFound."""
+    worker, before = _known(database, worker_id), database.drains.get(worker_id)
+    agreed = terms or DrainTerms()
+    if before is not None and not owner.takes_over(before.owner):
+        is_new = before.owner is owner and owner.may_renew and terms is not None
+        if not is_new:
+            return before.owner
+    now = database.now()
+    database.drains[worker_id] = replace(
+        before or Drain(worker_id, actor, now),
+        actor=actor,
+        owner=owner,
+        reason=agreed.reason,
+        deadline_at=now + timedelta(seconds=agreed.deadline_s),
+        hibernates=agreed.hibernates,
+    )
+    if before is None:
+        worker = _mark(database, worker, draining=True)
+    _log(database, worker, event="drain_requested", actor=actor, reason=agreed.reason)
+    return owner
 
-    def _log(self, worker: Worker, *, event: str, actor: str, reason: str) -> None:
-        self._database.log(
-            Transition(
-                event=event,
-                actor=actor,
-                reason=reason,
-                at=self._database.now(),
-                from_state=worker.state,
-                to_state=worker.state,
-                worker_id=worker.id,
-            )
+
+def end_drain(
+    database: MemoryDatabase, worker_id: WorkerId, *, actor: str, reason: str, owner: DrainOwner | None = None
+) -> bool:
+    """Take it back, if it is `owner`'s; false when there is none such. NotFound."""
+    worker, before = _known(database, worker_id), database.drains.get(worker_id)
+    if before is None or owner not in (None, before.owner):
+        return False
+    del database.drains[worker_id]
+    worker = _mark(database, worker, draining=False)
+    _log(database, worker, event="drain_undone", actor=actor, reason=reason)
+    return True
+
+
+def _known(database: MemoryDatabase, worker_id: WorkerId) -> Worker:
+    worker = database.workers.get(worker_id)
+    if worker is None or worker.state is WorkerState.GONE:
+        raise NotFound(f"worker {worker_id} not found")
+    return worker
+
+
+def _mark(database: MemoryDatabase, worker: Worker, *, draining: bool) -> Worker:
+    after = replace(worker, draining=draining, version=worker.version + 1)
+    database.workers[worker.id] = after
+    return after
+
+
+def _log(database: MemoryDatabase, worker: Worker, *, event: str, actor: str, reason: str) -> None:
+    database.log(
+        Transition(
+            event=event,
+            actor=actor,
+            reason=reason,
+            at=database.now(),
+            from_state=worker.state,
+            to_state=worker.state,
+            worker_id=worker.id,
         )
+    )
