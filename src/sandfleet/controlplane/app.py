@@ -21,6 +21,8 @@ from sandfleet.controlplane.api import (
     hibernation,
     migration,
     organisations,
+    placement,
+    plan,
     previews,
     reference,
     sandbox_state,
@@ -59,12 +61,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *signed_files.ENDPOINTS,
     *sandbox_state.ENDPOINTS,
     *events.ENDPOINTS,
+    *placement.ENDPOINTS,
     *tags.ENDPOINTS,
     *previews.ENDPOINTS,
     *sizes.ENDPOINTS,
     *migration.ENDPOINTS,
     *workers.ENDPOINTS,
     *drains.ENDPOINTS,
+    *plan.ENDPOINTS,
     *organisations.ENDPOINTS,
 )
 

@@ -62,6 +62,12 @@ def candidates_for_removal(known: Known) -> Sequence[Worker]:
     ]
 
 
+def usual_version(workers: Sequence[Worker]) -> str:
+    """Return what most workers run: a machine for demand is one more of them."""
+    counts = Counter(one.worker_version for one in workers if one.state is WorkerState.READY)
+    return max(counts, key=lambda version: (counts[version], version), default="")
+
+
 def sizes_as_known(sizes: Sequence[MachineSize], members: Sequence[Member]) -> Sequence[MachineSize]:
     """Return the sizes; what they leave open of their hardware is as the workers of that size have it.
 

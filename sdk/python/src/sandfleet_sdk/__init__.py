@@ -45,6 +45,7 @@ from sandfleet_sdk.models import (
     Sandbox,
     Worker,
 )
+from sandfleet_sdk.plans import Candidate, Decision, Placement, Plan, Rejection
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
 from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
 from sandfleet_sdk.sessions import Session
@@ -59,9 +60,11 @@ __all__ = [
     "Attachment",
     "BadAnswer",
     "BadRequest",
+    "Candidate",
     "Checkpoint",
     "Client",
     "Conflict",
+    "Decision",
     "Drain",
     "Event",
     "ExecProgress",
@@ -79,9 +82,12 @@ __all__ = [
     "NotFound",
     "Organisation",
     "Output",
+    "Placement",
+    "Plan",
     "PlanLimit",
     "Preview",
     "QuotaExceeded",
+    "Rejection",
     "RetryPolicy",
     "Sandbox",
     "SandfleetError",

@@ -16,7 +16,18 @@ from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sandfleet_sdk import attached, commands, drains, files, fleet, previews, sandboxes, saved, sessions
+from sandfleet_sdk import (
+    attached,
+    commands,
+    drains,
+    files,
+    fleet,
+    plans,
+    previews,
+    sandboxes,
+    saved,
+    sessions,
+)
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Progress
 from sandfleet_sdk.calls import Flow
 from sandfleet_sdk.errors import SandfleetError
@@ -66,6 +77,7 @@ class Sandboxes(_Blocking):
     kill = _blocking(sandboxes.kill)
     set_timeout = _blocking(sandboxes.set_timeout)
     events = _blocking(sandboxes.events)
+    placement = _blocking(plans.placement)
     stats = _blocking(attached.stats)
     tags = _blocking(attached.tags)
     set_tags = _blocking(attached.set_tags)
@@ -94,6 +106,7 @@ class AsyncSandboxes(_Awaiting):
     kill = _awaiting(sandboxes.kill)
     set_timeout = _awaiting(sandboxes.set_timeout)
     events = _awaiting(sandboxes.events)
+    placement = _awaiting(plans.placement)
     stats = _awaiting(attached.stats)
     tags = _awaiting(attached.tags)
     set_tags = _awaiting(attached.set_tags)
@@ -258,6 +271,7 @@ class Fleet(_Blocking):
     drain_worker = _blocking(drains.begin_drain)
     undrain_worker = _blocking(drains.undo_drain)
     drain = _blocking(drains.show_drain)
+    plan = _blocking(plans.plan)
     organisations = _blocking(fleet.list_organisations)
     create_key = _blocking(fleet.create_key)
     list_keys = _blocking(fleet.list_keys)
@@ -273,6 +287,7 @@ class AsyncFleet(_Awaiting):
     drain_worker = _awaiting(drains.begin_drain)
     undrain_worker = _awaiting(drains.undo_drain)
     drain = _awaiting(drains.show_drain)
+    plan = _awaiting(plans.plan)
     organisations = _awaiting(fleet.list_organisations)
     create_key = _awaiting(fleet.create_key)
     list_keys = _awaiting(fleet.list_keys)
