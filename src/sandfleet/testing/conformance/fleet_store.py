@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sandfleet.controlplane.dependencies import Stores
 from sandfleet.model.drain import DrainOwner
-from sandfleet.model.errors import StaleTerm
+from sandfleet.model.errors import Conflict, StaleTerm
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.machine import Machine, MachineState
@@ -177,6 +177,24 @@ async def an_empty_worker_is_gone_when_its_machine_is_given_up(stores: Stores) -
     ending = await _launch(stores)
     assert (ending.state, ending.is_ending) == (LaunchState.JOINED, True)
     assert await stores.fleet.take_off(FIRST, term=term)
+
+
+async def a_machine_ends_with_the_worker_that_somebody_forgets(stores: Stores) -> None:
+    """Also with one that is said to be lost: nothing that it still runs may go on."""
+    term = await stores.terms.raise_term("leader")
+    await _joined(stores, term)
+    await _hold(stores)
+    with refusing(Conflict):
+        await stores.workers.forget(ONE, is_lost=False, actor="somebody")
+    assert not (await _launch(stores)).is_ending
+    assert await stores.workers.mark_absent(WorkerState.SILENT, silent_for=timedelta(seconds=-60), term=term)
+    await stores.workers.forget(ONE, is_lost=True, actor="somebody")
+    ending = await _launch(stores)
+    assert (ending.state, ending.is_ending) == (LaunchState.JOINED, True)
+    await stores.workers.forget(ONE, is_lost=True, actor="somebody")
+    assert await _launch(stores) == ending
+    assert await stores.fleet.take_off(FIRST, term=term)
+    assert await stores.fleet.let_go(FIRST, term=term)
 
 
 async def no_worker_is_removed_to_which_something_is_promised(stores: Stores) -> None:
@@ -360,6 +378,7 @@ CHECKS: tuple[Check, ...] = (
     a_launch_comes_back_at_each_step_of_its_life,
     what_failed_owns_its_machine_until_it_is_gone,
     an_empty_worker_is_gone_when_its_machine_is_given_up,
+    a_machine_ends_with_the_worker_that_somebody_forgets,
     no_worker_is_removed_to_which_something_is_promised,
     a_machine_that_the_fleet_did_not_launch_is_not_removed,
     nobody_calls_off_the_drain_of_another,

@@ -262,7 +262,4 @@ def _remove(database: MemoryDatabase, command: RemoveWorker, *, by: DrainOwner) 
     if not owned:
         return f"the machine of {worker_id} was not launched by the fleet"
     forget_worker(database, worker_id, is_lost=False, actor=by.value)
-    for launch in owned:
-        since = launch.ending_since or database.now()
-        database.launches[launch.id] = replace(launch, ending_since=since)
     return None

@@ -158,6 +158,9 @@ def forget_worker(database: MemoryDatabase, worker_id: WorkerId, *, is_lost: boo
         after = replace(before, state=WorkerState.GONE, version=before.version + 1)
         database.workers[worker_id] = after
         _log(database, before, after, event="forgotten", actor=actor)
+    for launch in database.launches.values():
+        if launch.worker_id == worker_id and launch.gone_at is None and launch.ending_since is None:
+            database.launches[launch.id] = replace(launch, ending_since=database.now())
 
 
 def _require_forgettable(database: MemoryDatabase, worker: Worker, *, is_lost: bool) -> None:
