@@ -31,6 +31,7 @@ from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.ports.move_client import MoveClient
 from sandfleet.ports.move_store import MoveStore
 from sandfleet.ports.pending_commands import PendingCommandStore
+from sandfleet.ports.rollout_store import RolloutStore
 from sandfleet.ports.saved_states import CheckpointRecords, SnapshotRecords
 from sandfleet.ports.sizes import SizeStore
 from sandfleet.ports.stores import (
@@ -195,6 +196,7 @@ class Stores:
     moves: MoveStore
     drains: DrainStore
     fleet: FleetStore
+    rollouts: RolloutStore
     log: TransitionLog
     commands: PendingCommandStore
 

@@ -154,6 +154,7 @@ def _stores(stores: PostgresStores) -> Stores:
         moves=stores.moves,
         drains=stores.drains,
         fleet=stores.fleet,
+        rollouts=stores.rollouts,
         log=stores.log,
         commands=stores.commands,
     )
