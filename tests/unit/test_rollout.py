@@ -81,8 +81,7 @@ def test_one_machine_is_tested_beside_the_fleet_and_nothing_else_changes() -> No
     new = member("new", version="2", cordoned=True)
     testing = step(TEST, member("a", 1024), new, wellness=unproven)
     assert testing.rollout == TEST
-    # It stands beside the fleet and takes nothing: capacity counts it once, and not as a surge.
-    assert testing.surge == Surge(0, "2", is_under_way=True, above_max=1)
+    assert testing.surge == alone.surge
     assert testing.said == "boot test: wk-new is to run a sandbox"
     passed = step(TEST, member("a", 1024), new)
     assert (passed.rollout.stage, passed.rollout.stage_at) == (RolloutStage.CANARY, NOON)

@@ -23,6 +23,7 @@ from sandfleet.controlplane.api import (
     organisations,
     previews,
     reference,
+    rollouts,
     sandbox_state,
     sandboxes,
     sessions,
@@ -65,6 +66,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *migration.ENDPOINTS,
     *workers.ENDPOINTS,
     *drains.ENDPOINTS,
+    *rollouts.ENDPOINTS,
     *organisations.ENDPOINTS,
 )
 

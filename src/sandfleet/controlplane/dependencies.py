@@ -21,9 +21,11 @@ from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.planning.capacity_policy import CapacityPolicy
+from sandfleet.planning.rollout import RolloutPolicy
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
+from sandfleet.ports.data_plane import DataPlane
 from sandfleet.ports.drain_store import DrainStore
 from sandfleet.ports.fleet_store import FleetStore
 from sandfleet.ports.labels import PreviewStore, TagStore
@@ -245,3 +247,7 @@ class ControlPlane:
     """Where machines come from, by the first part of the keys of their sizes."""
     capacity: CapacityPolicy | None = None
     """How many there shall be; without it the fleet has the workers that it is given."""
+    rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
+    """How a new version comes to them."""
+    data_plane: DataPlane | None = None
+    """How a trial of a new worker is told to do something."""

@@ -74,6 +74,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             public_keys=signer.public_keys,
             blobs=_blobs(settings, clock, stack),
             observer=metrics,
+            data_plane=(data_plane := AiohttpDataPlane(session, signer.fleet_token)),
             faults=faults,
         )
         background = Background(group := await stack.enter_async_context(TaskGroup()))
@@ -84,7 +85,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         edge = Edge(
             plane=plane,
             lifecycle=lifecycle,
-            data_plane=AiohttpDataPlane(session, signer.fleet_token),
+            data_plane=data_plane,
             tokens=signer,
             keys=keys,
             authenticator=_authenticator(keys, signer, settings),

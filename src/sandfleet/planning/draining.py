@@ -43,6 +43,8 @@ class DrainPolicy:
 
     moves_at_once: int
     placement: PlacementPolicy
+    worker_version: str | None = None
+    """A roll-out's drain moves to workers of this version alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +155,16 @@ class _Round:
         failed = resident.before.target if resident.before and resident.before.attempts else None
         everywhere = FleetView(tuple(self._workers.values()))
         elsewhere = FleetView(tuple(one for one in everywhere.workers if one.id != failed))
-        choice = choose_target(resident.sandbox, elsewhere, self._policy.placement, wanted=None)
+        choice = self._target(resident, elsewhere)
         if isinstance(choice, NoPlacement) and failed is not None:
-            return choose_target(resident.sandbox, everywhere, self._policy.placement, wanted=None)
+            return self._target(resident, everywhere)
         return choice
+
+    def _target(self, resident: Resident, view: FleetView) -> Placement | NoPlacement:
+        version = self._policy.worker_version
+        return choose_target(
+            resident.sandbox, view, self._policy.placement, wanted=None, worker_version=version
+        )
 
     def _move(self, resident: Resident, choice: Placement) -> None:
         self._room -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -59,6 +60,12 @@ def candidates_for_removal(known: Known) -> Sequence[Worker]:
         and worker.committed.memory_mib == 0
         and not known.sandboxes.get(worker.id)
     ]
+
+
+def usual_version(workers: Sequence[Worker]) -> str:
+    """Return what most workers run: a machine for demand is one more of them."""
+    counts = Counter(one.worker_version for one in workers if one.state is WorkerState.READY)
+    return max(counts, key=lambda version: (counts[version], version), default="")
 
 
 def _reported(known: Known) -> Mapping[WorkerId, Launch]:

@@ -19,15 +19,25 @@ from sandfleet.planning.placement import (
 
 
 def choose_target(
-    sandbox: Sandbox, view: FleetView, policy: PlacementPolicy, *, wanted: WorkerId | None
+    sandbox: Sandbox,
+    view: FleetView,
+    policy: PlacementPolicy,
+    *,
+    wanted: WorkerId | None,
+    worker_version: str | None = None,
 ) -> Placement | NoPlacement:
-    """Return the worker, the wanted one if it is named, or say why it cannot be."""
+    """Return the worker, the wanted one if it is named, or say why it cannot be.
+
+    `worker_version`: only workers of that version are asked.
+    """
     source = next((worker for worker in view.workers if worker.id == sandbox.worker_id), None)
     if source is None:
         return NoPlacement(refusals={}, candidates=())
     # It stands on files that the target fetches if it lacks them, so no template is asked for.
     travelling = SavedState(None, True, accelerator=source.accelerator, host_cpu=source.cpu_model)
-    request = PlacementRequest(sandbox.resources, sandbox.template, sandbox.region, travelling)
+    request = PlacementRequest(
+        sandbox.resources, sandbox.template, sandbox.region, travelling, worker_version=worker_version
+    )
     return place(request, FleetView(_others(view.workers, source, wanted)), policy)
 
 

@@ -141,9 +141,7 @@ def _why_too_late(rollout: Rollout, policy: RolloutPolicy, now: datetime) -> str
 def _boot_test(rollout: Rollout, view: RolloutView) -> RolloutPlan:
     """Ask for one machine; it takes nothing of anybody's until it has run a sandbox of ours."""
     tested = [one for one in _of_version(rollout.version, view) if not one.is_draining]
-    # A worker that takes nothing is counted as one that stands: it is no part of the surge any more.
-    is_there = any(one.worker.cordoned for one in tested)
-    surge = Surge(0 if is_there else 1, rollout.version, is_under_way=True, above_max=1)
+    surge = Surge(1, rollout.version, is_under_way=True, above_max=1)
     waits_for = f"{tested[0].worker.id} is to run a sandbox" if tested else "a machine is to boot"
     return RolloutPlan(rollout, (), surge, f"boot test: {waits_for}")
 
@@ -317,7 +315,7 @@ class _Budget:
         if self._unproven:
             return f"{self._unproven[0].worker.id} has not run a sandbox yet"
         floor = self._view.wanted - self._policy.missing_max
-        if self._healthy - member.takes_more < floor:
+        if member.takes_more and self._healthy - 1 < floor:
             return f"{self._healthy} workers are healthy, {floor} must remain"
         if not self._fits(member) and self._is_room_coming:
             return "its sandboxes wait for a machine that boots"

@@ -46,6 +46,7 @@ from sandfleet_sdk.models import (
     Worker,
 )
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
+from sandfleet_sdk.rollouts import Rollout, RolloutStep, RolloutWorker
 from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
 from sandfleet_sdk.sessions import Session
 
@@ -83,6 +84,9 @@ __all__ = [
     "Preview",
     "QuotaExceeded",
     "RetryPolicy",
+    "Rollout",
+    "RolloutStep",
+    "RolloutWorker",
     "Sandbox",
     "SandfleetError",
     "Session",

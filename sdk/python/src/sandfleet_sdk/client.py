@@ -16,7 +16,18 @@ from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sandfleet_sdk import attached, commands, drains, files, fleet, previews, sandboxes, saved, sessions
+from sandfleet_sdk import (
+    attached,
+    commands,
+    drains,
+    files,
+    fleet,
+    previews,
+    rollouts,
+    sandboxes,
+    saved,
+    sessions,
+)
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Progress
 from sandfleet_sdk.calls import Flow
 from sandfleet_sdk.errors import SandfleetError
@@ -258,6 +269,10 @@ class Fleet(_Blocking):
     drain_worker = _blocking(drains.begin_drain)
     undrain_worker = _blocking(drains.undo_drain)
     drain = _blocking(drains.show_drain)
+    begin_rollout = _blocking(rollouts.begin_rollout)
+    rollouts = _blocking(rollouts.list_rollouts)
+    rollout = _blocking(rollouts.show_rollout)
+    cancel_rollout = _blocking(rollouts.cancel_rollout)
     organisations = _blocking(fleet.list_organisations)
     create_key = _blocking(fleet.create_key)
     list_keys = _blocking(fleet.list_keys)
@@ -273,6 +288,10 @@ class AsyncFleet(_Awaiting):
     drain_worker = _awaiting(drains.begin_drain)
     undrain_worker = _awaiting(drains.undo_drain)
     drain = _awaiting(drains.show_drain)
+    begin_rollout = _awaiting(rollouts.begin_rollout)
+    rollouts = _awaiting(rollouts.list_rollouts)
+    rollout = _awaiting(rollouts.show_rollout)
+    cancel_rollout = _awaiting(rollouts.cancel_rollout)
     organisations = _awaiting(fleet.list_organisations)
     create_key = _awaiting(fleet.create_key)
     list_keys = _awaiting(fleet.list_keys)

@@ -42,6 +42,8 @@ CODES: Mapping[str, tuple[int, str]] = MappingProxyType(
         "guest_disk_full": (409, "the guest's root disk is too full to be saved"),
         "idempotency_key_reused": (409, "the key came with another body before"),
         "idempotency_answer_too_large": (409, "the first answer was too large to be kept"),
+        "conflict": (409, "the present state of the thing forbids it; the message says how"),
+        "rollout_under_way": (409, "another version is being rolled out"),
         "worker_not_empty": (409, "something still depends on the worker, see `details`"),
         "worker_alive": (409, "the worker speaks, so it is not lost"),
         "oom_floor": (409, "the guest uses more memory than it would have, see `details`"),

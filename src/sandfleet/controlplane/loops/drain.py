@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
-from sandfleet.model.drain import Drain, DrainState, Stay, StayReason
+from sandfleet.model.drain import Drain, DrainOwner, DrainState, Stay, StayReason
 from sandfleet.model.errors import NotFound, SandfleetError, StaleTerm, StaleVersion, StoreUnavailable
 from sandfleet.model.ids import OperationId, SandboxId, WorkerId, operation_id
 from sandfleet.model.operation import BACKGROUND_KINDS, Operation, OperationKind, OperationState
@@ -66,7 +66,9 @@ class DrainLoop:
             worker,
             residents,
             FleetView(workers),
-            DrainPolicy(settings.drain_moves_at_once, settings.placement_policy),
+            DrainPolicy(
+                settings.drain_moves_at_once, settings.placement_policy, await self._wanted_version(drain)
+            ),
             now=self.plane.clock.now(),
             incoming={name: count for name, count in incoming.items() if name is not None},
         )
@@ -74,6 +76,13 @@ class DrainLoop:
         incoming.update(move.target for move in plan.moves)
         begun += _arriving(drain, {row.id for row in rows})
         return await self._write(drain, worker, plan, begun, term=term)
+
+    async def _wanted_version(self, drain: Drain) -> str | None:
+        """Return the version of the workers to which a roll-out's drain may move, None for any."""
+        if drain.owner is not DrainOwner.ROLLOUT:
+            return None
+        stored = await self.plane.stores.rollouts.current()
+        return None if stored is None else stored.rollout.target
 
     async def _with_ended_moves(self, drain: Drain) -> Drain:
         """Take in how the moves ended that were under way the time before."""

@@ -22,7 +22,10 @@ from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.machines import MachineLoop
 from sandfleet.controlplane.loops.orphans import OrphanLoop
 from sandfleet.controlplane.loops.reconcile import Reconciler
+from sandfleet.controlplane.loops.rollout import RolloutLoop
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
+from sandfleet.controlplane.loops.trials import ACTOR as TRIAL_ACTOR
+from sandfleet.controlplane.loops.trials import TrialLoop
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
@@ -220,10 +223,19 @@ class Fleet:
             *(self._machine_loops() if plane.pools else ()),
         )
 
+    def _trials(self) -> TrialLoop:
+        def start(operation: Operation, sandbox: Sandbox) -> None:
+            self.engine.start(operation, sandbox=sandbox)
+
+        return TrialLoop(self._plane, start, lambda sandbox: self.kill(sandbox, actor=TRIAL_ACTOR))
+
     def _machine_loops(self) -> tuple[Loop, ...]:
         every_s, machines = self._plane.settings.loop_interval_s, MachineLoop(self._plane)
         orphans, capacity = OrphanLoop(self._plane), CapacityLoop(self._plane)
+        rollout, trials = RolloutLoop(self._plane), self._trials()
         return (
+            Loop("rollout", CAPACITY_EVERY_S, lambda term: rollout.tick(term=term)),
+            Loop("trials", every_s, lambda term: trials.tick(term=term)),
             Loop("capacity", CAPACITY_EVERY_S, lambda term: capacity.tick(term=term)),
             Loop("machines", every_s, lambda term: machines.tick(term=term)),
             Loop("orphans", ORPHANS_EVERY_S, lambda term: orphans.tick(term=term)),
