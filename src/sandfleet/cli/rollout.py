@@ -52,7 +52,7 @@ def status(*, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) 
     from sandfleet.cli.connection import connect
 
     with connect(url, api_key) as client:
-        found = client.fleet.rollouts()
+        found = client.fleet.list_rollouts()
         now = client.fleet.rollout(found[0].number) if found else None
     if now is not None:
         _show(now, as_json=as_json, is_whole=True)
@@ -69,7 +69,7 @@ def cancel(*, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) 
     from sandfleet.cli.errors import CommandFailed
 
     with connect(url, api_key) as client:
-        found = client.fleet.rollouts()
+        found = client.fleet.list_rollouts()
         if not found:
             raise CommandFailed("no version was rolled out yet")
         now = client.fleet.cancel_rollout(found[0].number)

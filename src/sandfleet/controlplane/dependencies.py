@@ -46,6 +46,7 @@ from sandfleet.ports.stores import (
     TermStore,
 )
 from sandfleet.ports.transition_log import TransitionLog
+from sandfleet.ports.version_source import VersionSource
 from sandfleet.ports.worker_store import WorkerStore
 from sandfleet.ports.workers import WorkerClient
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
@@ -249,5 +250,7 @@ class ControlPlane:
     """How many there shall be; without it the fleet has the workers that it is given."""
     rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
     """How a new version comes to them."""
+    version_source: VersionSource | None = None
+    """Where somebody else says which version is wanted."""
     data_plane: DataPlane | None = None
     """How a trial of a new worker is told to do something."""

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from sandfleet.controlplane.machine_settings import CapacitySettings, PoolSettings, check_machines
+from sandfleet.controlplane.rollout_settings import RolloutSettings
 from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
 from sandfleet.planning.placement import PlacementPolicy
 
@@ -143,6 +145,12 @@ class ControlPlaneSettings(BaseSettings):
     """Whether a guest may go on before its memory is there. When either host fails then, it is lost."""
     drain_moves_at_once: Annotated[int, Field(ge=1, le=64)] = 2
     """How many sandboxes leave a worker at a time that is being drained, and how many come to one."""
+    pools: tuple[PoolSettings, ...] = ()
+    """Where machines come from, in the order of preference: tables `[[pools]]`, see below."""
+    capacity: CapacitySettings | None = None
+    """How many workers there shall be: table `[capacity]`, see below. Without it, those that it is given."""
+    rollout: RolloutSettings = RolloutSettings()
+    """How a new version comes to the workers that the fleet launches: table `[rollout]`, see below."""
     fault_points_dir: Path | None = None
     """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
     postgres_pool_max: Annotated[int, Field(ge=2)] = 20
@@ -171,6 +179,11 @@ class ControlPlaneSettings(BaseSettings):
                 )
         if not base <= self.memory_default_mb <= self.memory_max_mb:
             raise ValueError("memory_base_mb <= memory_default_mb <= memory_max_mb does not hold")
+        return self
+
+    @model_validator(mode="after")
+    def _machines_can_be_had(self) -> ControlPlaneSettings:
+        check_machines(self.pools, self.capacity)
         return self
 
     @field_validator("master_secret")

@@ -77,7 +77,7 @@ class _Entry:
 
 def _entry(service: Service) -> _Entry:
     state = ServiceState(service.name, service.kind, ServiceCondition.WAITING, service.port)
-    return _Entry(service, state)
+    return _Entry(service, msgspec.structs.replace(state, is_launched=service.is_launched))
 
 
 class Supervisor:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from sandfleet.model.drain import Drain, DrainOwner
 from sandfleet.model.ids import WorkerId
-from sandfleet.model.launch import Launch, LaunchState
+from sandfleet.model.launch import Launch, LaunchState, MachineSize
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fleet import Member, Resident
@@ -66,6 +66,27 @@ def usual_version(workers: Sequence[Worker]) -> str:
     """Return what most workers run: a machine for demand is one more of them."""
     counts = Counter(one.worker_version for one in workers if one.state is WorkerState.READY)
     return max(counts, key=lambda version: (counts[version], version), default="")
+
+
+def sizes_as_known(sizes: Sequence[MachineSize], members: Sequence[Member]) -> Sequence[MachineSize]:
+    """Return the sizes; what they leave open of their hardware is as the workers of that size have it.
+
+    Where there is none of that size, it is as most workers have it.
+    """
+    return [
+        _as_known(size, [one for one in members if one.size == size.key] or members)
+        if not size.accelerator
+        else size
+        for size in sizes
+    ]
+
+
+def _as_known(size: MachineSize, members: Sequence[Member]) -> MachineSize:
+    hardware = Counter((one.worker.accelerator, one.worker.cpu_model) for one in members)
+    if not hardware:
+        return size
+    accelerator, cpu_model = max(hardware, key=lambda one: (hardware[one], one))
+    return replace(size, accelerator=accelerator, cpu_model=size.cpu_model or cpu_model)
 
 
 def _reported(known: Known) -> Mapping[WorkerId, Launch]:

@@ -22,6 +22,7 @@ from sandfleet.planning.rollout import Wellness
 from sandfleet.planning.rollout_state import Rollout, RolloutStage
 
 ROLLOUTS_SHOWN = 50
+ROLLOUT_UNDER_WAY, ROLLOUT_OVER, VERSION_RUNS = "rollout_under_way", "rollout_over", "version_runs"
 STEPS_KEPT = 100
 """An end is left again when a worker of the wrong version comes back, so there may be many."""
 
@@ -88,7 +89,7 @@ def same_rollout(under_way: StoredRollout, version: str) -> StoredRollout:
     """Return the one that is under way if it is that version's; Conflict `rollout_under_way`."""
     rollout = under_way.rollout
     if rollout.version != version or rollout.target != version:
-        raise Conflict(f"the roll-out of version {rollout.version} is under way", code="rollout_under_way")
+        raise Conflict(f"the roll-out of version {rollout.version} is under way", code=ROLLOUT_UNDER_WAY)
     return under_way
 
 
@@ -136,12 +137,12 @@ class RolloutStore(Protocol):
         """Register the version and begin; a version that has not passed its boot test begins with that.
 
         The one of that version that is under way is returned as it stands. Conflict `rollout_under_way`
-        while another version's is, Conflict when there is nothing to do.
+        while another version's is, `version_runs` when there is nothing to do.
         """
         ...
 
     async def cancel(self, number: int, *, actor: str, at: datetime) -> StoredRollout:
-        """Turn it round; twice is as good as once. NotFound, Conflict when it has ended."""
+        """Turn it round; twice is as good as once. NotFound, Conflict `rollout_over`."""
         ...
 
     async def version(self, name: str) -> Version | None:

@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 
 from sandfleet import __version__
+from sandfleet.model.launch import is_version
 
 SettingValue = str | int | float | bool
 OF_THE_MACHINE = frozenset(
@@ -61,6 +62,8 @@ def read_version(directory: Path, version: str) -> LocalVersion:
     """Return what the version is; UnknownVersion. `directory` is that of the orders."""
     if version in ("", __version__):
         return LocalVersion()
+    if not is_version(version):
+        raise UnknownVersion(f"{version!r} cannot be a version")
     path = directory / "versions" / f"{version}.toml"
     try:
         found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), type=LocalVersion)

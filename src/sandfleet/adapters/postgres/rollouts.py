@@ -13,14 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
-from sandfleet.adapters.postgres.tables import (
-    operations,
-    rollouts,
-    transitions,
-    worker_proofs,
-    worker_versions,
-    workers,
-)
+from sandfleet.adapters.postgres.rollout_tables import rollouts, worker_proofs, worker_versions
+from sandfleet.adapters.postgres.tables import operations, transitions, workers
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.errors import Conflict, NotFound, StaleVersion
 from sandfleet.model.ids import FLEET_ORGANISATION, SandboxId, WorkerId
@@ -30,7 +24,9 @@ from sandfleet.planning.fleet import Surge
 from sandfleet.planning.rollout import Wellness
 from sandfleet.planning.rollout_state import Rollout, RolloutStage, begin_rollout, cancel_rollout
 from sandfleet.ports.rollout_store import (
+    ROLLOUT_OVER,
     ROLLOUTS_SHOWN,
+    VERSION_RUNS,
     Proof,
     RolloutStep,
     StoredRollout,
@@ -148,7 +144,7 @@ class PostgresRolloutStore:
             known = _version_from((await connection.execute(_VERSION, {"version": version})).one())
             begun = begin_rollout(version, previous, is_boot_tested=known.tested_at is not None, now=at)
             if isinstance(begun, str):
-                raise Conflict(begun)
+                raise Conflict(begun, code=VERSION_RUNS)
             written = {
                 "version": version,
                 "stage": begun.stage.value,
@@ -173,10 +169,10 @@ class PostgresRolloutStore:
                 raise NotFound(f"roll-out {number} not found")
             before = rollout_from(row)
             if number < before.number:
-                raise Conflict(f"roll-out {number} has ended")
+                raise Conflict(f"roll-out {number} has ended", code=ROLLOUT_OVER)
             after = cancel_rollout(before.rollout, by=actor, now=at)
             if isinstance(after, str):
-                raise Conflict(after)
+                raise Conflict(after, code=ROLLOUT_OVER)
             if after != before.rollout:
                 await record_rollout(connection, before.after(after, actor=actor), actor=actor)
             return rollout_from((await connection.execute(_CURRENT)).one())

@@ -26,7 +26,8 @@ from sandfleet.adapters.postgres import rows, statements
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.forgetting import forget_worker
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED, WORKERS
-from sandfleet.adapters.postgres.tables import launches, rollouts, sandboxes, terms, transitions, workers
+from sandfleet.adapters.postgres.rollout_tables import rollouts
+from sandfleet.adapters.postgres.tables import launches, sandboxes, terms, transitions, workers
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.errors import NotFound
 from sandfleet.model.ids import SandboxId, WorkerId

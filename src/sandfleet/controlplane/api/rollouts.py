@@ -10,13 +10,13 @@ from sandfleet.controlplane.http.answers import Answer, list_answer, model_answe
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.model.errors import BadRequest, NotAvailable, NotFound
+from sandfleet.model.launch import is_version
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.membership import usual_version
 from sandfleet.ports.rollout_store import Proof, StoredRollout
 from sandfleet.wire.public_rollouts import BeginRollout, RolloutBody, RolloutStepBody, RolloutWorkerBody
 
 _ROLLOUTS = "/admin/rollouts"
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -25,7 +25,7 @@ async def begin_rollout(call: Call) -> Answer:
     version = cast(BeginRollout, call.model).version
     if version is None:
         raise BadRequest("version is required")
-    if _VERSION.fullmatch(version) is None:
+    if not is_version(version):
         raise invalid("version must be at most 100 of A-Z a-z 0-9 . _ + -, and begin with a letter or digit")
     plane = call.edge.plane
     if plane.capacity is None:
@@ -124,7 +124,7 @@ ENDPOINTS = (
         access=Access.ADMIN,
         answers={201: RolloutBody},
         body=BeginRollout,
-        errors=("bad_request", "invalid_argument", "conflict", "rollout_under_way", "not_available"),
+        errors=("bad_request", "invalid_argument", "version_runs", "rollout_under_way", "not_available"),
         changes=True,
     ),
     Endpoint(
@@ -151,7 +151,7 @@ ENDPOINTS = (
         summary="Turn a roll-out round: its workers are replaced by the version before",
         access=Access.ADMIN,
         answers={200: RolloutBody},
-        errors=("not_found", "conflict"),
+        errors=("not_found", "rollout_over"),
         changes=True,
     ),
 )

@@ -6,12 +6,13 @@ each command is written down in this leader's term, and left out if what happene
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops.fleet_reading import FleetReading
 from sandfleet.model.drain import DrainOwner
 from sandfleet.planning.capacity import plan_capacity
+from sandfleet.planning.membership import sizes_as_known
 from sandfleet.ports.fleet_store import FleetDecision
 
 
@@ -28,6 +29,7 @@ class CapacityLoop:
             return "the fleet has the workers that it is given"
         now, stores, reading = self.plane.clock.now(), self.plane.stores, FleetReading(self.plane)
         view = await reading.capacity_view(await reading.known(), await stores.rollouts.current())
+        policy = replace(policy, sizes=sizes_as_known(policy.sizes, view.members))
         plan = plan_capacity(view, policy, await stores.fleet.memory(), now=now)
         decision = FleetDecision(DrainOwner.CAPACITY, plan.commands, plan.memory)
         left_out = await stores.fleet.record(decision, term=term)

@@ -20,6 +20,7 @@ from sandfleet.model.ids import WorkerId
 from sandfleet.planning.capacity import plan_capacity
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.fleet import CapacityView, Member
+from sandfleet.planning.membership import sizes_as_known
 from sandfleet.planning.rollout import RolloutView, Wellness, step_rollout
 from sandfleet.planning.rollout_state import RolloutStage
 from sandfleet.ports.fleet_store import FleetDecision
@@ -71,6 +72,7 @@ class RolloutLoop:
     async def _wanted(self, view: CapacityView, policy: CapacityPolicy) -> int:
         """Return how many workers capacity wants without a surge, by its own sum."""
         view = replace(view, surge=replace(view.surge, workers=0))
+        policy = replace(policy, sizes=sizes_as_known(policy.sizes, view.members))
         memory = await self.plane.stores.fleet.memory()
         return plan_capacity(view, policy, memory, now=self.plane.clock.now()).needed.desired
 

@@ -77,8 +77,9 @@ async def one_is_under_way_at_a_time(stores: Stores) -> None:
         await _begun(stores, "3", "1")
     assert refused.value.code == "rollout_under_way"
     await _reach(stores, RolloutStage.CANARY, RolloutStage.FLEET, RolloutStage.DONE, term=term)
-    with refusing(Conflict):
+    with refusing(Conflict) as refused:
         await _begun(stores, "2", "2")
+    assert refused.value.code == "version_runs"
     second = await _begun(stores, "3", "2")
     assert second.number > begun.number
     assert [one.rollout.version for one in await stores.rollouts.list()] == ["3", "2"]
@@ -190,8 +191,9 @@ async def one_is_called_off_once_and_not_after_its_end(stores: Stores) -> None:
     called_off = await stores.rollouts.cancel(begun.number, actor="key k", at=LATER)
     assert await stores.rollouts.cancel(begun.number, actor="another", at=LATER) == called_off
     await _reach(stores, RolloutStage.TURNED_BACK, term=term)
-    with refusing(Conflict):
+    with refusing(Conflict) as refused:
         await stores.rollouts.cancel(begun.number, actor="key k", at=LATER)
+    assert refused.value.code == "rollout_over"
     await _begun(stores, "3", "1")
     with refusing(Conflict):
         await stores.rollouts.cancel(begun.number, actor="key k", at=LATER)

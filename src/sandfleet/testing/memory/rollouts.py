@@ -15,7 +15,9 @@ from sandfleet.model.worker import WorkerState
 from sandfleet.planning.rollout import Wellness
 from sandfleet.planning.rollout_state import RolloutStage, begin_rollout, cancel_rollout
 from sandfleet.ports.rollout_store import (
+    ROLLOUT_OVER,
     ROLLOUTS_SHOWN,
+    VERSION_RUNS,
     Proof,
     StoredRollout,
     Version,
@@ -59,7 +61,7 @@ class MemoryRolloutStore:
             known = database.versions.get(version) or Version(version, database.now(), actor)
             begun = begin_rollout(version, previous, is_boot_tested=known.tested_at is not None, now=at)
             if isinstance(begun, str):
-                raise Conflict(begun)
+                raise Conflict(begun, code=VERSION_RUNS)
             database.versions[version] = known
             number = len(database.rollouts) + 1
             after = StoredRollout(number, begun, actor, steps=tuple(first_steps(begun, actor=actor)))
@@ -78,10 +80,10 @@ class MemoryRolloutStore:
                 raise NotFound(f"roll-out {number} not found")
             before = database.rollouts[-1]
             if number < before.number:
-                raise Conflict(f"roll-out {number} has ended")
+                raise Conflict(f"roll-out {number} has ended", code=ROLLOUT_OVER)
             after = cancel_rollout(before.rollout, by=actor, now=at)
             if isinstance(after, str):
-                raise Conflict(after)
+                raise Conflict(after, code=ROLLOUT_OVER)
             if after != before.rollout:
                 record_rollout(database, before.after(after, actor=actor), actor=actor)
             return database.rollouts[-1]
