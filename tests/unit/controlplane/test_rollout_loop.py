@@ -310,5 +310,5 @@ async def test_without_a_version_that_was_asked_for_nothing_is_done() -> None:
     term = village.database.term
     assert await village.rollout.tick(term=term) == "no other version was asked for"
     assert await village.trials.tick(term=term) == "no version is on trial"
-    object.__setattr__(village.rollout.plane, "capacity", None)
+    village.rollout.plane.__dict__["capacity"] = None
     assert await village.rollout.tick(term=term) == "no machine is launched here, so none is replaced"

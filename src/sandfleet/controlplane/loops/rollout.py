@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops.fleet_reading import FleetReading
@@ -32,11 +32,16 @@ SEEN = timedelta(minutes=15)
 _TRIALS = (RolloutStage.BOOT_TEST, RolloutStage.CANARY)
 
 
-@dataclass(frozen=True, slots=True)
+LOOK_AGAIN = timedelta(seconds=15)
+"""When it is over: a worker of the wrong version may come back."""
+
+
+@dataclass(slots=True)
 class RolloutLoop:
-    """The leader's loop."""
+    """The leader's loop; it remembers only that nothing was to be done a moment ago."""
 
     plane: ControlPlane
+    _rests: tuple[StoredRollout, datetime] | None = None
 
     async def tick(self, *, term: int) -> str:
         """Take one step and write it down."""
@@ -45,11 +50,14 @@ class RolloutLoop:
             return "no machine is launched here, so none is replaced"
         if stored is None:
             return "no other version was asked for"
-        view = await self._view(stored, policy)
         now = self.plane.clock.now()
+        if self._rests is not None and self._rests[0] == stored and now < self._rests[1]:
+            return stored.said
+        view = await self._view(stored, policy)
         plan = step_rollout(stored.rollout, view, self.plane.rollout, now=now)
         after = stored.after(plan.rollout, actor=ACTOR, surge=plan.surge, said=plan.said)
         if after == stored and not plan.commands:
+            self._rests = None if stored.rollout.is_under_way else (stored, now + LOOK_AGAIN)
             return plan.said
         decision = FleetDecision(DrainOwner.ROLLOUT, plan.commands, rollout=after)
         try:

@@ -72,6 +72,7 @@ CLEANUP_EVERY_S = 600.0
 GARBAGE_EVERY_S = 5.0
 STRAYS_EVERY_S = 60.0
 CAPACITY_EVERY_S = 5.0
+ROLLOUT_EVERY_S = 2.0
 ORPHANS_EVERY_S = 60.0
 SOURCE_EVERY_S = 30.0
 SWEEP_EVERY_S = 3600.0
@@ -242,7 +243,7 @@ class Fleet:
         orphans, capacity = OrphanLoop(self._plane), CapacityLoop(self._plane)
         rollout, trials = RolloutLoop(self._plane), self._trials()
         return (
-            Loop("rollout", CAPACITY_EVERY_S, lambda term: rollout.tick(term=term)),
+            Loop("rollout", ROLLOUT_EVERY_S, lambda term: rollout.tick(term=term)),
             Loop("trials", every_s, lambda term: trials.tick(term=term)),
             *self._source_loops(),
             Loop("capacity", CAPACITY_EVERY_S, lambda term: capacity.tick(term=term)),
