@@ -305,6 +305,21 @@ async def test_a_trial_that_was_begun_is_gone_on_with_by_the_next_leader() -> No
     assert [one.state for one in own] == [SandboxState.STOPPED]
 
 
+async def test_a_trial_for_which_nobody_waits_any_more_is_ended() -> None:
+    """Its worker is drained, or the roll-out is over: no sandbox of the fleet's own stays."""
+    village = await settled()
+    await village.begin("2")
+    await village.stores.workers.register(a_worker("wk-new", worker_version="2"))
+    term = village.database.term
+    await village.trials.tick(term=term)
+    (own,) = [one for one in village.database.sandboxes.values() if one.organisation_id == FLEET_ORGANISATION]
+    await village.stores.drains.begin(WorkerId("wk-new"), actor="somebody")
+    await village.trials.tick(term=term)
+    assert village.database.sandboxes[own.id].state is SandboxState.STOPPED
+    proofs = await village.stores.rollouts.proofs()
+    assert (proofs[WorkerId("wk-new")].sandbox_id, proofs[WorkerId("wk-new")].proven_at) == (None, None)
+
+
 async def test_without_a_version_that_was_asked_for_nothing_is_done() -> None:
     village = await settled()
     term = village.database.term

@@ -11,6 +11,7 @@ from sqlalchemy import Interval, Row, and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from sandfleet.adapters.postgres import statements
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
 from sandfleet.adapters.postgres.rollout_tables import rollouts, worker_proofs, worker_versions
@@ -35,6 +36,7 @@ from sandfleet.ports.rollout_store import (
     same_rollout,
 )
 
+_HOLD_TERM = select(statements.guard(term=True))
 _NEWEST = select(rollouts).order_by(rollouts.c.number.desc())
 _CURRENT = _NEWEST.limit(1)
 _HELD = _CURRENT.with_for_update()
@@ -198,7 +200,8 @@ class PostgresRolloutStore:
         """Write it down in the leader's term."""
 
         async def work(connection: AsyncConnection) -> None:
-            await require_term(connection, term)
+            if (await connection.execute(_HOLD_TERM, {"term": term})).first() is None:
+                await require_term(connection, term)
             await connection.execute(_SAVE_PROOF, asdict(proof))
 
         await self._database.transact(work, repeatable=True)

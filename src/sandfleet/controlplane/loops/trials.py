@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -54,22 +55,37 @@ class TrialLoop:
     async def tick(self, *, term: int) -> str:
         """Go on with the trial of each worker whose version is wanted and that has not proven itself."""
         stored = await self.plane.stores.rollouts.current()
-        if stored is None or not stored.rollout.is_under_way:
+        if stored is None:
             return "no version is on trial"
-        wanted = stored.rollout.target
+        wanted = stored.rollout.target if stored.rollout.is_under_way else None
         proofs = await self.plane.stores.rollouts.proofs()
-        untried = [
-            (worker, proofs.get(worker.id) or Proof(worker.id, wanted))
-            for worker in await self.plane.stores.workers.list()
+        workers = {one.id: one for one in await self.plane.stores.workers.list()}
+        on_trial = {
+            worker.id: proofs.get(worker.id) or Proof(worker.id, worker.worker_version)
+            for worker in workers.values()
             if _may_be_tried(worker, wanted)
-        ]
-        on_trial = {worker.id: (worker, proof) for worker, proof in untried if proof.proven_at is None}
+        }
+        on_trial = {name: proof for name, proof in on_trial.items() if proof.proven_at is None}
+        for name, proof in proofs.items():
+            if proof.sandbox_id is not None and name not in on_trial:
+                await self._break_off(proof, term)
         if not on_trial:
-            return f"every worker of version {wanted} has run a sandbox"
-        said = await each(
-            [one for one, _ in on_trial.values()], lambda one: self._go_on(*on_trial[one.id], term)
-        )
-        return "; ".join(said)
+            return (
+                "no version is on trial"
+                if wanted is None
+                else f"every worker of version {wanted} has run one"
+            )
+        trying = [workers[name] for name in sorted(on_trial)]
+        return "; ".join(await each(trying, lambda one: self._go_on(one, on_trial[one.id], term)))
+
+    async def _break_off(self, proof: Proof, term: int) -> None:
+        """End a trial for which nobody waits any more: its worker is drained, or the roll-out is over."""
+        if proof.sandbox_id is None:
+            return
+        with suppress(NotFound):  # the trial was written down, and its sandbox was not
+            await self.kill(await self.plane.stores.sandboxes.get_any(proof.sandbox_id))
+        ended = replace(proof, sandbox_id=None, said="broken off")
+        await self.plane.stores.rollouts.save_proof(ended, term=term)
 
     async def _go_on(self, worker: Worker, proof: Proof, term: int) -> str:
         try:
@@ -211,7 +227,7 @@ def _is_right(status: int, raw: bytes, named: SandboxId) -> bool:
     return status == 200 and result.exit_code == 0 and result.stdout.strip() == named
 
 
-def _may_be_tried(worker: Worker, version: str) -> bool:
+def _may_be_tried(worker: Worker, version: str | None) -> bool:
     return worker.state is WorkerState.READY and worker.worker_version == version and not worker.draining
 
 
