@@ -11,7 +11,7 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState, MachineSize
 from sandfleet.model.resources import NOTHING, Resources
 from sandfleet.model.worker import WorkerState
-from sandfleet.planning.capacity import CapacityPlan, plan_capacity
+from sandfleet.planning.capacity import SETTLING, CapacityPlan, plan_capacity
 from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.demand import DemandHistory
@@ -186,6 +186,18 @@ def test_a_drain_is_called_off_before_a_machine_is_launched() -> None:
     assert found.memory.returned_at == {"wk-b": NOON}
     later = plan(member("a", 1024), member("b"), memory=found.memory)
     assert later.refused_workers["wk-b"] == "its last drain was called off a short while ago"
+
+
+def test_a_new_leader_launches_for_who_waits_alone_and_drains_nobody() -> None:
+    """Workers of which it has not heard yet may be about to report."""
+    few = replace(POLICY, workers_min=3)
+    settling = plan(policy=few, is_settling=True)
+    assert (launched(settling), settling.held) == ([], SETTLING)
+    assert launched(plan(policy=few, queue=[wanted()], is_settling=True)) == ["pool/small"]
+    idle = [member("a", 2048), member("b"), member("c"), member("d")]
+    assert plan(*idle).commands != ()
+    found = plan(*idle, is_settling=True)
+    assert (found.commands, found.held) == ((), SETTLING)
 
 
 def test_drains_of_others_are_not_called_off_and_their_sandboxes_need_a_place() -> None:

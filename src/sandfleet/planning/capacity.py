@@ -38,6 +38,7 @@ from sandfleet.planning.packing import Packing
 from sandfleet.planning.placement import PlacementRequest
 from sandfleet.planning.sizes_to_launch import SizeChooser, empty_worker
 
+SETTLING = "the leader is new: workers may be about to report"
 FORESEEN_MAX = 5000
 """With how many sandboxes of the typical size foreseen demand is counted at most."""
 
@@ -283,6 +284,9 @@ class _Round:
         policy = self._policy
         if self._frozen and wanted > self._opened_for_queue:
             wanted = self._opened_for_queue
+        if self._view.is_settling and wanted > self._opened_for_queue:
+            self._hold(SETTLING)
+            wanted = self._opened_for_queue
         last = self._memory.launched_at
         is_pause = last is not None and (self._now - last).total_seconds() < policy.launch_pause_s
         if is_pause and not self._opened_for_queue:
@@ -324,6 +328,8 @@ class _Round:
         self._held = f"{self._held}; {reason}" if self._held else reason
 
     def _why_not_smaller(self) -> str | None:
+        if self._view.is_settling:
+            return SETTLING
         if self._view.surge.is_under_way:
             return "a roll-out is under way"
         if self._view.queue:

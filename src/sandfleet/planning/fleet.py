@@ -141,3 +141,5 @@ class CapacityView:
     version: str = ""
     """What a machine boots that is launched now."""
     surge: Surge = Surge()
+    is_settling: bool = False
+    """The leader is new: workers that nobody has heard of yet may be about to report."""

@@ -8,6 +8,7 @@ from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.worker import Worker
 from sandfleet.planning.placement import (
+    Candidate,
     FleetView,
     NoPlacement,
     Placement,
@@ -43,3 +44,16 @@ def choose_target(
 
 def _others(workers: Sequence[Worker], source: Worker, wanted: WorkerId | None) -> Sequence[Worker]:
     return [one for one in workers if one.id != source.id and wanted in (None, one.id)]
+
+
+def all_candidates(choice: Placement, view: FleetView, *, source: WorkerId | None) -> Sequence[Candidate]:
+    """Return what was said of every worker, also of those that the choice was not between."""
+    looked_at = {one.worker_id for one in choice.candidates}
+    rest = [_left_out(one.id, source) for one in view.workers if one.id not in looked_at]
+    return sorted([*choice.candidates, *rest], key=lambda one: one.worker_id)
+
+
+def _left_out(worker_id: WorkerId, source: WorkerId | None) -> Candidate:
+    if worker_id == source:
+        return Candidate(worker_id, score=None, refused_by="source", reason="is where it comes from")
+    return Candidate(worker_id, score=None, refused_by="wanted", reason="is not the one that was named")

@@ -140,7 +140,7 @@ async def test_calls_wait_while_it_stands_still(pair: Pair) -> None:
     pair.hosts[home].faults.hold("hand_over")
     async with asyncio.TaskGroup() as group:
         moving = group.create_task(moved(pair, sandbox, away))
-        await asyncio.sleep(0.5)
+        await pair.hosts[home].faults.reached("hand_over")
         run = pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo waited"})
         running = group.create_task(run)
         await asyncio.sleep(0.2)

@@ -45,6 +45,7 @@ from sandfleet_sdk.models import (
     Sandbox,
     Worker,
 )
+from sandfleet_sdk.plans import Candidate, Decision, Placement, Plan, Rejection
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
 from sandfleet_sdk.rollouts import Rollout, RolloutStep, RolloutWorker
 from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
@@ -60,9 +61,11 @@ __all__ = [
     "Attachment",
     "BadAnswer",
     "BadRequest",
+    "Candidate",
     "Checkpoint",
     "Client",
     "Conflict",
+    "Decision",
     "Drain",
     "Event",
     "ExecProgress",
@@ -80,9 +83,12 @@ __all__ = [
     "NotFound",
     "Organisation",
     "Output",
+    "Placement",
+    "Plan",
     "PlanLimit",
     "Preview",
     "QuotaExceeded",
+    "Rejection",
     "RetryPolicy",
     "Rollout",
     "RolloutStep",

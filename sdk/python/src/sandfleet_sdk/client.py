@@ -22,6 +22,7 @@ from sandfleet_sdk import (
     drains,
     files,
     fleet,
+    plans,
     previews,
     rollouts,
     sandboxes,
@@ -77,6 +78,7 @@ class Sandboxes(_Blocking):
     kill = _blocking(sandboxes.kill)
     set_timeout = _blocking(sandboxes.set_timeout)
     events = _blocking(sandboxes.events)
+    placement = _blocking(plans.placement)
     stats = _blocking(attached.stats)
     tags = _blocking(attached.tags)
     set_tags = _blocking(attached.set_tags)
@@ -105,6 +107,7 @@ class AsyncSandboxes(_Awaiting):
     kill = _awaiting(sandboxes.kill)
     set_timeout = _awaiting(sandboxes.set_timeout)
     events = _awaiting(sandboxes.events)
+    placement = _awaiting(plans.placement)
     stats = _awaiting(attached.stats)
     tags = _awaiting(attached.tags)
     set_tags = _awaiting(attached.set_tags)
@@ -273,6 +276,7 @@ class Fleet(_Blocking):
     list_rollouts = _blocking(rollouts.list_rollouts)
     rollout = _blocking(rollouts.show_rollout)
     cancel_rollout = _blocking(rollouts.cancel_rollout)
+    plan = _blocking(plans.plan)
     organisations = _blocking(fleet.list_organisations)
     create_key = _blocking(fleet.create_key)
     list_keys = _blocking(fleet.list_keys)
@@ -292,6 +296,7 @@ class AsyncFleet(_Awaiting):
     list_rollouts = _awaiting(rollouts.list_rollouts)
     rollout = _awaiting(rollouts.show_rollout)
     cancel_rollout = _awaiting(rollouts.cancel_rollout)
+    plan = _awaiting(plans.plan)
     organisations = _awaiting(fleet.list_organisations)
     create_key = _awaiting(fleet.create_key)
     list_keys = _awaiting(fleet.list_keys)

@@ -134,7 +134,7 @@ class PostgresPlacementStore:
             if isinstance(decision, NoPlacement):
                 return decision
             worker = next(worker for worker in fleet if worker.id == decision.worker_id)
-            placed = placed_rows(operation, sandbox, worker, reason=decision.reason, at=at)
+            placed = placed_rows(operation, sandbox, worker, decision=decision, at=at)
             await _write(connection, placed)
             return Placed(
                 sandbox=placed.sandbox, operation=placed.operation, worker=worker, placement=decision

@@ -7,6 +7,7 @@ each command is written down in this leader's term, and left out if what happene
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops.fleet_reading import FleetReading
@@ -15,12 +16,17 @@ from sandfleet.planning.capacity import plan_capacity
 from sandfleet.planning.membership import sizes_as_known
 from sandfleet.ports.fleet_store import FleetDecision
 
+SETTLING = timedelta(seconds=15)
+"""After a beginning or an outage workers report within it; until then only who waits is launched for."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class CapacityLoop:
-    """The leader's loop."""
+    """The leader's loop; it remembers only since when it leads."""
 
     plane: ControlPlane
+    _term: int = 0
+    _since: datetime | None = None
 
     async def tick(self, *, term: int) -> str:
         """Decide one round and write it down."""
@@ -29,8 +35,14 @@ class CapacityLoop:
             return "the fleet has the workers that it is given"
         now, stores, reading = self.plane.clock.now(), self.plane.stores, FleetReading(self.plane)
         view = await reading.capacity_view(await reading.known(), await stores.rollouts.current())
+        view = replace(view, is_settling=self._is_new(term, now))
         policy = replace(policy, sizes=sizes_as_known(policy.sizes, view.members))
         plan = plan_capacity(view, policy, await stores.fleet.memory(), now=now)
         decision = FleetDecision(DrainOwner.CAPACITY, plan.commands, plan.memory)
         left_out = await stores.fleet.record(decision, term=term)
         return "; ".join([plan.summary(), *(f"left out: {one.because}" for one in left_out)])
+
+    def _is_new(self, term: int, now: datetime) -> bool:
+        if self._since is None or term != self._term:
+            self._term, self._since = term, now
+        return now - self._since < SETTLING

@@ -6,7 +6,9 @@ that has room for that.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from sandfleet.controlplane.dependencies import ControlPlane, NewSize
 from sandfleet.controlplane.operations.records import UNBOUNDED_S, log_row, new_operation
@@ -17,8 +19,9 @@ from sandfleet.model.ids import OperationId, WorkerId
 from sandfleet.model.operation import Operation, OperationKind
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.worker import WorkerState
-from sandfleet.planning.moving import choose_target
-from sandfleet.planning.placement import FleetView, NoPlacement
+from sandfleet.planning.moving import all_candidates, choose_target
+from sandfleet.planning.placement import FleetView, NoPlacement, Placement
+from sandfleet.planning.placement_record import placement_detail
 from sandfleet.ports.move_store import MoveBeginning
 
 RETRY_AFTER_S = 5
@@ -66,12 +69,19 @@ async def begin_migrate(  # noqa: PLR0913 -- a move, and who asks for it in whic
         operation = begun(choice.worker_id)
         reason = f"{sandbox.worker_id} to {choice.worker_id}: {choice.reason}"
         log = log_row(sandbox, after, event=event, actor=actor, reason=reason, operation=operation)
+        log = replace(log, detail=_detail(wanted, choice, view))
         return MoveBeginning(choice.worker_id, operation, log, memory_mib=wanted.resources.memory_mib)
 
     beginning = await plane.stores.moves.begin(after, decide, term=term)
     if isinstance(beginning, NoPlacement):
         raise _unavailable(beginning)
     return beginning.operation
+
+
+def _detail(wanted: Sandbox, choice: Placement, view: FleetView) -> Mapping[str, Any]:
+    """Return the decision, for whoever asks later why the sandbox is there."""
+    candidates = all_candidates(choice, view, source=wanted.worker_id)
+    return placement_detail(wanted, candidates, chosen=choice.worker_id, cause="migrate")
 
 
 def _unavailable(nowhere: NoPlacement) -> TargetUnavailable:

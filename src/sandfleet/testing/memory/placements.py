@@ -42,7 +42,7 @@ class MemoryPlacementStore:
             if isinstance(decision, NoPlacement):
                 return decision
             worker = next(worker for worker in fleet if worker.id == decision.worker_id)
-            placed = placed_rows(operation, sandbox, worker, reason=decision.reason, at=at)
+            placed = placed_rows(operation, sandbox, worker, decision=decision, at=at)
             self._require(placed.operation, placed.sandbox)
             self._write(placed)
             return Placed(
