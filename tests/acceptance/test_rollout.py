@@ -52,13 +52,14 @@ def grown() -> Iterator[LiveFleet]:
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
-def test_a_version_is_rolled_out_under_load_and_a_bad_one_is_stopped_at_the_canary(grown: LiveFleet) -> None:
+@pytest.fixture(scope="module")
+def sandboxes(grown: LiveFleet) -> Iterator[list[str]]:
+    """Busy sandboxes that fill all workers."""
     with Client(grown.url, grown.api_key) as client:
-        sandboxes = [_busy(client) for _ in range((LAUNCHED + 1) * EACH)]
+        made = [_busy(client) for _ in range((LAUNCHED + 1) * EACH)]
         wait_until(lambda: len(_launched(client)) == LAUNCHED, timeout_s=300, what="all workers")
-        _rolled_out(grown, client, sandboxes)
-        _turned_back(grown, client, sandboxes)
-        for sandbox_id in sandboxes:
+        yield made
+        for sandbox_id in made:
             client.sandboxes.kill(sandbox_id)
 
 
@@ -82,10 +83,11 @@ def _busy(client: Client) -> str:
     return sandbox_id
 
 
-def _rolled_out(grown: LiveFleet, client: Client, sandboxes: list[str]) -> None:
-    """All are replaced while clients work; in the middle the leader is killed."""
+def test_all_workers_are_replaced_while_clients_work_and_the_leader_dies(
+    grown: LiveFleet, sandboxes: list[str]
+) -> None:
     _write_version(grown, "2", "[settings]\nwarm_pool_size = 1\n")
-    with _working(grown, sandboxes) as work:
+    with Client(grown.url, grown.api_key) as client, _working(grown, sandboxes) as work:
         began_s = time.monotonic()
         number = client.fleet.begin_rollout("2").number
         wait_until(
@@ -93,10 +95,10 @@ def _rolled_out(grown: LiveFleet, client: Client, sandboxes: list[str]) -> None:
             timeout_s=OVER_BY_S,
             what="the first worker to be replaced",
         )
-        killed = Victims(grown).leader()
-        killed.send_signal(signal.SIGKILL)
+        Victims(grown).send_leader(signal.SIGKILL)
         now = _over(client, number)
         took_s = time.monotonic() - began_s
+        workers = _launched(client)
     print(
         f"{LAUNCHED} workers replaced in {took_s:.0f} s, with {len(sandboxes)} busy sandboxes; "
         f"{work.done} calls of {CLIENTS} clients meanwhile, {len(work.failures)} failed, "
@@ -105,18 +107,21 @@ def _rolled_out(grown: LiveFleet, client: Client, sandboxes: list[str]) -> None:
     assert work.failures == []
     assert (now.stage, now.reason) == ("done", "")
     assert [step.stage for step in now.steps] == ["boot_test", "canary", "fleet", "done"]
-    assert set(_launched(client).values()) == {"2"}
-    _nothing_is_lost(client, sandboxes)
+    assert set(workers.values()) == {"2"}
+    _nothing_is_lost(grown, sandboxes)
 
 
-def _turned_back(grown: LiveFleet, client: Client, sandboxes: list[str]) -> None:
-    """A version that boots, runs a sandbox, and dies for good a little later."""
+def test_a_bad_version_is_stopped_at_the_canary_and_turned_back(
+    grown: LiveFleet, sandboxes: list[str]
+) -> None:
+    """It boots, runs a sandbox, and dies for good a little later."""
     is_broken = grown.data_dir / "broken"
     program = grown.data_dir / "dies-later"
     program.write_text(f'#!/bin/sh\n[ -e {is_broken} ] && exit 1\nexec {sys.executable} "$@"\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     _write_version(grown, "3", f'program = "{program}"\n')
-    with _working(grown, sandboxes) as work:
+    with Client(grown.url, grown.api_key) as client, _working(grown, sandboxes) as work:
+        before = _launched(client)
         number = client.fleet.begin_rollout("3").number
         wait_until(
             lambda: client.fleet.rollout(number).stage != "boot_test", timeout_s=900, what="the canary"
@@ -125,11 +130,12 @@ def _turned_back(grown: LiveFleet, client: Client, sandboxes: list[str]) -> None
         is_broken.touch()
         Victims(grown).send_named(canary, signal.SIGKILL)
         now = _over(client, number)
+        after = _launched(client)
     assert work.failures == []
     assert [step.stage for step in now.steps] == ["boot_test", "canary", "turning_back", "turned_back"]
     assert now.reason == f"1 of 1 workers of version 3 are not well: {canary} is unreachable"
-    assert {name: version for name, version in _launched(client).items() if version != "2"} == {canary: "3"}
-    _nothing_is_lost(client, sandboxes)
+    assert after == {**before, canary: "3"}
+    _nothing_is_lost(grown, sandboxes)
 
 
 @contextmanager
@@ -167,12 +173,13 @@ def _launched(client: Client) -> dict[str, str]:
     }
 
 
-def _nothing_is_lost(client: Client, sandboxes: list[str]) -> None:
+def _nothing_is_lost(grown: LiveFleet, sandboxes: list[str]) -> None:
     """Every sandbox runs, and what its program wrote is whole: no line is missing, none is there twice."""
-    for sandbox_id in sandboxes:
-        assert client.sandboxes.get(sandbox_id).status == "running"
-        script = "pgrep -f '[b]usy.py' >/dev/null && awk '$1 != NR {exit 3}' /workspace/written; echo $?"
-        assert client.commands.run(sandbox_id, script).stdout.strip() == "0"
+    script = "pgrep -f '[b]usy.py' >/dev/null && awk '$1 != NR {exit 3}' /workspace/written; echo $?"
+    with Client(grown.url, grown.api_key) as client:
+        for sandbox_id in sandboxes:
+            assert client.sandboxes.get(sandbox_id).status == "running"
+            assert client.commands.run(sandbox_id, script).stdout.strip() == "0"
 
 
 def _write_version(grown: LiveFleet, name: str, text: str) -> None:

@@ -109,6 +109,8 @@ async def test_one_that_is_called_off_turns_back(open_fleet: OpenFleet, tmp_path
         number = (await fleet.client.post("/admin/rollouts", json={"version": "2"})).json()["number"]
         other = await fleet.client.post("/admin/rollouts", json={"version": "3"})
         assert (other.status_code, other.json()["code"]) == (409, "rollout_under_way")
+        told = (await fleet.client.post("/admin/plan", json={"kind": "rollout"})).json()
+        assert (told["summary"], told["decisions"]) == ("boot test: a machine is to boot", [])
         cancelled = await fleet.client.post(f"/admin/rollouts/{number}/cancel")
         assert cancelled.status_code == 200, cancelled.text
         back = await stage(fleet, "turned_back")

@@ -53,7 +53,9 @@ class RolloutLoop:
         now = self.plane.clock.now()
         if self._rests is not None and self._rests[0] == stored and now < self._rests[1]:
             return stored.said
-        view = await self._view(stored, policy)
+        reading = FleetReading(self.plane)
+        capacity = await reading.capacity_view(await reading.known(), stored)
+        view = await rollout_view(self.plane, stored, capacity, policy)
         plan = step_rollout(stored.rollout, view, self.plane.rollout, now=now)
         after = stored.after(plan.rollout, actor=ACTOR, surge=plan.surge, said=plan.said)
         if after == stored and not plan.commands:
@@ -66,37 +68,39 @@ class RolloutLoop:
             return "it was changed by somebody's word meanwhile"
         return "; ".join([plan.said, *(f"left out: {one.because}" for one in left_out)])
 
-    async def _view(self, stored: StoredRollout, policy: CapacityPolicy) -> RolloutView:
-        reading = FleetReading(self.plane)
-        capacity = await reading.capacity_view(await reading.known(), stored)
-        return RolloutView(
-            members=capacity.members,
-            wanted=await self._wanted(capacity, policy),
-            launches=capacity.launches,
-            wellness=await self._wellness(capacity.members, stored),
-            sizes=frozenset(size.key for size in policy.sizes),
-        )
 
-    async def _wanted(self, view: CapacityView, policy: CapacityPolicy) -> int:
-        """Return how many workers capacity wants without a surge, by its own sum."""
-        view = replace(view, surge=replace(view.surge, workers=0))
-        policy = replace(policy, sizes=sizes_as_known(policy.sizes, view.members))
-        memory = await self.plane.stores.fleet.memory()
-        return plan_capacity(view, policy, memory, now=self.plane.clock.now()).needed.desired
+async def rollout_view(
+    plane: ControlPlane, stored: StoredRollout, capacity: CapacityView, policy: CapacityPolicy
+) -> RolloutView:
+    """Return what the planner sees: the fleet, how each worker fares, and how many are wanted."""
+    return RolloutView(
+        members=capacity.members,
+        wanted=await _wanted(plane, capacity, policy),
+        launches=capacity.launches,
+        wellness=await _wellness_of(plane, capacity.members, stored),
+        sizes=frozenset(size.key for size in policy.sizes),
+    )
 
-    async def _wellness(
-        self, members: Sequence[Member], stored: StoredRollout
-    ) -> Mapping[WorkerId, Wellness]:
-        rollouts = self.plane.stores.rollouts
-        proofs = await rollouts.proofs()
-        ended = await rollouts.wellness([one.worker.id for one in members], since=SEEN)
-        is_trial = stored.rollout.stage in _TRIALS
-        return {
-            one.worker.id: _wellness(
-                one, proofs.get(one.worker.id), ended.get(one.worker.id), is_trial=is_trial
-            )
-            for one in members
-        }
+
+async def _wanted(plane: ControlPlane, view: CapacityView, policy: CapacityPolicy) -> int:
+    """Return how many workers capacity wants without a surge, by its own sum."""
+    view = replace(view, surge=replace(view.surge, workers=0))
+    policy = replace(policy, sizes=sizes_as_known(policy.sizes, view.members))
+    memory = await plane.stores.fleet.memory()
+    return plan_capacity(view, policy, memory, now=plane.clock.now()).needed.desired
+
+
+async def _wellness_of(
+    plane: ControlPlane, members: Sequence[Member], stored: StoredRollout
+) -> Mapping[WorkerId, Wellness]:
+    rollouts = plane.stores.rollouts
+    proofs = await rollouts.proofs()
+    ended = await rollouts.wellness([one.worker.id for one in members], since=SEEN)
+    is_trial = stored.rollout.stage in _TRIALS
+    return {
+        one.worker.id: _wellness(one, proofs.get(one.worker.id), ended.get(one.worker.id), is_trial=is_trial)
+        for one in members
+    }
 
 
 def _wellness(member: Member, proof: Proof | None, ended: Wellness | None, *, is_trial: bool) -> Wellness:
