@@ -51,6 +51,8 @@ class Host:
     is_burnt: bool = False
     term: int = 0
     sequence: int = 0
+    neighbours_mib: int = 0
+    """What else uses the host's memory."""
     process: Process = field(init=False)
     vms: dict[SandboxId, Vm] = field(default_factory=dict)
     saved: dict[str, Artefact] = field(default_factory=dict)
@@ -87,8 +89,6 @@ class Host:
         self.process.kill(self.loop)
         self.is_adopted = False
         self.sequence = 0
-        self.neighbours_mib = 0
-        """What else uses the host's memory."""
         for table in (self.buried, self.captures, self.uploads, self.upload_failures):
             table.clear()
         self.named_before = frozenset()
