@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sandfleet.controlplane.machine_settings import CapacitySettings, PoolSettings, check_machines
+from sandfleet.controlplane.rollout_settings import RolloutSettings
 from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
 from sandfleet.planning.placement import PlacementPolicy
 from sandfleet.planning.pressure_ground import USUAL_MARKS, Marks, Shortage
@@ -152,6 +153,8 @@ class ControlPlaneSettings(BaseSettings):
     """Where machines come from, in the order of preference: tables `[[pools]]`, see below."""
     capacity: CapacitySettings | None = None
     """How many workers there shall be: table `[capacity]`, see below. Without it, those that it is given."""
+    rollout: RolloutSettings = RolloutSettings()
+    """How a new version comes to the workers that the fleet launches: table `[rollout]`, see below."""
     pressure: bool = True
     """Whether sandboxes leave hosts that are short of real memory, disk or CPU: by moves, then by sleep."""
     pressure_memory_high: Share = 0.92

@@ -149,7 +149,7 @@ def machine_settings(configuration: FleetConfiguration, layout: Layout) -> dict[
         "worth_min": 1.0,
         "returned_pause_s": 3 * calm_s,
     }
-    return {"pools": [pool], "capacity": capacity}
+    return {"pools": [pool], "capacity": capacity, "rollout": {"canary_s": calm_s / 5}}
 
 
 def _largest_mib(budget_mib: int) -> int:
