@@ -80,6 +80,7 @@ def server_settings(
         "blob_store_url": layout.snapshots.as_uri(),
         "memory_default_mb": min(_MEMORY_MIB_DEFAULT, largest_mib),
         "memory_max_mb": largest_mib,
+        "pressure_cpu": False,  # its workers share this machine: no move relieves it
     }
 
 
