@@ -86,7 +86,7 @@ def a_town(*, most: int, calm_s: float, reserve: int = 0) -> Iterator[Town]:
                 town = Town(fleet, client, most)
                 # On a slow machine the first worker may have come so late that another was begun.
                 wait_until(
-                    lambda: len(town.workers()) == 1 + reserve,
+                    lambda: len(town.workers()) == max(1, reserve),
                     timeout_s=GOES_WITHIN_S,
                     what="the fleet to have what it is to have when nobody is there",
                 )

@@ -26,7 +26,8 @@ from sandfleet.model.resources import NOTHING
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.snapshot import Snapshot
 from sandfleet.planning import placement
-from sandfleet.testing.memory import idempotency, saved_states
+from sandfleet.planning.fleet import Member
+from sandfleet.testing.memory import idempotency, saved_states, workers
 from sandfleet.testing.memory.database import MemoryDatabase, StoredOperation
 from sandfleet.testing.simulation import replica
 from sandfleet.testing.simulation.host import Host
@@ -212,3 +213,9 @@ def test_a_worker_that_is_called_drained_too_early_is_found(monkeypatch: pytest.
 
     monkeypatch.setattr(drain.DrainLoop, "_write", blind)
     finds("is called drained, .* are promised")
+
+
+def test_a_machine_that_ends_under_a_sandbox_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_require_forgettable", lambda *_, **__: None)
+    monkeypatch.setattr(Member, "may_be_removed", property(lambda member: member.is_draining))
+    finds("ends under")

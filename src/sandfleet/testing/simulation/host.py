@@ -46,6 +46,8 @@ class Host:
     total: Resources
     store: ObjectStore
     watcher: Watcher
+    machine_id: str = ""
+    """What its machine is called, if not as its worker."""
     incarnation: int = 0
     is_adopted: bool = False
     is_burnt: bool = False
@@ -357,7 +359,7 @@ class Host:
             worker_id=self.worker_id,
             instance_id=f"{self.worker_id}.{self.incarnation}",
             sequence=self.sequence,
-            machine_id=self.worker_id,
+            machine_id=self.machine_id or self.worker_id,
             region="local",
             http_url=f"http://{self.worker_id}:9000",
             worker_version="1",
