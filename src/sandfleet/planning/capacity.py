@@ -75,6 +75,7 @@ def plan_capacity(
     demand_mib = _demand_mib(view)
     memory = replace(memory, demand=memory.demand.with_sample(demand_mib, now=now))
     round_ = _Round(view, policy, memory, now)
+    round_.call_off()
     round_.pack(demand_mib)
     if round_.is_short:
         round_.grow()
@@ -112,6 +113,16 @@ class _Round:
         self._unplaced = 0
         self.needed = self._sum()
         self.current = self._count()
+
+    def call_off(self) -> None:
+        """Keep the workers that did not get empty by their deadline: they are needed, after all."""
+        for member in self._members:
+            if member.drained_by is DrainOwner.CAPACITY and member.is_stuck:
+                reason = "it did not get empty by its deadline"
+                self._commands.append(KeepWorker(member.worker.id, DrainOwner.CAPACITY, reason))
+                self._kept.add(member.worker.id)
+        if self._kept:
+            self._memory = self._memory.with_returned(self._kept, now=self._now)
 
     def pack(self, demand_mib: int) -> None:
         """Place what waits, what has to leave, and what is foreseen."""
@@ -271,7 +282,9 @@ class _Round:
         ours = [
             one
             for one in self._members
-            if one.drained_by is DrainOwner.CAPACITY and one.worker.state is WorkerState.READY
+            if one.drained_by is DrainOwner.CAPACITY
+            and one.worker.state is WorkerState.READY
+            and one.worker.id not in self._kept
         ]
         return sorted(ours, key=lambda one: (-one.worker.committed.memory_mib, one.worker.id))
 

@@ -13,7 +13,7 @@ from sandfleet_sdk.attached_models import (
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Output
 from sandfleet_sdk.calls import Sink, Source
 from sandfleet_sdk.client import AsyncClient, Client
-from sandfleet_sdk.drains import Drain, Stay
+from sandfleet_sdk.drains import Drain, Eviction, Stay
 from sandfleet_sdk.errors import (
     ApiError,
     BadAnswer,
@@ -67,6 +67,7 @@ __all__ = [
     "Decision",
     "Drain",
     "Event",
+    "Eviction",
     "ExecProgress",
     "ExecResult",
     "FileEntry",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sandfleet.model.errors import MachineRefused, PoolUnreachable, StaleTerm
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
-from sandfleet.model.machine import Machine, MachineOrder, MachineState
+from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState
 from sandfleet.model.resources import Resources
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.testing.simulation.loop import Process
@@ -187,6 +187,14 @@ class SimulatedMachinePool:
     async def terminate(self, machine_id: str, *, term: int) -> bool:
         """Have it end."""
         return await self._asked(lambda: self._account.terminate(machine_id, term))
+
+    async def parts(self) -> Sequence[MachinePart]:
+        """Return none: a machine here is one piece."""
+        return []
+
+    async def remove(self, part: MachinePart, *, term: int) -> bool:
+        """Say that there is no such part."""
+        return True
 
     async def _asked(self, work: Callable[[], T]) -> T:
         network, weather = self._account.world.network, self._account.weather
