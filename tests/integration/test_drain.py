@@ -16,12 +16,15 @@ from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops import takeover
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.operations.fleet import Fleet
-from sandfleet.model.drain import Drain, DrainState, DrainTerms, StayReason
+from sandfleet.model.drain import Drain, DrainOwner, DrainState, DrainTerms, StayReason
 from sandfleet.model.errors import HypervisorFailed, StaleTerm
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.worker import WorkerState
+from sandfleet.planning.fleet import DrainWorker
+from sandfleet.planning.rollout_state import RolloutStage
+from sandfleet.ports.fleet_store import FleetDecision
 from sandfleet.testing.builders import a_worker, resources
 from sandfleet.wire.move_messages import FAILED
 
@@ -204,6 +207,30 @@ async def test_what_refuses_a_move_at_the_last_moment_is_told(
             held = await until_seen(observer, fleet, lambda drain: bool(drain.stays))
         assert [(stay.reason, stay.said) for stay in held.stays] == [(StayReason.WAITING, "not just now")]
         await until_seen(observer, fleet, is_drained)
+
+
+async def test_what_a_roll_out_drains_waits_for_a_worker_of_its_version(replicas: Any) -> None:
+    observer = await some_running(replicas, "sb-a")
+    stores = observer.stores
+    await stores.rollouts.begin("2", "", actor="test", at=observer.clock.now())
+    async with replicas.replica("replica-1") as fleet:
+        term = await stores.terms.current_term()
+        drain = DrainWorker(HOME, DrainOwner.ROLLOUT, "it runs another version")
+        assert await stores.fleet.record(FleetDecision(DrainOwner.ROLLOUT, [drain]), term=term) == []
+        held = await until_seen(observer, fleet, lambda drain: bool(drain.stays), term=term)
+        assert [stay.reason for stay in held.stays] == [StayReason.HELD]
+        assert "wk-two runs version unknown" in held.stays[0].said
+        await stores.workers.register(a_worker("wk-three", worker_version="2"))
+        # That it is under test keeps everything out, this as well.
+        assert (await stores.workers.get(WorkerId("wk-three"))).cordoned
+        begun = await stores.rollouts.current()
+        assert begun is not None
+        passed = replace(begun.rollout, stage=RolloutStage.FLEET)
+        after = begun.after(passed, actor="test")
+        await stores.fleet.record(FleetDecision(DrainOwner.ROLLOUT, rollout=after), term=term)
+        await until_seen(observer, fleet, is_drained, term=term)
+    (moved,) = await rows(observer, "sb-a")
+    assert moved.worker_id == "wk-three"
 
 
 AT_ONCE = DrainTerms("the host ends", 0)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sandfleet.model.drain import Drain, DrainState, Stay, StayReason
-from sandfleet.model.ids import WorkerId
+from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.sandbox import SandboxState
-from sandfleet.model.worker import WorkerState
+from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.draining import (
     _LEAVING,
     DrainPlan,
@@ -152,6 +152,21 @@ def test_it_goes_elsewhere_then_if_there_is_elsewhere() -> None:
 def test_each_failure_doubles_the_pause_up_to_five_minutes() -> None:
     waits = [(retry_at(attempts, now=NOON) - NOON).total_seconds() for attempts in (1, 2, 3, 7, 1000)]
     assert waits == [5, 10, 20, 300, 300]
+
+
+def test_a_roll_outs_drain_moves_to_the_version_that_is_wanted_and_to_no_other() -> None:
+    """Not even when its last move there has failed."""
+    home, old, new = (a_worker(f"wk-{name}", worker_version=name) for name in ("home", "1", "2"))
+    wanted = replace(POLICY, worker_version="2")
+
+    def plan(*others: Worker, before: Stay | None = None) -> DrainPlan:
+        view = FleetView([home, *others])
+        return drain_plan(home, [a_resident("sb-a", before=before)], view, wanted, now=NOON, incoming={})
+
+    assert moves(plan(old, new)) == [("sb-a", "wk-2")]
+    assert said(plan(old)) == {"sb-a": ("held", "nobody can take it: wk-1 runs version 1")}
+    failed = Stay(SandboxId("sb-a"), StayReason.HELD, "no", target=WorkerId("wk-2"), attempts=1)
+    assert moves(plan(old, new, before=failed)) == [("sb-a", "wk-2")]
 
 
 def test_nobody_left_is_done() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.sandbox import SandboxState
 from sandfleet.model.worker import Worker, WorkerState
@@ -155,6 +156,14 @@ def test_a_save_needs_room_on_the_disk_and_nobody_sleeps_for_want_of_cpu() -> No
     assert sheds(plan) == []
     assert plan.refused[SandboxId("sb-a")].endswith("it is not put to sleep: a busy host is only slow")
     assert sheds(planned(a_guest("sb-a"), home=busy, others=(a_host("wk-away", 0),))) == [("sb-a", "wk-away")]
+
+
+def test_want_of_cpu_does_not_count_where_that_is_said() -> None:
+    def marks(**changes: Any) -> set[Shortage]:
+        return set(ControlPlaneSettings.model_construct(**changes).pressure_marks)
+
+    assert marks() == {MEMORY, DISK, CPU}
+    assert marks(pressure_cpu=False) == {MEMORY, DISK}
 
 
 def _without(shortage: Shortage) -> PressurePolicy:

@@ -22,9 +22,11 @@ from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.planning.capacity_policy import CapacityPolicy
+from sandfleet.planning.rollout import RolloutPolicy
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
+from sandfleet.ports.data_plane import DataPlane
 from sandfleet.ports.drain_store import DrainStore
 from sandfleet.ports.fleet_store import FleetStore
 from sandfleet.ports.labels import PreviewStore, TagStore
@@ -32,6 +34,7 @@ from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.ports.move_client import MoveClient
 from sandfleet.ports.move_store import MoveStore
 from sandfleet.ports.pending_commands import PendingCommandStore
+from sandfleet.ports.rollout_store import RolloutStore
 from sandfleet.ports.saved_states import CheckpointRecords, SnapshotRecords
 from sandfleet.ports.sizes import SizeStore
 from sandfleet.ports.stores import (
@@ -44,6 +47,7 @@ from sandfleet.ports.stores import (
     TermStore,
 )
 from sandfleet.ports.transition_log import TransitionLog
+from sandfleet.ports.version_source import VersionSource
 from sandfleet.ports.worker_store import WorkerStore
 from sandfleet.ports.workers import WorkerClient
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
@@ -218,6 +222,7 @@ class Stores:
     moves: MoveStore
     drains: DrainStore
     fleet: FleetStore
+    rollouts: RolloutStore
     log: TransitionLog
     commands: PendingCommandStore
 
@@ -266,3 +271,9 @@ class ControlPlane:
     """Where machines come from, by the first part of the keys of their sizes."""
     capacity: CapacityPolicy | None = None
     """How many there shall be; without it the fleet has the workers that it is given."""
+    rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
+    """How a new version comes to them."""
+    version_source: VersionSource | None = None
+    """Where somebody else says which version is wanted."""
+    data_plane: DataPlane | None = None
+    """How a trial of a new worker is told to do something."""

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sandfleet.controlplane.machine_settings import CapacitySettings, PoolSettings, check_machines
+from sandfleet.controlplane.rollout_settings import RolloutSettings
 from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
 from sandfleet.planning.placement import PlacementPolicy
 from sandfleet.planning.pressure_ground import USUAL_MARKS, Marks, Shortage
@@ -152,6 +153,8 @@ class ControlPlaneSettings(BaseSettings):
     """Where machines come from, in the order of preference: tables `[[pools]]`, see below."""
     capacity: CapacitySettings | None = None
     """How many workers there shall be: table `[capacity]`, see below. Without it, those that it is given."""
+    rollout: RolloutSettings = RolloutSettings()
+    """How a new version comes to the workers that the fleet launches: table `[rollout]`, see below."""
     pressure: bool = True
     """Whether sandboxes leave hosts that are short of real memory, disk or CPU: by moves, then by sleep."""
     pressure_memory_high: Share = 0.92
@@ -160,6 +163,8 @@ class ControlPlaneSettings(BaseSettings):
     """Until this share is left; nobody is given a sandbox for it that would use more."""
     pressure_disk_high: Share = 0.95
     """The same for its disk, of which 200 GiB are counted. 5 points below this it is enough."""
+    pressure_cpu: bool = True
+    """Whether want of CPU counts. It does not where all workers share one host: no move relieves that."""
     pressure_cpu_high: Share = 0.95
     """The same for its CPU, after two minutes. 15 points below this it is enough. Nobody sleeps for it."""
     fault_points_dir: Path | None = None
@@ -269,11 +274,13 @@ class ControlPlaneSettings(BaseSettings):
         usual = USUAL_MARKS
         disk, cpu = self.pressure_disk_high, self.pressure_cpu_high
         memory = usual[Shortage.MEMORY]
-        return {
+        marks = {
             Shortage.MEMORY: replace(memory, high=self.pressure_memory_high, low=self.pressure_memory_low),
             Shortage.DISK: replace(usual[Shortage.DISK], high=disk, low=disk - 0.05),
-            Shortage.CPU: replace(usual[Shortage.CPU], high=cpu, low=cpu - 0.15),
         }
+        if self.pressure_cpu:
+            marks[Shortage.CPU] = replace(usual[Shortage.CPU], high=cpu, low=cpu - 0.15)
+        return marks
 
     @property
     def origin(self) -> str:

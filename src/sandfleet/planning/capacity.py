@@ -227,12 +227,17 @@ class _Round:
         staying = [one for one in self._members if not one.is_draining and not _is_away(one)]
         return DesiredSum(
             occupied=len(self._packing.occupied),
-            standing=sum(not one.takes_more for one in staying),
+            standing=sum(not one.takes_more and not self._is_on_trial(one) for one in staying),
             idle_reserve=self._policy.idle_reserve,
             surge=self._view.surge.workers,
             workers_min=self._policy.workers_min,
             workers_max=self._policy.workers_max,
         )
+
+    def _is_on_trial(self, member: Member) -> bool:
+        """Whether it is the surge itself: of a version that has to prove itself before it takes anything."""
+        surge, worker = self._view.surge, member.worker
+        return surge.workers > 0 and worker.cordoned and worker.worker_version == surge.version
 
     def _movers(self) -> Sequence[PlacementRequest]:
         """What still has to leave the workers that are draining; a roll-out's go to its version alone."""

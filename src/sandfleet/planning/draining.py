@@ -61,6 +61,8 @@ class DrainPolicy:
     """How many may be put to sleep at once, if not as many as move."""
     no_saves: str = ""
     """Why nothing is put to sleep, if nothing may be."""
+    worker_version: str | None = None
+    """A roll-out's drain moves to workers of this version alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,14 @@ class _Round:
 
     def _choose(self, resident: Resident, among: FleetView) -> Placement | NoPlacement:
         placement, reserved = self._policy.placement, resident.reserved_mib
-        return choose_target(resident.sandbox, among, placement, wanted=None, reserved_mib=reserved)
+        return choose_target(
+            resident.sandbox,
+            among,
+            placement,
+            wanted=None,
+            reserved_mib=reserved,
+            worker_version=self._policy.worker_version,
+        )
 
     def _move(self, resident: Resident, choice: Placement) -> None:
         self._room[StayReason.MOVING] -= 1

@@ -28,10 +28,12 @@ def choose_target(
     *,
     wanted: WorkerId | None,
     reserved_mib: int = 0,
+    worker_version: str | None = None,
 ) -> Placement | NoPlacement:
     """Return the worker, the wanted one if it is named, or say why it cannot be.
 
     `reserved_mib`: what is promised to it where it is; its place elsewhere is not smaller.
+    `worker_version`: only workers of that version are asked.
     """
     source = next((worker for worker in view.workers if worker.id == sandbox.worker_id), None)
     if source is None:
@@ -39,7 +41,11 @@ def choose_target(
     # It stands on files that the target fetches if it lacks them, so no template is asked for.
     travelling = SavedState(None, True, accelerator=source.accelerator, host_cpu=source.cpu_model)
     request = PlacementRequest(
-        held_resources(sandbox, reserved_mib), sandbox.template, sandbox.region, travelling
+        held_resources(sandbox, reserved_mib),
+        sandbox.template,
+        sandbox.region,
+        travelling,
+        worker_version=worker_version,
     )
     return place(request, FleetView(_others(view.workers, source, wanted)), policy)
 

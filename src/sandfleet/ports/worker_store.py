@@ -56,7 +56,8 @@ class WorkerStore(Protocol):
 
         Conflict `worker_not_empty` while a sandbox, a reservation or a snapshot that is nowhere else
         depends on it, unless `is_lost`: somebody's word that the host is no more. That word is not
-        taken of a worker that speaks: Conflict `worker_alive`. Twice is as good as once.
+        taken of a worker that speaks: Conflict `worker_alive`. Twice is as good as once. The machine that
+        the fleet has launched for it is to end.
         """
         ...
 

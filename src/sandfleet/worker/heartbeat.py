@@ -59,6 +59,7 @@ class WorkerFacts:
     data_dir: str
     control_url: str
     join_token: str = field(repr=False)
+    worker_version: str = __version__
     interval_s: float = 2.0
     notice_file: Path | None = None
 
@@ -130,7 +131,7 @@ class HeartbeatSender:
             machine_id=facts.machine_id,
             region=facts.region,
             http_url=facts.http_url,
-            worker_version=__version__,
+            worker_version=facts.worker_version,
             accelerator=host.accelerator,
             cpu_model=facts.cpu_model,
             templates={name: info.version for name, info in host.templates.items()},

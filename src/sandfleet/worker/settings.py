@@ -58,6 +58,8 @@ class WorkerSettings(BaseSettings):
     """What the control plane knows its workers by."""
     data_dir: Path
     """Where the VMs live: disks, sockets, manifests."""
+    worker_version: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]{0,99})?$")
+    """Version of the image of this host, by which roll-outs go; empty is the program's own."""
     region: str = "local"
     """Region of this host."""
     listen_host: str = "127.0.0.1"

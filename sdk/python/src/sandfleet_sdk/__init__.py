@@ -47,6 +47,7 @@ from sandfleet_sdk.models import (
 )
 from sandfleet_sdk.plans import Candidate, Decision, Placement, Plan, Rejection
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
+from sandfleet_sdk.rollouts import Rollout, RolloutStep, RolloutWorker
 from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
 from sandfleet_sdk.sessions import Session
 
@@ -90,6 +91,9 @@ __all__ = [
     "QuotaExceeded",
     "Rejection",
     "RetryPolicy",
+    "Rollout",
+    "RolloutStep",
+    "RolloutWorker",
     "Sandbox",
     "SandfleetError",
     "Session",

@@ -102,10 +102,8 @@ _WORKERS_OF = (
     .order_by(workers.c.id)
 )
 _OWNER = select(drains.c.owner).where(drains.c.worker_id == bindparam("worker"))
-_OWNING = (launches.c.worker_id == bindparam("worker"), launches.c.gone_at.is_(None))
-_LAUNCH_OF = select(launches.c.id).where(*_OWNING)
-_END_MACHINE = (
-    update(launches).where(*_OWNING).values(ending_since=func.coalesce(launches.c.ending_since, func.now()))
+_LAUNCH_OF = select(launches.c.id).where(
+    launches.c.worker_id == bindparam("worker"), launches.c.gone_at.is_(None)
 )
 
 
@@ -159,7 +157,6 @@ async def _remove(connection: AsyncConnection, command: RemoveWorker, *, by: Dra
     if (await connection.execute(_LAUNCH_OF, {"worker": worker_id})).first() is None:
         return f"the machine of {worker_id} was not launched by the fleet"
     await forget_worker(connection, worker_id, is_lost=False, actor=by.value)
-    await connection.execute(_END_MACHINE, {"worker": worker_id})
     return None
 
 

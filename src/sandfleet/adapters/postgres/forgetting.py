@@ -1,4 +1,7 @@
-"""Taking a worker off the fleet: only when nothing depends on it, or on somebody's word that it is lost."""
+"""Taking a worker off the fleet: only when nothing depends on it, or on somebody's word that it is lost.
+
+The machine that the fleet has launched for it is to end then: nobody else would ever end it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres.tables import (
+    launches,
     reservations,
     sandboxes,
     second_places,
@@ -28,6 +32,11 @@ _FORGET = (
     update(workers)
     .where(workers.c.id == bindparam("worker"))
     .values(state=_GONE, version=workers.c.version + 1)
+)
+_END_MACHINE = (
+    update(launches)
+    .where(launches.c.worker_id == bindparam("worker"), launches.c.gone_at.is_(None))
+    .values(ending_since=func.coalesce(launches.c.ending_since, func.now()))
 )
 _DEPENDANTS = select(
     workers.c.state,
@@ -62,6 +71,7 @@ async def forget_worker(
     if before != _GONE:
         await connection.execute(_FORGET, {"worker": worker_id})
         await connection.execute(_forgotten(worker_id, before, is_lost=is_lost, actor=actor))
+    await connection.execute(_END_MACHINE, {"worker": worker_id})
 
 
 async def _before_the_end(connection: AsyncConnection, worker_id: WorkerId, *, is_lost: bool) -> str:

@@ -312,6 +312,7 @@ operations = Table(
     Column("error_message", Text),
     Column("finished_at", _TIME),
     Index("operations_sandbox", "sandbox_id"),
+    Index("operations_ended", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("operations_open", "lease_deadline_at", postgresql_where=text("state = 'running'")),
     Index("operations_queue", "created_at", postgresql_where=text("state = 'running' AND step = 'queue'")),
 )

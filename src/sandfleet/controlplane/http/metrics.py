@@ -115,6 +115,12 @@ class Metrics(Observer):
             "worker",
         )
         self.execs_reported: dict[WorkerId, int] = {}
+        self.workers = self._gauge(
+            "sandfleet_workers", "Workers that are not gone, by state and version.", "state", "version"
+        )
+        self.rollout = self._gauge(
+            "sandfleet_rollout", "1 for the stage of the newest roll-out.", "version", "stage"
+        )
         self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:

@@ -18,7 +18,7 @@ from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops.drain_sight import Sight, look
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.controlplane.operations.hibernate import begin_hibernate, hibernation_ids
-from sandfleet.model.drain import Drain, DrainState, Stay, StayReason
+from sandfleet.model.drain import Drain, DrainOwner, DrainState, Stay, StayReason
 from sandfleet.model.errors import SandfleetError, StaleTerm, StaleVersion, StoreUnavailable
 from sandfleet.model.ids import SandboxId, WorkerId, operation_id
 from sandfleet.model.operation import Operation
@@ -67,7 +67,7 @@ class DrainLoop:
             worker,
             sight.residents,
             FleetView(workers),
-            self._policy(drain),
+            await self._policy(drain),
             now=self.plane.clock.now(),
             incoming={name: count for name, count in incoming.items() if name is not None},
         )
@@ -78,7 +78,14 @@ class DrainLoop:
         begun += [self._alone(name) for name in sight.alone]
         return await self._write(sight.drain, worker, plan, begun, term=term)
 
-    def _policy(self, drain: Drain) -> DrainPolicy:
+    async def _wanted_version(self, drain: Drain) -> str | None:
+        """Return the version of the workers to which a roll-out's drain may move, None for any."""
+        if drain.owner is not DrainOwner.ROLLOUT:
+            return None
+        stored = await self.plane.stores.rollouts.current()
+        return None if stored is None else stored.rollout.target
+
+    async def _policy(self, drain: Drain) -> DrainPolicy:
         settings = self.plane.settings
         refusal = "" if drain.hibernates else "its drain does not ask for that"
         return DrainPolicy(
@@ -88,6 +95,7 @@ class DrainLoop:
             saves_from=saves_begin(drain),
             saves_at_once=SAVES_FACTOR * settings.drain_moves_at_once,
             no_saves=NO_STORE if settings.blob_store_url is None else refusal,
+            worker_version=await self._wanted_version(drain),
         )
 
     async def _begin(self, planned: PlannedMove | PlannedSave, drain: Drain, *, term: int) -> Stay:

@@ -24,7 +24,11 @@ from sandfleet.controlplane.loops.notices import NoticeLoop
 from sandfleet.controlplane.loops.orphans import OrphanLoop
 from sandfleet.controlplane.loops.pressure import PressureLoop
 from sandfleet.controlplane.loops.reconcile import Reconciler
+from sandfleet.controlplane.loops.rollout import RolloutLoop
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
+from sandfleet.controlplane.loops.trials import ACTOR as TRIAL_ACTOR
+from sandfleet.controlplane.loops.trials import TrialLoop
+from sandfleet.controlplane.loops.version_source import VersionSourceLoop
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
@@ -71,9 +75,11 @@ CLEANUP_EVERY_S = 600.0
 GARBAGE_EVERY_S = 5.0
 STRAYS_EVERY_S = 60.0
 CAPACITY_EVERY_S = 5.0
+ROLLOUT_EVERY_S = 2.0
 PRESSURE_EVERY_S = 2.0
 NOTICES_EVERY_S = 5.0
 ORPHANS_EVERY_S = 60.0
+SOURCE_EVERY_S = 30.0
 SWEEP_EVERY_S = 3600.0
 
 
@@ -231,6 +237,18 @@ class Fleet:
             *(self._machine_loops() if plane.pools else ()),
         )
 
+    def _source_loops(self) -> tuple[Loop, ...]:
+        if self._plane.version_source is None:
+            return ()
+        source = VersionSourceLoop(self._plane, self._plane.version_source)
+        return (Loop("version_source", SOURCE_EVERY_S, lambda _: source.tick()),)
+
+    def _trials(self) -> TrialLoop:
+        def start(operation: Operation, sandbox: Sandbox) -> None:
+            self.engine.start(operation, sandbox=sandbox)
+
+        return TrialLoop(self._plane, start, lambda sandbox: self.kill(sandbox, actor=TRIAL_ACTOR))
+
     def _pressure_loops(self) -> tuple[Loop, ...]:
         if not self._plane.settings.pressure:
             return ()
@@ -240,7 +258,11 @@ class Fleet:
     def _machine_loops(self) -> tuple[Loop, ...]:
         every_s, machines = self._plane.settings.loop_interval_s, MachineLoop(self._plane)
         orphans, capacity = OrphanLoop(self._plane), CapacityLoop(self._plane)
+        rollout, trials = RolloutLoop(self._plane), self._trials()
         return (
+            Loop("rollout", ROLLOUT_EVERY_S, lambda term: rollout.tick(term=term)),
+            Loop("trials", every_s, lambda term: trials.tick(term=term)),
+            *self._source_loops(),
             Loop("capacity", CAPACITY_EVERY_S, lambda term: capacity.tick(term=term)),
             Loop("machines", every_s, lambda term: machines.tick(term=term)),
             Loop("orphans", ORPHANS_EVERY_S, lambda term: orphans.tick(term=term)),

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sandfleet.controlplane.dependencies import Stores
 from sandfleet.model.drain import DrainOwner
-from sandfleet.model.errors import StaleTerm
+from sandfleet.model.errors import Conflict, StaleTerm
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.machine import Machine, MachineState
@@ -24,7 +24,6 @@ from sandfleet.planning.fleet import (
     LaunchMachine,
     RemoveWorker,
 )
-from sandfleet.planning.rollout import Rollout, RolloutStage
 from sandfleet.ports.fleet_store import ENDED_LAUNCHES_KEPT, FleetDecision
 from sandfleet.testing.builders import NOON, a_worker, an_organisation
 from sandfleet.testing.conformance.checking import Check, refusing
@@ -43,7 +42,6 @@ MEMORY = CapacityMemory(
     returned_at={ONE: NOON},
     settled=(FIRST,),
 )
-COURSE = Rollout("2", "1", RolloutStage.CANARY, NOON, NOON + timedelta(seconds=1), "why")
 
 
 async def _recorded(
@@ -77,18 +75,14 @@ async def _hold(stores: Stores) -> None:
     await place(stores, operation, sandbox)
 
 
-async def what_the_planners_remember_comes_back(stores: Stores) -> None:
-    """Each alone, and what a decision does not speak of stays."""
+async def what_the_planner_remembers_comes_back(stores: Stores) -> None:
+    """And what a decision does not speak of stays."""
     term = await stores.terms.raise_term("leader")
     assert await stores.fleet.memory() == CapacityMemory()
-    assert await stores.fleet.rollout() is None
     await stores.fleet.record(FleetDecision(CAPACITY, memory=MEMORY), term=term)
-    await stores.fleet.record(FleetDecision(ROLLOUT, rollout=COURSE), term=term)
     assert await stores.fleet.memory() == MEMORY
-    assert await stores.fleet.rollout() == COURSE
-    later = replace(COURSE, stage=RolloutStage.FLEET)
-    await stores.fleet.record(FleetDecision(ROLLOUT, rollout=later), term=term)
-    assert (await stores.fleet.memory(), await stores.fleet.rollout()) == (MEMORY, later)
+    await stores.fleet.record(FleetDecision(ROLLOUT), term=term)
+    assert await stores.fleet.memory() == MEMORY
 
 
 async def an_old_leader_records_nothing(stores: Stores) -> None:
@@ -177,6 +171,24 @@ async def an_empty_worker_is_gone_when_its_machine_is_given_up(stores: Stores) -
     ending = await _launch(stores)
     assert (ending.state, ending.is_ending) == (LaunchState.JOINED, True)
     assert await stores.fleet.take_off(FIRST, term=term)
+
+
+async def a_machine_ends_with_the_worker_that_somebody_forgets(stores: Stores) -> None:
+    """Also with one that is said to be lost: nothing that it still runs may go on."""
+    term = await stores.terms.raise_term("leader")
+    await _joined(stores, term)
+    await _hold(stores)
+    with refusing(Conflict):
+        await stores.workers.forget(ONE, is_lost=False, actor="somebody")
+    assert not (await _launch(stores)).is_ending
+    assert await stores.workers.mark_absent(WorkerState.SILENT, silent_for=timedelta(seconds=-60), term=term)
+    await stores.workers.forget(ONE, is_lost=True, actor="somebody")
+    ending = await _launch(stores)
+    assert (ending.state, ending.is_ending) == (LaunchState.JOINED, True)
+    await stores.workers.forget(ONE, is_lost=True, actor="somebody")
+    assert await _launch(stores) == ending
+    assert await stores.fleet.take_off(FIRST, term=term)
+    assert await stores.fleet.let_go(FIRST, term=term)
 
 
 async def no_worker_is_removed_to_which_something_is_promised(stores: Stores) -> None:
@@ -355,11 +367,12 @@ async def of_launches_that_are_over_the_newest_are_told(stores: Stores) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
-    what_the_planners_remember_comes_back,
+    what_the_planner_remembers_comes_back,
     an_old_leader_records_nothing,
     a_launch_comes_back_at_each_step_of_its_life,
     what_failed_owns_its_machine_until_it_is_gone,
     an_empty_worker_is_gone_when_its_machine_is_given_up,
+    a_machine_ends_with_the_worker_that_somebody_forgets,
     no_worker_is_removed_to_which_something_is_promised,
     a_machine_that_the_fleet_did_not_launch_is_not_removed,
     nobody_calls_off_the_drain_of_another,
