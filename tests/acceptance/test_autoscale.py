@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def a_town(*, most: int, calm_s: float, reserve: int = 0) -> Iterator[Town]:
                 town = Town(fleet, client, most)
                 # On a slow machine the first worker may have come so late that another was begun.
                 wait_until(
-                    lambda: len(town.workers()) == 1 + reserve,
+                    lambda: len(town.workers()) == max(1, reserve),
                     timeout_s=GOES_WITHIN_S,
                     what="the fleet to have what it is to have when nobody is there",
                 )
@@ -131,3 +132,95 @@ def _still_busy(client: Client, sandbox_id: str, boot: str) -> None:
 
     before = count()
     wait_until(lambda: count() > before, timeout_s=60, what="its program to go on")
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+def test_alternating_load_makes_the_fleet_breathe_and_never_thrash() -> None:
+    """A high and a low load by turns, shorter than the fleet's patience; then a low one for good."""
+    high, low, calm_s = 4, 1, 90.0
+    with a_town(most=4, calm_s=calm_s, reserve=1) as town, _watched(town) as seen:
+        until, rounds = time.monotonic() + 60 * MINUTES, 0
+        while time.monotonic() < until:
+            rounds += 1
+            for _ in range(high - len(town.living)):
+                town.settle()
+            wait_until(
+                lambda: _reserve(town) >= 1, timeout_s=COMES_WITHIN_S, what="the reserve to be refilled"
+            )
+            assert _queue(town) == 0
+            _hold(calm_s / 3)
+            for sandbox_id in town.living[low:]:
+                town.leave(sandbox_id)
+            _hold(calm_s / 3)
+        begun = seen.launched
+        wait_until(
+            lambda: len(town.workers()) == 1 + 1, timeout_s=4 * GOES_WITHIN_S, what="the calm to be noticed"
+        )
+        print(f"{rounds} rounds: {begun} launched in all, {seen.most} workers at most")
+        # Enough for the high load and the reserve, each begun once; none is begun after the first had gone.
+        assert begun <= 3, town.said("capacity")
+        assert seen.launched == begun
+        _all_explained(town)
+
+
+@dataclass
+class Seen:
+    """What a second thread saw of the fleet."""
+
+    names: set[str] = field(default_factory=set)
+    most: int = 0
+
+    @property
+    def launched(self) -> int:
+        """How many workers the fleet has begun since it is watched."""
+        return len(self.names)
+
+
+@contextmanager
+def _watched(town: Town) -> Iterator[Seen]:
+    seen, is_over = Seen(), threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(1.0):
+            state = json.loads((town.fleet.data_dir / "state.json").read_text())
+            workers = [one for one in state["services"] if one["kind"] == "worker"]
+            seen.names |= {one["name"] for one in workers if one["isLaunched"]}
+            seen.most = max(seen.most, len(workers))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _reserve(town: Town) -> int:
+    return sum(not here for here in town.workers().values())
+
+
+def _queue(town: Town) -> float:
+    with town.fleet.client() as http:
+        text = http.get("/metrics").text
+    name = "sandfleet_create_queue_length "
+    return next(float(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name))
+
+
+def _hold(seconds: float) -> None:
+    """Let a load stand for a while: that is what the test is about."""
+    time.sleep(seconds)
+
+
+def _all_explained(town: Town) -> None:
+    """Every decision has its reason: of the fleet, of each placement, and of what was passed over."""
+    assert all(": " in one for one in town.said("capacity"))
+    for sandbox_id in town.living:
+        why = town.client.sandboxes.placement(sandbox_id)
+        assert why.reason
+        assert why.candidates
+        assert all(one.reason for one in why.candidates)
+    plan = town.client.fleet.plan("tick")
+    assert {one.worker_id for one in plan.rejected} >= set(town.workers())
+    assert all(one.reason for one in (*plan.decisions, *plan.rejected))

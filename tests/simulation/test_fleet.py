@@ -40,6 +40,13 @@ def test_what_a_seed_found_stays_mended(seed: int) -> None:
     assert not outcome.violations, outcome.report()
 
 
+def test_machines_are_launched_as_the_load_rises_and_end_when_they_are_empty() -> None:
+    """Otherwise the invariants of machines would hold of nothing."""
+    story = "\n".join(run_seed(15, keeps_trace=True).trace)
+    assert re.search(r"launch-\d+ boots", story)
+    assert re.search(r"launch-\d+ is gone", story)
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     first, again = run_seed(7, keeps_trace=True), run_seed(7, keeps_trace=True)
     assert first.trace == again.trace

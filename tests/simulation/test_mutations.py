@@ -26,11 +26,13 @@ from sandfleet.model.resources import NOTHING
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.snapshot import Snapshot
 from sandfleet.planning import placement
-from sandfleet.testing.memory import idempotency, saved_states
+from sandfleet.planning.fleet import Member
+from sandfleet.testing.memory import idempotency, saved_states, workers
 from sandfleet.testing.memory.database import MemoryDatabase, StoredOperation
 from sandfleet.testing.simulation import replica
 from sandfleet.testing.simulation.host import Host
 from sandfleet.testing.simulation.invariants import WatchedDatabase
+from sandfleet.testing.simulation.profile import POOL_EVERY
 from sandfleet.testing.simulation.running import run_seed
 from sandfleet.testing.simulation.world import Mutations
 from sandfleet.wire.worker_messages import HeartbeatAnswer, SnapshotState
@@ -38,15 +40,15 @@ from sandfleet.wire.worker_messages import HeartbeatAnswer, SnapshotState
 SEEDS_MAX = 160
 
 
-def finds(expected: str, mutations: Mutations | None = None) -> None:
+def finds(expected: str, mutations: Mutations | None = None, *, seeds: range = range(SEEDS_MAX)) -> None:
     """Run seeds until one breaks; among what is found must be the rule that was broken."""
-    for seed in range(SEEDS_MAX):
+    for seed in seeds:
         outcome = run_seed(seed, mutations=mutations)
         if outcome.violations:
             assert any(re.search(expected, found) for found in outcome.violations), outcome.report()
             assert f"--seed {seed}" in outcome.report()
             return
-    pytest.fail(f"{SEEDS_MAX} seeds found nothing")
+    pytest.fail(f"{len(seeds)} seeds found nothing")
 
 
 class WithoutVersions(WatchedDatabase):
@@ -212,3 +214,9 @@ def test_a_worker_that_is_called_drained_too_early_is_found(monkeypatch: pytest.
 
     monkeypatch.setattr(drain.DrainLoop, "_write", blind)
     finds("is called drained, .* are promised")
+
+
+def test_a_machine_that_ends_under_a_sandbox_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_require_forgettable", lambda *_, **__: None)
+    monkeypatch.setattr(Member, "may_be_removed", property(lambda member: member.is_draining))
+    finds("ends under", seeds=range(POOL_EVERY - 1, 8 * SEEDS_MAX, POOL_EVERY))

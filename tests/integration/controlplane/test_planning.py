@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-import pytest
 
 from .conftest import Fleet, OpenFleet
 from .test_migration import Pair, moved
@@ -140,29 +139,27 @@ async def test_capacity_is_planned_with_another_policy_and_nothing_is_launched(
         assert asked["viewVersion"] != told["viewVersion"]
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "told"),
-    [
-        ({}, 400, "kind must be one of"),
-        ({"kind": "guess"}, 400, "kind must be one of"),
-        ({"kind": "drain"}, 400, "workerID is missing"),
-        ({"kind": "wake"}, 400, "sandboxID is missing"),
-        ({"kind": "drain", "request": {"workerID": "wk-none"}}, 404, "wk-none not found"),
-        ({"kind": "create", "request": {"count": 0}}, 400, "count must be between"),
-        ({"kind": "create", "request": {"count": 1000}}, 400, "count must be at most"),
-        ({"kind": "create", "request": {"memoryMB": -1}}, 400, "amounts must be between"),
-        ({"kind": "create", "request": {"memoryMB": "much"}}, 400, "request.memoryMB"),
-        ({"kind": "tick", "at": "noon"}, 400, "at must be a time"),
-        ({"kind": "tick", "at": "0001-01-01T00:00:00Z"}, 400, "between the years"),
-        ({"kind": "tick", "changes": [{"policy": {"idle_reserve": 1}}]}, 400, "no policy of capacity"),
-        ({"kind": "tick", "changes": [{"removeWorker": "wk-none"}]}, 404, "wk-none not found"),
-        ({"kind": "tick", "changes": [{"moveWorker": "wk-1"}]}, 400, "no change moveWorker"),
-        ({"kind": "tick", "changes": [{}]}, 400, "a change has one key"),
-        ({"kind": "tick", "changes": [{"addWorkers": {}}]}, 400, "memoryMB is missing"),
-    ],
-)
-async def test_a_question_that_says_nothing_is_told_so(
-    fleet: Fleet, body: dict[str, Any], status: int, told: str
-) -> None:
-    answer = await fleet.client.post("/admin/plan", json=body)
-    assert (answer.status_code, told in answer.json()["error"]) == (status, True), answer.text
+QUESTIONS: list[tuple[dict[str, Any], int, str]] = [
+    ({}, 400, "kind must be one of"),
+    ({"kind": "guess"}, 400, "kind must be one of"),
+    ({"kind": "drain"}, 400, "workerID is missing"),
+    ({"kind": "wake"}, 400, "sandboxID is missing"),
+    ({"kind": "drain", "request": {"workerID": "wk-none"}}, 404, "wk-none not found"),
+    ({"kind": "create", "request": {"count": 0}}, 400, "count must be between"),
+    ({"kind": "create", "request": {"count": 1000}}, 400, "count must be at most"),
+    ({"kind": "create", "request": {"memoryMB": -1}}, 400, "amounts must be between"),
+    ({"kind": "create", "request": {"memoryMB": "much"}}, 400, "request.memoryMB"),
+    ({"kind": "tick", "at": "noon"}, 400, "at must be a time"),
+    ({"kind": "tick", "at": "0001-01-01T00:00:00Z"}, 400, "between the years"),
+    ({"kind": "tick", "changes": [{"policy": {"idle_reserve": 1}}]}, 400, "no policy of capacity"),
+    ({"kind": "tick", "changes": [{"removeWorker": "wk-none"}]}, 404, "wk-none not found"),
+    ({"kind": "tick", "changes": [{"moveWorker": "wk-1"}]}, 400, "no change moveWorker"),
+    ({"kind": "tick", "changes": [{}]}, 400, "a change has one key"),
+    ({"kind": "tick", "changes": [{"addWorkers": {}}]}, 400, "memoryMB is missing"),
+]
+
+
+async def test_a_question_that_says_nothing_is_told_so(fleet: Fleet) -> None:
+    for body, status, told in QUESTIONS:
+        answer = await fleet.client.post("/admin/plan", json=body)
+        assert (answer.status_code, told in answer.json()["error"]) == (status, True), (body, answer.text)

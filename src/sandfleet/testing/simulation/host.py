@@ -46,6 +46,8 @@ class Host:
     total: Resources
     store: ObjectStore
     watcher: Watcher
+    machine_id: str = ""
+    """What its machine is called, if not as its worker."""
     incarnation: int = 0
     is_adopted: bool = False
     is_burnt: bool = False

@@ -21,7 +21,7 @@ def heartbeat_of(host: Host) -> Heartbeat:
         worker_id=host.worker_id,
         instance_id=f"{host.worker_id}.{host.incarnation}",
         sequence=host.sequence,
-        machine_id=host.worker_id,
+        machine_id=host.machine_id or host.worker_id,
         region="local",
         http_url=f"http://{host.worker_id}:9000",
         worker_version="1",

@@ -22,6 +22,8 @@ FAULTS = (
     "drain worker",
 )
 LOST_SHARE = 0.15
+POOL_EVERY = 8
+"""Of so many seeds one has a machine pool: the others stay what they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,9 @@ class Profile:
     has_many_moves: bool
     loses_a_host: bool
     """Whether somebody says of a host that was cut off that it is no more, and it speaks again."""
+    has_pool: bool = False
+    """Whether hosts come and go with the load."""
+    idle_reserve: int = 0
 
 
 def profile_of(seed: int) -> Profile:
@@ -72,4 +77,6 @@ def profile_of(seed: int) -> Profile:
         wrong_clock_s=dice.choice((0.0, 0.2, 2.0)),
         has_many_moves=dice.random() < 0.4,
         loses_a_host=hosts > 1 and random.Random(f"lost host {seed}").random() < LOST_SHARE,
+        has_pool=seed % POOL_EVERY == POOL_EVERY - 1,
+        idle_reserve=random.Random(f"reserve {seed}").randint(0, 1),
     )

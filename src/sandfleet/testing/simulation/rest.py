@@ -50,6 +50,7 @@ def unsettled(world: World) -> list[str]:
     ]
     found += [f"{row.id} is {row.state}" for row in database.sandboxes.values() if row.state not in _AT_REST]
     found += _strangers(world)
+    found += world.account.unsettled()
     found += [
         f"snapshot {one} on {host.worker_id}"
         for host in world.hosts.values()

@@ -44,7 +44,13 @@ class SimulatedWorkerClient:
         self._process = process
         self._hosts = hosts
         self._weather = weather
-        self._saves = {worker_id: Saves(host) for worker_id, host in hosts.items()}
+        self._known: dict[WorkerId, Saves] = {}
+
+    def _saves_of(self, worker_id: WorkerId) -> Saves:
+        """Return what a host does with saved states; hosts come while the process runs."""
+        if worker_id not in self._known:
+            self._known[worker_id] = Saves(self._hosts[worker_id])
+        return self._known[worker_id]
 
     async def start_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: StartVm
@@ -66,47 +72,47 @@ class SimulatedWorkerClient:
 
     async def save_vm(self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: SaveVm) -> SavedVm:
         """Save and end it."""
-        saves = self._saves[worker_id]
+        saves = self._saves_of(worker_id)
         return await self.call(worker_id, lambda _: saves.save(sandbox_id, order))
 
     async def capture_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: CaptureVm
     ) -> SavedVm:
         """Save it while it runs on."""
-        saves = self._saves[worker_id]
+        saves = self._saves_of(worker_id)
         return await self.call(worker_id, lambda _: saves.capture(sandbox_id, order))
 
     async def resize_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: ResizeVm
     ) -> ResizedVm:
         """Have that size."""
-        saves = self._saves[worker_id]
+        saves = self._saves_of(worker_id)
         return await self.call(worker_id, lambda _: saves.resize(sandbox_id, order))
 
     async def restart_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool
     ) -> VmStatus:
         """Boot it anew."""
-        saves = self._saves[worker_id]
+        saves = self._saves_of(worker_id)
         return await self.call(worker_id, lambda _: saves.restart(sandbox_id, order))
 
     async def upload_snapshot(
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
     ) -> SnapshotState:
         """Begin to bring it to the object store."""
-        saves = self._saves[worker_id]
+        saves = self._saves_of(worker_id)
         return await self.call(worker_id, lambda _: saves.upload(snapshot_id, term))
 
     async def drop_snapshot(
         self, worker_id: WorkerId, url: str, snapshot_id: str, *, term: int = 0
     ) -> SnapshotDropped:
         """Have no local copy left."""
-        saves = self._saves[worker_id]
+        saves = self._saves_of(worker_id)
         return await self.call(worker_id, lambda _: saves.drop(snapshot_id, term))
 
     async def snapshots(self, worker_id: WorkerId, url: str) -> Sequence[SnapshotState]:
         """Return all local copies."""
-        saves = self._saves[worker_id]
+        saves = self._saves_of(worker_id)
         return await self.call(worker_id, lambda _: saves.snapshots())
 
     async def call(self, worker_id: WorkerId, verb: Callable[[Host], Coroutine[Any, Any, T]]) -> T:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from sandfleet.testing.simulation.host_moves import Moves
 from sandfleet.testing.simulation.host_saves import Saves
 from sandfleet.testing.simulation.invariants import Findings, WatchedDatabase, WorldWatcher
 from sandfleet.testing.simulation.loop import WORLD, Process, VirtualLoop
+from sandfleet.testing.simulation.machines import POOL, MachineAccount, SimulatedMachinePool, policy_of
 from sandfleet.testing.simulation.move_calls import SimulatedMoveClient
 from sandfleet.testing.simulation.nemesis import Nemesis
 from sandfleet.testing.simulation.network import CacheLink, Network, StoreLink, Weather
@@ -43,6 +45,8 @@ from sandfleet.testing.simulation.vm import ObjectStore
 from sandfleet.testing.simulation.worker_calls import SimulatedWorkerClient
 
 BEAT_EVERY_S = 2.0
+FALLS_S = 60.0
+"""How long the fleet has to see that the load has fallen, where it has workers by itself."""
 UNWIND_S = 5.0
 """How long everything that was killed has to come out of its last wait."""
 
@@ -93,7 +97,7 @@ class World:
         self.findings = Findings(self.trace)
         self.network = Network(self.loop, self.dice("network"))
         self._settings = settings_of(self.profile, self._mutations.settings)
-        clock = VirtualClock(self.loop)
+        self._clock = clock = VirtualClock(self.loop)
         self.objects = ObjectStore()
         self.hosts: dict[WorkerId, Host] = {}
         self.moves: dict[WorkerId, Moves] = {}
@@ -106,6 +110,10 @@ class World:
         self.redis = MemoryRedis(self.loop.time, deliver=self._deliver)
         self.replicas: list[Replica] = []
         self.database.replicas = self.replicas
+        worker = self.profile.worker
+        self.account = MachineAccount(
+            self, Weather(worker.lost, worker.unanswered, worker.late, worker.twice)
+        )
         self.clients: list[Client] = []
         self.known: list[Known] = []
         """What all clients know of sandboxes: each works with those of all."""
@@ -113,6 +121,10 @@ class World:
         self._born = 0
         self._is_over = False
         self._clock_dice = self.dice("clocks")
+
+    def now(self) -> datetime:
+        """Return the time of the database's clock."""
+        return self._clock.now()
 
     def dice(self, name: str) -> random.Random:
         """Return dice of their own for one part, so that parts do not shift each other's throws."""
@@ -136,6 +148,8 @@ class World:
         )
         for task in work:
             self._look_at_end(task)
+        if self.profile.has_pool:
+            await asyncio.sleep(FALLS_S)
         if not self.findings.violations:
             await until_rest(self, "everything is settled", lambda: unsettled(self))
             check_rest(self)
@@ -158,21 +172,23 @@ class World:
     # --- making
 
     def _make_hosts(self) -> None:
-        watcher = WorldWatcher(self.findings, self.database, self.hosts)
         for number in range(self.profile.hosts):
-            worker_id = WorkerId(f"wk-{number}")
-            total = Resources(self.profile.host_memory_mib, 64, 10**9)
-            host = self._mutations.host(
-                worker_id, self.loop, self.dice(worker_id), total, self.objects, watcher
-            )
-            Saves(host)
-            self.moves[worker_id] = Moves(host, self.hosts)
-            self.hosts[worker_id] = host
-            weather = self.profile.worker
-            self.host_weather[worker_id] = Weather(
-                weather.lost, weather.unanswered, weather.late, weather.twice
-            )
-            self.begin_host(host)
+            self.add_host(WorkerId(f"wk-{number}"))
+
+    def add_host(self, worker_id: WorkerId, *, machine_id: str = "") -> None:
+        """Have one more host, and start its worker."""
+        if self._is_over:
+            return
+        watcher = WorldWatcher(self.findings, self.database, self.hosts)
+        total = Resources(self.profile.host_memory_mib, 64, 10**9)
+        host = self._mutations.host(worker_id, self.loop, self.dice(worker_id), total, self.objects, watcher)
+        host.machine_id = machine_id
+        Saves(host)
+        self.moves[worker_id] = Moves(host, self.hosts)
+        self.hosts[worker_id] = host
+        weather = self.profile.worker
+        self.host_weather[worker_id] = Weather(weather.lost, weather.unanswered, weather.late, weather.twice)
+        self.begin_host(host)
 
     def begin_host(self, host: Host) -> None:
         """Start its worker."""
@@ -222,6 +238,8 @@ class World:
             move_client=SimulatedMoveClient(workers, self.moves),
             public_keys={},
             blobs=blobs if self.profile.has_objects else None,
+            pools={POOL: SimulatedMachinePool(self.account, process)} if self.profile.has_pool else {},
+            capacity=policy_of(self.profile) if self.profile.has_pool else None,
         )
 
     # --- what happens between them
