@@ -137,6 +137,7 @@ class Replicas:
                 moves=stores.moves,
                 drains=stores.drains,
                 fleet=stores.fleet,
+                rollouts=stores.rollouts,
                 log=stores.log,
                 commands=stores.commands,
             ),

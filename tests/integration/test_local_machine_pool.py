@@ -46,7 +46,10 @@ class Place:
     clock: JumpingClock = field(default_factory=lambda: JumpingClock(now=datetime(2030, 1, 1, tzinfo=UTC)))
 
     def pool(self) -> LocalMachinePool:
-        """The pool as one server has it."""
+        """The pool as one server has it; there is a version of the name that is ordered."""
+        version = self.layout.machines / "versions" / "v1.toml"
+        version.parent.mkdir(parents=True, exist_ok=True)
+        version.touch()
         return LocalMachinePool(
             self.layout.machines, sizes=(SMALL, HUGE), machines_max=3, memory_max_mib=5000, clock=self.clock
         )

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.migrate import migrate
+from sandfleet.adapters.postgres.rollout_tables import metadata
 from sandfleet.adapters.postgres.sealing import SealBroken, Sealer
-from sandfleet.adapters.postgres.tables import metadata
 from sandfleet.adapters.postgres.wiring import PostgresStores, open_stores
 from sandfleet.local.embedded_postgres import RunningPostgres
 from sandfleet.model.errors import StoreUnavailable

@@ -13,6 +13,7 @@ from sandfleet.testing.conformance import (
     operation_store,
     other_stores,
     placement_store,
+    rollout_store,
     sandbox_store,
 )
 from sandfleet.testing.conformance.checking import Check
@@ -25,6 +26,7 @@ CHECKS = (
     *move_store.CHECKS,
     *drain_store.CHECKS,
     *fleet_store.CHECKS,
+    *rollout_store.CHECKS,
 )
 
 

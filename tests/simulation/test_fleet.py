@@ -11,6 +11,7 @@ import pytest
 
 from sandfleet.testing.simulate import main
 from sandfleet.testing.simulation.running import run_seed, without_pauses_for_garbage
+from sandfleet.testing.simulation.world import Mutations
 
 CHUNK = 40
 CHUNKS = 4
@@ -60,3 +61,28 @@ def test_another_process_replays_the_same_run_and_shows_it() -> None:
 def test_a_search_says_how_many_it_ran(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--start", "3", "--count", "2", "--jobs", "2"]) == 0
     assert re.search(r"2 seeds in .* 0 failed", capsys.readouterr().out)
+
+
+def test_workers_that_are_drained_or_crowded_all_the_time_lose_nothing() -> None:
+    """Nothing else goes wrong here, so that drains and pressure come to their ends: by moves and by sleep."""
+    busy = Mutations(
+        profile={
+            "faults": ("drain worker",),
+            "fault_every_s": 6.0,
+            "trouble_s": 30.0,
+            "hosts": 3,
+            "clients": 4,
+            "actions": 8,
+            "host_memory_mib": 6144,
+            "has_objects": True,
+        }
+    )
+    seen = ""
+    for seed in range(16):
+        with without_pauses_for_garbage():
+            outcome = run_seed(seed, mutations=busy, keeps_trace=True)
+        assert not outcome.violations, outcome.report()
+        seen += "\n".join(outcome.trace)
+    for actor in ("drain", "pressure"):
+        for event in ("migrate_requested", "hibernate_requested"):
+            assert re.search(rf"{event}: .* \(by {actor}:", seen), f"no {event} by {actor} in any seed"

@@ -152,6 +152,7 @@ def test_the_worker_that_is_cheapest_to_empty_goes_and_the_others_are_told_why_n
             WorkerId("wk-light"),
             DrainOwner.CAPACITY,
             "its 1 sandboxes fit elsewhere; it saves 3.0 times the share that is disturbed",
+            hibernates=False,
         ),
     )
     assert found.refused_workers == {
@@ -322,3 +323,31 @@ def test_what_is_proven_is_what_the_drain_will_do() -> None:
     found = plan(member("a", 4096), member("b", 5120), member("c", 3072, 3072, 1024), policy=policy)
     assert found.commands == ()
     assert found.refused_workers["wk-c"] == "1 of its sandboxes find no place elsewhere"
+
+
+def test_a_worker_on_trial_is_the_surge_and_not_one_that_stands_beside_it() -> None:
+    """Also in the rounds before the roll-out has seen it: no machine is launched in its place."""
+    surge = Surge(1, "2", is_under_way=True, above_max=1)
+    old = member("a", 2048, worker_version="1")
+    assert launched(plan(old, surge=surge, version="1")) == ["pool/small"]
+    trial = member("new", worker_version="2", cordoned=True)
+    tried = plan(old, trial, surge=surge, version="1")
+    assert launched(tried) == []
+    assert (tried.needed.standing, tried.needed.desired, tried.current) == (0, 2, 2)
+    other = plan(old, member("b", worker_version="1", cordoned=True), surge=surge, version="1")
+    assert other.needed.standing == 1
+
+
+def test_a_drain_of_its_own_that_is_stuck_is_called_off_and_not_begun_anew() -> None:
+    light = member("light", 1024, drained_by=DrainOwner.CAPACITY)
+    busy = member("busy", 4096, 2048)
+    assert plan(busy, light).commands == ()
+    stuck = replace(light, is_stuck=True)
+    found = plan(busy, stuck)
+    reason = "it did not get empty by its deadline"
+    assert found.commands == (KeepWorker(WorkerId("wk-light"), DrainOwner.CAPACITY, reason),)
+    again = plan(busy, member("light", 1024), memory=found.memory)
+    assert again.commands == ()
+    assert again.refused_workers["wk-light"] == "its last drain was called off a short while ago"
+    others = replace(stuck, drained_by=DrainOwner.OPERATOR)
+    assert plan(busy, others).commands == ()

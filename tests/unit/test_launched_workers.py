@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from ipaddress import ip_network
 from itertools import pairwise
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sandfleet import __version__
 from sandfleet.adapters.machines.local import LocalMachinePool
+from sandfleet.adapters.machines.local_versions import LocalVersion, UnknownVersion, read_version
 from sandfleet.local.configuration import (
     WORKERS_MAX,
     FleetConfiguration,
@@ -25,7 +28,8 @@ from sandfleet.local.machine_follower import MachineFollower
 from sandfleet.local.settings_files import worker_settings
 from sandfleet.local.state import ServiceKind
 from sandfleet.local.up import UpOrder, configure
-from sandfleet.model.launch import LaunchId, MachineSize
+from sandfleet.model.errors import MachineRefused
+from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
 from sandfleet.model.machine import MachineOrder
 from sandfleet.testing.builders import resources
 from sandfleet.testing.clock import JumpingClock
@@ -41,7 +45,14 @@ def layout(tmp_path: Path) -> Layout:
     layout.make()
     configuration = with_workers_added(load_configuration(layout), 2)
     save_configuration(layout, configuration)
+    write_version(layout, "v1")
     return layout
+
+
+def write_version(layout: Layout, name: str, text: str = "") -> None:
+    path = layout.machines / "versions" / f"{name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def follower(layout: Layout) -> MachineFollower:
@@ -72,6 +83,53 @@ async def test_a_launched_worker_has_the_size_that_was_asked_for_and_the_name_of
     assert (settings.memory_budget_mib, settings.cpu_budget, settings.disk_budget_mib) == (2048, 3, 40960)
     assert settings.memory_max_mib == 2048
     assert settings.listen_port == service.port
+    assert settings.worker_version == "v1"
+    assert service.command.argv[0] == sys.executable
+
+
+async def test_a_version_is_a_program_and_settings_and_a_machine_stays_what_it_was_ordered_as(
+    layout: Layout,
+) -> None:
+    write_version(layout, "v1", 'program = "/opt/other/bin/python"\n[settings]\nwarm_pool_size = 3\n')
+    await launch(layout, 1)
+    write_version(layout, "v1", 'program = "/opt/later/bin/python"\n')
+    for _ in range(2):  # the next supervisor starts it as well
+        (service,) = follower(layout).services()
+        assert service.command.argv[0] == "/opt/other/bin/python"
+        settings = settings_of(layout, service.name)
+        assert (settings.worker_version, settings.warm_pool_size) == ("v1", 3)
+        assert settings.memory_budget_mib == 2048
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "is missing"),
+        ("program = 3", "cannot be read"),
+        ("not toml", "cannot be read"),
+        ('[settings]\nworker_id = "wk-x"\ndata_dir = "/"', "may not set data_dir, worker_id"),
+    ],
+)
+async def test_a_version_that_is_not_one_is_refused_before_there_is_a_machine(
+    layout: Layout, text: str | None, said: str
+) -> None:
+    if text is None:
+        (layout.machines / "versions" / "v1.toml").unlink()
+    else:
+        write_version(layout, "v1", text)
+    with pytest.raises(MachineRefused, match=said) as refused:
+        await launch(layout, 1)
+    assert refused.value.failure is LaunchFailure.BROKEN
+    assert follower(layout).services() == []
+
+
+async def test_what_is_installed_needs_no_file_and_no_name_leaves_the_directory(layout: Layout) -> None:
+    for version in ("", __version__):
+        assert read_version(layout.machines, version) == LocalVersion()
+    write_version(layout, "../stray")
+    for version in ("../stray", "/etc/passwd", ".", "a/b"):
+        with pytest.raises(UnknownVersion, match="cannot be a version"):
+            read_version(layout.machines, version)
 
 
 async def test_no_two_workers_of_a_host_share_addresses_or_users(layout: Layout) -> None:

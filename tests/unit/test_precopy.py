@@ -32,7 +32,13 @@ FAST_WRITER = MoveSample(
     [
         ({"round": 1}, {}, True, Course.CONTINUE, "round 1, 209715200 bytes are left"),
         ({"round": 1, "downtime_ms_expected": 1.0}, {}, True, Course.CONTINUE, "round 1"),
-        ({"round": 2, "downtime_ms_expected": 250.0}, {}, True, Course.SWITCH, "250 ms are left, 300"),
+        (
+            {"round": 2, "remaining_bytes": 25 * MIB, "downtime_ms_expected": 250.0},
+            {},
+            True,
+            Course.SWITCH,
+            "250 ms are left, 300",
+        ),
         ({"dirty_bytes_per_s": 10 * MIB}, {}, True, Course.CONTINUE, "round 4"),
         ({}, {}, True, Course.THROTTLE, "the guest writes 400 MiB/s, 100 MiB/s move"),
         ({"throttle_percent": 80}, {}, True, Course.POST_COPY, "the guest writes 400 MiB/s"),
@@ -55,6 +61,15 @@ def test_course(
     verdict = course([sample], replace(POLICY, **policy), may_post_copy=may_post_copy)  # type: ignore[arg-type]
     assert verdict.course is expected
     assert said in verdict.reason
+
+
+def test_the_end_of_a_round_is_not_the_end() -> None:
+    """All that was written during the round is found when the next one begins."""
+    begun = replace(FAST_WRITER, round=3, dirty_bytes_per_s=0)
+    ending = replace(begun, remaining_bytes=MIB, downtime_ms_expected=10.0)
+    assert course([begun, ending], POLICY, may_post_copy=True).course is Course.CONTINUE
+    next_one = replace(ending, round=4)
+    assert course([begun, ending, next_one], POLICY, may_post_copy=True).course is Course.SWITCH
 
 
 def test_one_round_throttles_once() -> None:

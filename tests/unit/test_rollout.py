@@ -11,22 +11,23 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.resources import NOTHING, Resources
 from sandfleet.model.worker import WorkerState
-from sandfleet.planning.fleet import DrainWorker, Member, RemoveWorker, Resident, Surge
-from sandfleet.planning.placement import PlacementRequest
-from sandfleet.planning.rollout import (
-    Rollout,
-    RolloutPlan,
-    RolloutPolicy,
-    RolloutStage,
-    RolloutView,
-    Wellness,
-    begin_rollout,
-    step_rollout,
+from sandfleet.planning.fleet import (
+    AbandonLaunch,
+    DrainWorker,
+    KeepWorker,
+    Member,
+    RemoveWorker,
+    Resident,
+    Surge,
 )
+from sandfleet.planning.placement import PlacementRequest
+from sandfleet.planning.rollout import RolloutPlan, RolloutPolicy, RolloutView, Wellness, step_rollout
+from sandfleet.planning.rollout_state import Rollout, RolloutStage, begin_rollout, cancel_rollout
 from sandfleet.testing.builders import NOON, a_worker
 
 POLICY = RolloutPolicy()
 BEGUN = NOON - timedelta(minutes=30)
+TEST = Rollout("2", "1", RolloutStage.BOOT_TEST, BEGUN, BEGUN)
 CANARY = Rollout("2", "1", RolloutStage.CANARY, BEGUN, BEGUN)
 FLEET = Rollout("2", "1", RolloutStage.FLEET, BEGUN, BEGUN)
 
@@ -62,11 +63,78 @@ def drained(plan: RolloutPlan) -> list[str]:
     return [one.worker_id for one in plan.commands if isinstance(one, DrainWorker)]
 
 
-def test_what_was_not_boot_tested_does_not_begin() -> None:
-    refused = begin_rollout("2", "1", is_boot_tested=False, now=NOON)
-    assert refused == "no machine of version 2 has been booted and run a sandbox yet"
+def test_what_was_not_boot_tested_is_tested_first() -> None:
     assert begin_rollout("1", "1", is_boot_tested=True, now=NOON) == "the fleet runs version 1 already"
-    assert isinstance(begin_rollout("2", "1", is_boot_tested=True, now=NOON), Rollout)
+    tested = begin_rollout("2", "1", is_boot_tested=True, now=NOON)
+    assert tested == Rollout("2", "1", RolloutStage.CANARY, NOON, NOON)
+    untested = begin_rollout("2", "1", is_boot_tested=False, now=NOON)
+    assert untested == Rollout("2", "1", RolloutStage.BOOT_TEST, NOON, NOON)
+    assert (untested.target, untested.base_version) == ("2", "1")
+
+
+def test_one_machine_is_tested_beside_the_fleet_and_nothing_else_changes() -> None:
+    alone = step(TEST, member("a", 1024), member("b"))
+    assert alone.commands == ()
+    assert alone.surge == Surge(1, "2", is_under_way=True, above_max=1)
+    assert alone.said == "boot test: a machine is to boot"
+    unproven = {WorkerId("wk-new"): Wellness(is_proven=False)}
+    new = member("new", version="2", cordoned=True)
+    testing = step(TEST, member("a", 1024), new, wellness=unproven)
+    assert testing.rollout == TEST
+    assert testing.surge == alone.surge
+    assert testing.said == "boot test: wk-new is to run a sandbox"
+    passed = step(TEST, member("a", 1024), new)
+    assert (passed.rollout.stage, passed.rollout.stage_at) == (RolloutStage.CANARY, NOON)
+    # What it did before it took anybody's sandboxes is no part of the time of a canary.
+    assert passed.said == "canary: well for 0 of 600 s"
+
+
+def test_a_version_that_does_not_boot_or_runs_nothing_is_turned_back() -> None:
+    failed = [
+        Launch(
+            LaunchId(f"launch-{number}"),
+            "pool/small",
+            "2",
+            NOON - timedelta(minutes=20),
+            state=LaunchState.FAILED,
+            failure=LaunchFailure.BROKEN,
+        )
+        for number in range(2)
+    ]
+    unbooted = step(TEST, member("a"), launches=failed)
+    assert unbooted.rollout.reason == "2 machines of version 2 did not join"
+    assert step(TEST, member("a"), launches=failed[:1]).rollout == TEST
+    failing = {WorkerId("wk-new"): Wellness(is_proven=False, attempts=5, failed=5)}
+    new = member("new", version="2", cordoned=True)
+    unwell = step(TEST, member("a"), new, wellness=failing, wanted=2)
+    assert "wk-new failed 5 of 5 times" in unwell.rollout.reason
+    # It holds nothing and takes nothing, so no other has to come before it goes.
+    assert drained(unwell) == ["wk-new"]
+    late = replace(TEST, stage_at=NOON - timedelta(seconds=3601))
+    assert step(late, member("a")).rollout.reason == "no machine of version 2 ran a sandbox within 3600 s"
+
+
+def test_when_it_turns_round_the_old_ones_stay_and_the_new_ones_that_boot_are_given_up() -> None:
+    back = replace(FLEET, stage=RolloutStage.TURNING_BACK, reason="why")
+    going = member("a", 1024, drained_by=DrainOwner.ROLLOUT)
+    booting = Launch(LaunchId("launch-1"), "pool/small", "2", NOON)
+    plan = step(back, going, member("b"), member("new", version="2"), launches=[booting], wanted=1)
+    kept = KeepWorker(WorkerId("wk-a"), DrainOwner.ROLLOUT, "version 1 is wanted after all")
+    assert plan.commands[:2] == (
+        kept,
+        AbandonLaunch(LaunchId("launch-1"), "version 2 is not wanted any more"),
+    )
+    assert drained(plan) == ["wk-new"]
+
+
+def test_one_is_called_off_while_it_is_under_way() -> None:
+    called_off = cancel_rollout(CANARY, by="key k", now=NOON)
+    assert called_off == replace(
+        CANARY, stage=RolloutStage.TURNING_BACK, stage_at=NOON, reason="called off by key k"
+    )
+    assert cancel_rollout(called_off, by="another", now=NOON) == called_off
+    done = replace(CANARY, stage=RolloutStage.DONE)
+    assert cancel_rollout(done, by="x", now=NOON) == "the roll-out of version 2 has ended: done"
 
 
 def test_a_canary_comes_beside_the_fleet_and_all_else_stays_of_the_old_version() -> None:

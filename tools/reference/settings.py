@@ -15,6 +15,7 @@ _MACHINES = "sandfleet.controlplane.machine_settings"
 _MODELS = (
     ("Server", "sandfleet.controlplane.settings", "ControlPlaneSettings"),
     ("Server: table `capacity`", _MACHINES, "CapacitySettings"),
+    ("Server: table `rollout`", "sandfleet.controlplane.rollout_settings", "RolloutSettings"),
     ("Server: a pool of kind `local`", _MACHINES, "LocalPoolSettings"),
     ("Server: a pool of kind `ec2`", _MACHINES, "Ec2PoolSettings"),
     ("Server: a pool of kind `azure`", _MACHINES, "AzurePoolSettings"),

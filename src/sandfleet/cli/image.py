@@ -1,4 +1,4 @@
-"""`image build`, `image list`, `image prune`: the guest images of this machine."""
+"""`image build`, `list`, `prune`: this machine's guest images; `promote`: a version of the workers'."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import typer
 
 from sandfleet.cli.options import AsJson, DataDir
 from sandfleet.cli.output import say, show_json, show_table, size, tell
+from sandfleet.cli.rollout import begin
 
-app = typer.Typer(help="The guest images of this machine.", no_args_is_help=True)
+app = typer.Typer(
+    help="The guest images of this machine, and the version of the workers' image.", no_args_is_help=True
+)
+app.command("promote")(begin)
 
 
 @app.command("build")

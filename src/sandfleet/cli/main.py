@@ -27,6 +27,7 @@ from sandfleet.cli import (
     plan,
     preview,
     processes,
+    rollout,
     sandboxes,
     saved,
     sessions,
@@ -78,6 +79,7 @@ app.add_typer(preview.app, name="preview", short_help="Show guest ports to the o
 app.add_typer(files.app, name="files", short_help="List, make and remove files of a sandbox.")
 app.add_typer(key.app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(image.app, name="image", short_help="Build and list guest images.")
+app.add_typer(rollout.app, name="rollout", short_help="Bring a new version to all workers.")
 app.command("plan", short_help="Show what the planners would do; nothing is done.")(plan.plan)
 app.command("simulate", short_help="Try a load on the planners, without hosts.")(simulate.simulate)
 app.command("server", short_help="Run one replica of the control plane.")(processes.server)

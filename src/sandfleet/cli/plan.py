@@ -12,7 +12,10 @@ from sandfleet.cli.output import say, show_json, show_table
 
 Kind = Annotated[
     str,
-    typer.Argument(metavar="KIND", help="`create`, `wake`, `drain`, `remove_worker`, `capacity` or `tick`."),
+    typer.Argument(
+        metavar="KIND",
+        help="`create`, `wake`, `drain`, `remove_worker`, `capacity`, `rollout` or `tick`.",
+    ),
 ]
 Request = Annotated[
     list[str] | None,

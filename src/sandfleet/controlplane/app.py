@@ -25,6 +25,7 @@ from sandfleet.controlplane.api import (
     plan,
     previews,
     reference,
+    rollouts,
     sandbox_state,
     sandboxes,
     sessions,
@@ -68,6 +69,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *migration.ENDPOINTS,
     *workers.ENDPOINTS,
     *drains.ENDPOINTS,
+    *rollouts.ENDPOINTS,
     *plan.ENDPOINTS,
     *organisations.ENDPOINTS,
 )

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.model.checkpoint import Checkpoint
+from sandfleet.model.drain import Stay
 from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.planning.capacity_policy import CapacityPolicy
+from sandfleet.planning.rollout import RolloutPolicy
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
+from sandfleet.ports.data_plane import DataPlane
 from sandfleet.ports.drain_store import DrainStore
 from sandfleet.ports.fleet_store import FleetStore
 from sandfleet.ports.labels import PreviewStore, TagStore
@@ -31,6 +34,7 @@ from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.ports.move_client import MoveClient
 from sandfleet.ports.move_store import MoveStore
 from sandfleet.ports.pending_commands import PendingCommandStore
+from sandfleet.ports.rollout_store import RolloutStore
 from sandfleet.ports.saved_states import CheckpointRecords, SnapshotRecords
 from sandfleet.ports.sizes import SizeStore
 from sandfleet.ports.stores import (
@@ -43,6 +47,7 @@ from sandfleet.ports.stores import (
     TermStore,
 )
 from sandfleet.ports.transition_log import TransitionLog
+from sandfleet.ports.version_source import VersionSource
 from sandfleet.ports.worker_store import WorkerStore
 from sandfleet.ports.workers import WorkerClient
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
@@ -92,6 +97,24 @@ class NewSize:
     cpu_percent: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """A sandbox that has begun to leave its worker, and why it goes where it does."""
+
+    sandbox_id: SandboxId
+    to: WorkerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """Who leaves a worker now, and why the others stay."""
+
+    worker_id: WorkerId
+    evicted: Sequence[Evicted]
+    stays: Sequence[Stay]
+
+
 class Lifecycle(Protocol):
     """The verbs on sandboxes that the HTTP edge may begin."""
 
@@ -127,6 +150,10 @@ class Lifecycle(Protocol):
 
         StaleVersion, TargetUnavailable, Conflict while an earlier move is not cleared away.
         """
+        ...
+
+    async def evict(self, worker_id: WorkerId, *, actor: str) -> Eviction:
+        """Begin to move as many of its sandboxes as there are places for; NotFound."""
         ...
 
     async def restart(self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str) -> Operation:
@@ -195,6 +222,7 @@ class Stores:
     moves: MoveStore
     drains: DrainStore
     fleet: FleetStore
+    rollouts: RolloutStore
     log: TransitionLog
     commands: PendingCommandStore
 
@@ -243,3 +271,9 @@ class ControlPlane:
     """Where machines come from, by the first part of the keys of their sizes."""
     capacity: CapacityPolicy | None = None
     """How many there shall be; without it the fleet has the workers that it is given."""
+    rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
+    """How a new version comes to them."""
+    version_source: VersionSource | None = None
+    """Where somebody else says which version is wanted."""
+    data_plane: DataPlane | None = None
+    """How a trial of a new worker is told to do something."""

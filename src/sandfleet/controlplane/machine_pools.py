@@ -1,11 +1,14 @@
-"""Opens the pools that the settings name, and makes the policy of capacity out of them."""
+"""Opens the pools and the source of versions that the settings name, and makes the policy of capacity."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from sandfleet.adapters.machines.local import LocalMachinePool
 from sandfleet.adapters.machines.static import StaticMachinePool
+from sandfleet.adapters.machines.version_file import VersionFile
 from sandfleet.controlplane.machine_settings import (
     AzurePoolSettings,
     CapacitySettings,
@@ -17,6 +20,7 @@ from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.machine_pool import MachinePool
+from sandfleet.ports.version_source import VersionSource
 
 
 def open_pools(settings: ControlPlaneSettings, clock: Clock) -> Mapping[str, MachinePool]:
@@ -69,6 +73,18 @@ def _ec2(settings: Ec2PoolSettings, *, region: str) -> MachinePool:
             endpoint_url=settings.endpoint_url,
         )
     )
+
+
+def version_source(settings: ControlPlaneSettings) -> VersionSource | None:
+    """Return where the wanted version is read; None where nobody has named a place."""
+    if settings.rollout.source is None:
+        return None
+    place = urlsplit(settings.rollout.source)
+    if place.scheme == "file":
+        return VersionFile(Path(unquote(place.path)))
+    from sandfleet.adapters.machines.version_parameter import VersionParameter
+
+    return VersionParameter(region=place.netloc, name=unquote(place.path))
 
 
 def _azure(settings: AzurePoolSettings, *, region: str, clock: Clock) -> MachinePool:

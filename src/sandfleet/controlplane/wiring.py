@@ -31,7 +31,7 @@ from sandfleet.controlplane.http.authentication import Authenticator
 from sandfleet.controlplane.http.drain import Drain
 from sandfleet.controlplane.http.keys import KeyRing
 from sandfleet.controlplane.http.metrics import Metrics
-from sandfleet.controlplane.machine_pools import capacity_policy, open_pools
+from sandfleet.controlplane.machine_pools import capacity_policy, open_pools, version_source
 from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.controlplane.proxy.pending import start_what_others_left
 from sandfleet.controlplane.settings import ControlPlaneSettings
@@ -71,9 +71,12 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             public_keys=signer.public_keys,
             blobs=_blobs(settings, clock, stack),
             observer=metrics,
+            data_plane=(data_plane := AiohttpDataPlane(session, signer.fleet_token)),
             faults=faults,
             pools=(pools := open_pools(settings, clock)),
             capacity=capacity_policy(settings, pools),
+            rollout=settings.rollout.policy(settings.placement_policy),
+            version_source=version_source(settings),
         )
         background = Background(group := await stack.enter_async_context(TaskGroup()))
         stack.callback(background.cancel_all)
@@ -83,7 +86,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         edge = Edge(
             plane=plane,
             lifecycle=lifecycle,
-            data_plane=AiohttpDataPlane(session, signer.fleet_token),
+            data_plane=data_plane,
             tokens=signer,
             keys=keys,
             authenticator=_authenticator(keys, signer, settings),
@@ -161,6 +164,7 @@ def _stores(stores: PostgresStores) -> Stores:
         moves=stores.moves,
         drains=stores.drains,
         fleet=stores.fleet,
+        rollouts=stores.rollouts,
         log=stores.log,
         commands=stores.commands,
     )

@@ -156,13 +156,16 @@ def machine_service(
     """Return the worker that is a machine which the fleet has launched."""
     order = machine.order
     choice = WorkerChoice(id=order.worker_id, port=machine.port, slot=machine.slot)
-    settings = worker_settings(configuration, choice, secrets, layout=layout, share_mib=order.memory_mib) | {
+    settings = worker_settings(configuration, choice, secrets, layout=layout, share_mib=order.memory_mib)
+    settings |= order.settings | {
         "machine_id": order.launch_id,
+        "worker_version": order.version,
         "cpu_budget": order.cpu_count,
         "disk_budget_mib": order.disk_mib,
     }
     after = BALANCER if configuration.is_balanced else SERVER
-    return replace(_worker(layout, choice, as_toml(settings), after=after), is_launched=True)
+    service = _worker(layout, choice, as_toml(settings), after=after, program=order.program)
+    return replace(service, is_launched=True)
 
 
 def _servers(
@@ -209,7 +212,7 @@ def _server(layout: Layout, name: str, settings: Mapping[str, SettingValue], *, 
     )
 
 
-def _worker(layout: Layout, choice: WorkerChoice, settings: str, *, after: str) -> Service:
+def _worker(layout: Layout, choice: WorkerChoice, settings: str, *, after: str, program: str = "") -> Service:
     path = layout.settings(choice.id)
     write_atomically(path, settings.encode(), mode=0o600)
     layout.worker_data(choice.id).mkdir(parents=True, exist_ok=True)
@@ -217,7 +220,9 @@ def _worker(layout: Layout, choice: WorkerChoice, settings: str, *, after: str) 
         name=choice.id,
         kind=ServiceKind.WORKER,
         port=choice.port,
-        command=_command("worker", choice.id, path, layout=layout, patience_s=_WORKER_PATIENCE_S),
+        command=_command(
+            "worker", choice.id, path, layout=layout, patience_s=_WORKER_PATIENCE_S, program=program
+        ),
         own_path=path,
         is_ready=lambda _pid: _answers(ports.LOOPBACK, choice.port, "/health"),
         after=(after,),
@@ -226,10 +231,12 @@ def _worker(layout: Layout, choice: WorkerChoice, settings: str, *, after: str) 
     )
 
 
-def _command(verb: str, name: str, settings: Path, *, layout: Layout, patience_s: float) -> ServiceCommand:
+def _command(
+    verb: str, name: str, settings: Path, *, layout: Layout, patience_s: float, program: str = ""
+) -> ServiceCommand:
     return ServiceCommand(
         name=name,
-        argv=[sys.executable, "-m", "sandfleet", verb, "--settings", str(settings)],
+        argv=[program or sys.executable, "-m", "sandfleet", verb, "--settings", str(settings)],
         log_path=layout.log(name),
         # Variables of the caller's shell must not override the settings file.
         environment={key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ},

@@ -80,6 +80,7 @@ def server_settings(
         "blob_store_url": layout.snapshots.as_uri(),
         "memory_default_mb": min(_MEMORY_MIB_DEFAULT, largest_mib),
         "memory_max_mb": largest_mib,
+        "pressure_cpu": False,  # its workers share this machine: no move relieves it
     }
 
 
@@ -149,7 +150,7 @@ def machine_settings(configuration: FleetConfiguration, layout: Layout) -> dict[
         "worth_min": 1.0,
         "returned_pause_s": 3 * calm_s,
     }
-    return {"pools": [pool], "capacity": capacity}
+    return {"pools": [pool], "capacity": capacity, "rollout": {"canary_s": calm_s / 5}}
 
 
 def _largest_mib(budget_mib: int) -> int:

@@ -17,6 +17,9 @@ ExecId = NewType("ExecId", str)
 SnapshotId = NewType("SnapshotId", str)
 CheckpointId = NewType("CheckpointId", str)
 
+FLEET_ORGANISATION = OrganisationId("00000000-0000-4000-8000-00000000f1ee")
+"""Owns the sandboxes that the fleet itself starts, to see whether a worker can."""
+
 ID_BYTES = 16
 EXEC_ID_PREFIX = "ex-"
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"

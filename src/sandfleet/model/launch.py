@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,6 +12,12 @@ from sandfleet.model.ids import WorkerId
 from sandfleet.model.resources import Resources
 
 LaunchId = NewType("LaunchId", str)
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+def is_version(text: str) -> bool:
+    """Whether a version may be called so: it names a file here, and is a tag elsewhere."""
+    return _VERSION.fullmatch(text) is not None
 
 
 class LaunchState(StrEnum):

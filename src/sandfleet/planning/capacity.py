@@ -75,6 +75,7 @@ def plan_capacity(
     demand_mib = _demand_mib(view)
     memory = replace(memory, demand=memory.demand.with_sample(demand_mib, now=now))
     round_ = _Round(view, policy, memory, now)
+    round_.call_off()
     round_.pack(demand_mib)
     if round_.is_short:
         round_.grow()
@@ -112,6 +113,16 @@ class _Round:
         self._unplaced = 0
         self.needed = self._sum()
         self.current = self._count()
+
+    def call_off(self) -> None:
+        """Keep the workers that did not get empty by their deadline: they are needed, after all."""
+        for member in self._members:
+            if member.drained_by is DrainOwner.CAPACITY and member.is_stuck:
+                reason = "it did not get empty by its deadline"
+                self._commands.append(KeepWorker(member.worker.id, DrainOwner.CAPACITY, reason))
+                self._kept.add(member.worker.id)
+        if self._kept:
+            self._memory = self._memory.with_returned(self._kept, now=self._now)
 
     def pack(self, demand_mib: int) -> None:
         """Place what waits, what has to leave, and what is foreseen."""
@@ -216,12 +227,17 @@ class _Round:
         staying = [one for one in self._members if not one.is_draining and not _is_away(one)]
         return DesiredSum(
             occupied=len(self._packing.occupied),
-            standing=sum(not one.takes_more for one in staying),
+            standing=sum(not one.takes_more and not self._is_on_trial(one) for one in staying),
             idle_reserve=self._policy.idle_reserve,
             surge=self._view.surge.workers,
             workers_min=self._policy.workers_min,
             workers_max=self._policy.workers_max,
         )
+
+    def _is_on_trial(self, member: Member) -> bool:
+        """Whether it is the surge itself: of a version that has to prove itself before it takes anything."""
+        surge, worker = self._view.surge, member.worker
+        return surge.workers > 0 and worker.cordoned and worker.worker_version == surge.version
 
     def _movers(self) -> Sequence[PlacementRequest]:
         """What still has to leave the workers that are draining; a roll-out's go to its version alone."""
@@ -271,7 +287,9 @@ class _Round:
         ours = [
             one
             for one in self._members
-            if one.drained_by is DrainOwner.CAPACITY and one.worker.state is WorkerState.READY
+            if one.drained_by is DrainOwner.CAPACITY
+            and one.worker.state is WorkerState.READY
+            and one.worker.id not in self._kept
         ]
         return sorted(ours, key=lambda one: (-one.worker.committed.memory_mib, one.worker.id))
 

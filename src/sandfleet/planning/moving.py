@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sandfleet.model.ids import WorkerId
+from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.worker import Worker
 from sandfleet.planning.placement import (
@@ -20,16 +22,38 @@ from sandfleet.planning.placement import (
 
 
 def choose_target(
-    sandbox: Sandbox, view: FleetView, policy: PlacementPolicy, *, wanted: WorkerId | None
+    sandbox: Sandbox,
+    view: FleetView,
+    policy: PlacementPolicy,
+    *,
+    wanted: WorkerId | None,
+    reserved_mib: int = 0,
+    worker_version: str | None = None,
 ) -> Placement | NoPlacement:
-    """Return the worker, the wanted one if it is named, or say why it cannot be."""
+    """Return the worker, the wanted one if it is named, or say why it cannot be.
+
+    `reserved_mib`: what is promised to it where it is; its place elsewhere is not smaller.
+    `worker_version`: only workers of that version are asked.
+    """
     source = next((worker for worker in view.workers if worker.id == sandbox.worker_id), None)
     if source is None:
         return NoPlacement(refusals={}, candidates=())
     # It stands on files that the target fetches if it lacks them, so no template is asked for.
     travelling = SavedState(None, True, accelerator=source.accelerator, host_cpu=source.cpu_model)
-    request = PlacementRequest(sandbox.resources, sandbox.template, sandbox.region, travelling)
+    request = PlacementRequest(
+        held_resources(sandbox, reserved_mib),
+        sandbox.template,
+        sandbox.region,
+        travelling,
+        worker_version=worker_version,
+    )
     return place(request, FleetView(_others(view.workers, source, wanted)), policy)
+
+
+def held_resources(sandbox: Sandbox, reserved_mib: int) -> Resources:
+    """Return what it takes up wherever it is: what its row says, or more, if more is promised to it."""
+    size = sandbox.resources
+    return replace(size, memory_mib=max(size.memory_mib, reserved_mib))
 
 
 def _others(workers: Sequence[Worker], source: Worker, wanted: WorkerId | None) -> Sequence[Worker]:

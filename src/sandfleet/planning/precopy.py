@@ -9,6 +9,7 @@ Rule 4: a guest that stands still for longer than the budget is worse than one t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from sandfleet.model.move import Course, MoveGround, MovePolicy, MoveSample, MoveVerdict, Way
 
@@ -33,10 +34,9 @@ def course(samples: Sequence[MoveSample], policy: MovePolicy, *, may_post_copy: 
     now = samples[-1]
     if now.silent_s >= policy.silent_s_max:
         return MoveVerdict(Course.ABORT, f"no byte has moved for {now.silent_s:.0f} s")
-    if now.round > 1 and now.downtime_ms_expected <= policy.downtime_ms_max:
+    if now.round > 1 and (downtime_ms := _downtime_ms(samples)) <= policy.downtime_ms_max:
         return MoveVerdict(
-            Course.SWITCH,
-            f"{now.downtime_ms_expected:.0f} ms are left, {policy.downtime_ms_max} ms are allowed",
+            Course.SWITCH, f"{downtime_ms:.0f} ms are left, {policy.downtime_ms_max} ms are allowed"
         )
     if now.round >= policy.rounds_max:
         return _instead(policy, may_post_copy, f"not converged in {now.round} rounds")
@@ -47,6 +47,20 @@ def course(samples: Sequence[MoveSample], policy: MovePolicy, *, may_post_copy: 
     if policy.may_throttle and now.throttle_percent < policy.throttle_percent_max:
         return MoveVerdict(Course.THROTTLE, _too_fast(now))
     return _instead(policy, may_post_copy, _too_fast(now))
+
+
+def _downtime_ms(samples: Sequence[MoveSample]) -> float:
+    """For how long the guest would stand still, from now on.
+
+    What is left says little: near the end of a round it is nothing, and all that was written meanwhile is
+    found when the next one begins. So it is taken for as much as this round began with.
+    """
+    now = samples[-1]
+    if not now.bandwidth_bytes_per_s:
+        return now.downtime_ms_expected
+    of_round = takewhile(lambda sample: sample.round == now.round, reversed(samples))
+    found_bytes = max(sample.remaining_bytes for sample in of_round)
+    return max(now.downtime_ms_expected, 1000 * found_bytes / now.bandwidth_bytes_per_s)
 
 
 def _keeps_up(now: MoveSample) -> bool:

@@ -1,6 +1,6 @@
 """Roll-out of a new version: a few workers first, then the fleet, and back when they are not well.
 
-Rule 1: a version begins only after one of its machines was booted and ran a sandbox.
+Rule 1: a version takes sandboxes only after one of its machines was booted and ran one of ours.
 Rule 2: room comes first: a worker is drained only when as many healthy ones remain as the
 fleet needs, less what the policy allows to be missing.
 Rule 3: sandboxes move to workers of the version that is wanted, and to no others.
@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import StrEnum
-from typing import Any
 
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import WorkerId
@@ -24,8 +22,10 @@ from sandfleet.model.launch import Launch, LaunchFailure, LaunchState
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.consolidation import lightest_first
 from sandfleet.planning.fleet import (
+    AbandonLaunch,
     DrainWorker,
     FleetCommand,
+    KeepWorker,
     Member,
     RemoveWorker,
     Surge,
@@ -33,68 +33,7 @@ from sandfleet.planning.fleet import (
 )
 from sandfleet.planning.packing import Packing
 from sandfleet.planning.placement import PlacementPolicy, PlacementRequest
-
-
-class RolloutStage(StrEnum):
-    """`turning_back` replaces the new ones by the old version; `done` and `turned_back` are its ends."""
-
-    CANARY = "canary"
-    FLEET = "fleet"
-    DONE = "done"
-    TURNING_BACK = "turning_back"
-    TURNED_BACK = "turned_back"
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """The durable state."""
-
-    version: str
-    previous: str
-    stage: RolloutStage
-    begun_at: datetime
-    stage_at: datetime
-    reason: str = ""
-    """Why it turned round."""
-
-    @property
-    def target(self) -> str:
-        """The version that all workers shall have in the end."""
-        is_forward = self.stage in (RolloutStage.CANARY, RolloutStage.FLEET, RolloutStage.DONE)
-        return self.version if is_forward else self.previous
-
-    @property
-    def base_version(self) -> str:
-        """What a machine boots that is launched for demand."""
-        return self.previous if self.stage is RolloutStage.CANARY else self.target
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether there is something to do."""
-        return self.stage not in (RolloutStage.DONE, RolloutStage.TURNED_BACK)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
-        return {
-            "version": self.version,
-            "previous": self.previous,
-            "stage": self.stage.value,
-            "begun_at": self.begun_at.isoformat(),
-            "stage_at": self.stage_at.isoformat(),
-            "reason": self.reason,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Rollout:
-        """Return what `to_json` wrote."""
-        return cls(
-            version=value["version"],
-            previous=value["previous"],
-            stage=RolloutStage(value["stage"]),
-            begun_at=datetime.fromisoformat(value["begun_at"]),
-            stage_at=datetime.fromisoformat(value["stage_at"]),
-            reason=value["reason"],
-        )
+from sandfleet.planning.rollout_state import Rollout, RolloutStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +44,7 @@ class RolloutPolicy:
     canary_s: float = 600.0
     """How long the first ones must have been well."""
     canary_s_max: float = 3600.0
-    """Within this they must have shown it."""
+    """Within this they must have shown it; the boot test has as long for itself."""
     surge: int = 1
     """How many workers there may be above the usual number; as many are drained at once."""
     missing_max: int = 0
@@ -116,7 +55,7 @@ class RolloutPolicy:
     """Of what is begun on a new worker."""
     attempts_min: int = 5
     broken_launches_max: int = 2
-    """So many machines of the new version may fail to join."""
+    """So many machines of the new version may fail to join; of the boot test's one less."""
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
 
 
@@ -154,18 +93,11 @@ class RolloutPlan:
     """Why a worker of the wrong version is not drained yet."""
 
 
-def begin_rollout(version: str, previous: str, *, is_boot_tested: bool, now: datetime) -> Rollout | str:
-    """Return the first state, or say why this version may not begin."""
-    if not is_boot_tested:
-        return f"no machine of version {version} has been booted and run a sandbox yet"
-    if version == previous:
-        return f"the fleet runs version {version} already"
-    return Rollout(version, previous, RolloutStage.CANARY, now, now)
-
-
 def step_rollout(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, *, now: datetime) -> RolloutPlan:
     """Take one step."""
     rollout = _next_stage(rollout, view, policy, now)
+    if rollout.stage is RolloutStage.BOOT_TEST:
+        return _boot_test(rollout, view)
     if rollout.stage is RolloutStage.CANARY:
         surge = Surge(policy.canaries, rollout.version, is_under_way=True, above_max=policy.canaries)
         return RolloutPlan(rollout, (), surge, f"canary: {_canary_said(rollout, view, policy, now)}")
@@ -175,11 +107,13 @@ def step_rollout(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, *, 
 def _next_stage(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime) -> Rollout:
     is_forward = rollout.target == rollout.version
     unwell = _why_unwell(rollout, view, policy) if is_forward else None
-    age_s = (now - rollout.stage_at).total_seconds()
-    if unwell is None and rollout.stage is RolloutStage.CANARY and age_s > policy.canary_s_max:
-        unwell = f"no canary proved itself within {policy.canary_s_max:.0f} s"
+    if unwell is None:
+        unwell = _why_too_late(rollout, policy, now)
     if unwell is not None:
         return replace(rollout, stage=RolloutStage.TURNING_BACK, stage_at=now, reason=unwell)
+    if rollout.stage is RolloutStage.BOOT_TEST:
+        is_passed = any(_is_well(one, view) for one in _of_version(rollout.version, view))
+        return replace(rollout, stage=RolloutStage.CANARY, stage_at=now) if is_passed else rollout
     if rollout.stage is RolloutStage.CANARY:
         if _canary_waits_for(rollout, view, policy, now) is not None:
             return rollout
@@ -194,6 +128,32 @@ def _next_stage(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now:
     return rollout if stage is rollout.stage else replace(rollout, stage=stage, stage_at=now)
 
 
+def _why_too_late(rollout: Rollout, policy: RolloutPolicy, now: datetime) -> str | None:
+    if (now - rollout.stage_at).total_seconds() <= policy.canary_s_max:
+        return None
+    if rollout.stage is RolloutStage.BOOT_TEST:
+        return f"no machine of version {rollout.version} ran a sandbox within {policy.canary_s_max:.0f} s"
+    if rollout.stage is RolloutStage.CANARY:
+        return f"no canary proved itself within {policy.canary_s_max:.0f} s"
+    return None
+
+
+def _boot_test(rollout: Rollout, view: RolloutView) -> RolloutPlan:
+    """Ask for one machine; it takes nothing of anybody's until it has run a sandbox of ours."""
+    tested = [one for one in _of_version(rollout.version, view) if not one.is_draining]
+    surge = Surge(1, rollout.version, is_under_way=True, above_max=1)
+    waits_for = f"{tested[0].worker.id} is to run a sandbox" if tested else "a machine is to boot"
+    return RolloutPlan(rollout, (), surge, f"boot test: {waits_for}")
+
+
+def _of_version(version: str, view: RolloutView) -> Sequence[Member]:
+    return [one for one in view.members if one.worker.worker_version == version]
+
+
+def _is_well(member: Member, view: RolloutView) -> bool:
+    return member.worker.state is WorkerState.READY and _is_proven(member, view)
+
+
 def _why_unwell(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> str | None:
     """Say what is wrong with the new version; faults that the old one has as well are not its own."""
     broken = [
@@ -204,9 +164,10 @@ def _why_unwell(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> s
         and one.failure is LaunchFailure.BROKEN
         and one.requested_at >= rollout.begun_at
     ]
-    if len(broken) > policy.broken_launches_max:
+    is_test = rollout.stage is RolloutStage.BOOT_TEST
+    if len(broken) > policy.broken_launches_max - is_test:
         return f"{len(broken)} machines of version {rollout.version} did not join"
-    new = [one for one in view.members if one.worker.worker_version == rollout.version]
+    new = _of_version(rollout.version, view)
     others = [one for one in view.members if one.worker.worker_version != rollout.version]
     unwell = [one for one in new if _unwell(one, view, policy) is not None]
     share, share_before = _share(len(unwell), len(new)), _share(_away(others), len(others))
@@ -230,11 +191,10 @@ def _unwell(member: Member, view: RolloutView, policy: RolloutPolicy) -> str | N
 def _canary_waits_for(
     rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime
 ) -> str | None:
-    new = [one for one in view.members if one.worker.worker_version == rollout.version]
-    well = [one for one in new if one.worker.state is WorkerState.READY and _is_proven(one, view)]
+    well = [one for one in _of_version(rollout.version, view) if _is_well(one, view)]
     if len(well) < policy.canaries:
         return f"{len(well)} of {policy.canaries} have run a sandbox"
-    since = sorted(one.added_at for one in well)[policy.canaries - 1]
+    since = max(sorted(one.added_at for one in well)[policy.canaries - 1], rollout.stage_at)
     age_s = (now - since).total_seconds()
     return None if age_s >= policy.canary_s else f"well for {age_s:.0f} of {policy.canary_s:.0f} s"
 
@@ -246,10 +206,11 @@ def _canary_said(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now
 def _replace_wrong(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> RolloutPlan:
     """Remove what is empty, drain what may go, and ask for the room that the rest needs."""
     wrong = _wrong(rollout, view)
-    ours = [one for one in view.members if one.drained_by is DrainOwner.ROLLOUT]
+    ours = _drained_by_us(rollout, view)
     frozen = frozen_because(view.members)
-    commands: list[FleetCommand] = []
+    commands = _called_off(rollout, view)
     if frozen is None:
+        commands += _given_up(rollout, view)
         commands += [
             RemoveWorker(one.worker.id, f"it is empty, version {rollout.target} takes its place")
             for one in ours
@@ -273,6 +234,34 @@ def _replace_wrong(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -
     said = f"{rollout.stage}: {len(wrong)} workers still to replace, {draining} of them drain"
     why = frozen or rollout.reason or next(iter(refused.values()), "")
     return RolloutPlan(rollout, tuple(commands), surge, f"{said}; {why}" if why else said, refused)
+
+
+def _drained_by_us(rollout: Rollout, view: RolloutView) -> Sequence[Member]:
+    return [
+        one
+        for one in view.members
+        if one.drained_by is DrainOwner.ROLLOUT and one.worker.worker_version != rollout.target
+    ]
+
+
+def _called_off(rollout: Rollout, view: RolloutView) -> list[FleetCommand]:
+    """Keep those that are wanted after all, since it turned round."""
+    return [
+        KeepWorker(one.worker.id, DrainOwner.ROLLOUT, f"version {rollout.target} is wanted after all")
+        for one in view.members
+        if one.drained_by is DrainOwner.ROLLOUT and one.worker.worker_version == rollout.target
+    ]
+
+
+def _given_up(rollout: Rollout, view: RolloutView) -> list[FleetCommand]:
+    """Give up machines of the new version that boot while it is not wanted any more."""
+    if rollout.target == rollout.version:
+        return []
+    return [
+        AbandonLaunch(one.id, f"version {rollout.version} is not wanted any more")
+        for one in view.launches
+        if one.state is LaunchState.PENDING and one.version == rollout.version
+    ]
 
 
 def _drains(
@@ -303,7 +292,7 @@ class _Budget:
 
     def __init__(self, rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> None:
         self._view, self._policy, self._target = view, policy, rollout.target
-        self._draining = sum(one.drained_by is DrainOwner.ROLLOUT for one in view.members)
+        self._draining = len(_drained_by_us(rollout, view))
         self._healthy = sum(one.takes_more for one in view.members)
         right = [one for one in view.members if one.worker.worker_version == self._target]
         self._unproven = [one for one in right if not one.is_draining and not _is_proven(one, view)]
@@ -321,10 +310,12 @@ class _Budget:
             return f"is {member.worker.state}"
         if self._draining >= self._policy.surge:
             return f"{self._draining} drain already"
+        if not member.takes_more and not member.residents:
+            return None  # nobody is worse off without it
         if self._unproven:
             return f"{self._unproven[0].worker.id} has not run a sandbox yet"
         floor = self._view.wanted - self._policy.missing_max
-        if self._healthy - member.takes_more < floor:
+        if member.takes_more and self._healthy - 1 < floor:
             return f"{self._healthy} workers are healthy, {floor} must remain"
         if not self._fits(member) and self._is_room_coming:
             return "its sandboxes wait for a machine that boots"

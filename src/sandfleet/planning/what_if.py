@@ -21,6 +21,7 @@ from sandfleet.planning.placement import (
     PlacementRequest,
     place,
 )
+from sandfleet.planning.rollout import RolloutPlan
 
 NOT_BEST = "score"
 """The filter of a worker that could take it, and is not the fullest that can."""
@@ -113,6 +114,12 @@ def sized(plan: CapacityPlan) -> WhatIf:
     ]
     rejected += [Rejection(size, None, "size", why) for size, why in sorted(plan.refused_sizes.items())]
     return WhatIf(plan.summary(), [_told(one) for one in plan.commands], rejected)
+
+
+def stepped(plan: RolloutPlan) -> WhatIf:
+    """Tell what the planner of roll-outs would do next, and why others are not drained yet."""
+    rejected = [Rejection(str(name), name, "rollout", why) for name, why in sorted(plan.refused.items())]
+    return WhatIf(plan.said, [_told(one) for one in plan.commands], rejected)
 
 
 def _told(command: FleetCommand) -> Decision:

@@ -23,7 +23,7 @@ from sandfleet.model.launch import Launch, LaunchFailure, LaunchId
 from sandfleet.model.machine import Machine
 from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.fleet import FleetCommand
-from sandfleet.planning.rollout import Rollout
+from sandfleet.ports.rollout_store import StoredRollout
 
 ENDED_LAUNCHES_KEPT = 200
 NO_LAUNCH = "no launch owns this machine"
@@ -36,7 +36,8 @@ class FleetDecision:
     by: DrainOwner
     commands: Sequence[FleetCommand] = ()
     memory: CapacityMemory | None = None
-    rollout: Rollout | None = None
+    rollout: StoredRollout | None = None
+    """Its next state; StaleVersion, and nothing of the decision is written, if it was changed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,12 @@ class FleetStore(Protocol):
         """Return what the capacity planner remembers; an empty memory before its first round."""
         ...
 
-    async def rollout(self) -> Rollout | None:
-        """Return the roll-out that is under way or was the last; None before the first."""
-        ...
-
     async def launches(self) -> Sequence[Launch]:
         """Return those that are pending or own a machine, and the newest of the others, by id."""
         ...
 
     async def record(self, decision: FleetDecision, *, term: int) -> Sequence[LeftOut]:
-        """Write a decision down; return what was left out of it. StaleTerm.
+        """Write a decision down; return what was left out of it. StaleTerm, StaleVersion of a roll-out.
 
         Twice is as good as once, but for what the second time tells of what was left out.
         """

@@ -31,11 +31,14 @@ async def fake_worker(  # noqa: PLR0913 -- what a worker is made of
     data_dir: Path,
     memory_budget_mib: int = 65536,
     mover: Mover | None = None,
+    machine_id: str | None = None,
+    worker_version: str = "",
 ) -> AsyncIterator[WorkerSettings]:
     """Run a worker that reports to `control_url` until the block ends."""
     settings = WorkerSettings(
         worker_id=worker_id,
-        machine_id=worker_id,
+        machine_id=machine_id or worker_id,
+        worker_version=worker_version,
         listen_host="127.0.0.1",
         listen_port=0,
         control_url=control_url,

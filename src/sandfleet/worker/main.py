@@ -179,7 +179,9 @@ def worker_facts(settings: WorkerSettings, *, port: int) -> WorkerFacts:
         data_dir=str(settings.data_dir),
         control_url=settings.control_url,
         join_token=settings.join_token.get_secret_value(),
+        worker_version=settings.worker_version or __version__,
         interval_s=settings.heartbeat_interval_s,
+        notice_file=settings.notice_file,
     )
 
 

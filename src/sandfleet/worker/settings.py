@@ -58,6 +58,8 @@ class WorkerSettings(BaseSettings):
     """What the control plane knows its workers by."""
     data_dir: Path
     """Where the VMs live: disks, sockets, manifests."""
+    worker_version: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]{0,99})?$")
+    """Version of the image of this host, by which roll-outs go; empty is the program's own."""
     region: str = "local"
     """Region of this host."""
     listen_host: str = "127.0.0.1"
@@ -111,6 +113,8 @@ class WorkerSettings(BaseSettings):
     """Time-out of commands that name none."""
     uid_first: int = Field(default=200_000, ge=1000)
     """First of the host users that VMs run as, one each; no two workers of a host share them."""
+    notice_file: Path | None = None
+    """A file whose presence says that the host is about to be taken away; it may say when and why."""
     heartbeat_interval_s: float = Field(default=2.0, gt=0, le=60)
     """How often it reports until the control plane says otherwise."""
     stop_grace_s: float = Field(default=10.0, ge=0, le=300)

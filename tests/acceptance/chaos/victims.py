@@ -67,6 +67,13 @@ class Victims:
         """Send a signal to the leader."""
         self.leader().send_signal(what)
 
+    def send_named(self, name: str, what: signal.Signals) -> None:
+        """Send a signal to the process of one service; one that is away is left alone."""
+        for one in self._services(name=name):
+            process = _process(one)
+            if process is not None:
+                process.send_signal(what)
+
     def port_of(self, pid: int) -> int:
         """Return the port on which a process of the fleet listens."""
         for one in self._services():

@@ -77,6 +77,46 @@ async def test_a_target_that_takes_the_connection_and_never_answers_is_given_up(
         await copying.until_paused(EventListener(("MIGRATION",)))
 
 
+class OutrunQmp:
+    """A QEMU whose guest writes more in each round than was foreseen, for as long as it runs."""
+
+    def __init__(self) -> None:
+        self.round = 1
+        self.asked: list[str] = []
+
+    async def execute(self, command: str, *_: object) -> dict[str, Any]:
+        self.asked.append(command)
+        if command == "query-status":
+            return {"status": "paused" if "stop" in self.asked else "running"}
+        if command != "query-migrate":
+            return {}
+        if "stop" in self.asked:
+            return {"status": "pre-switchover"}
+        self.round += 1
+        left = 10_000 if self.round == 2 else 500_000_000
+        ram = {"dirty-sync-count": self.round, "transferred": self.round, "remaining": left, "mbps": 80}
+        return {"status": "active", "ram": ram}
+
+
+async def test_a_guest_that_outruns_what_was_decided_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is let in any more: were it left running, that could go on for all rounds."""
+
+    async def no_jobs(_: Qmp) -> dict[str, Any]:
+        return {}
+
+    class Patient(PlannedPilot):
+        def course(self, samples: list[MoveSample]) -> MoveVerdict:
+            return precopy.course(samples, MovePolicy(), may_post_copy=True)
+
+    monkeypatch.setattr(mirror, "jobs", no_jobs)
+    monkeypatch.setattr(send, "LOOK_EVERY_S", 0.001)
+    qmp = OutrunQmp()
+    machine = cast("QemuMachine", FakeMachine(qmp))
+    copying = send._Precopy(machine, cast("Pilot", Patient()), send._Watch(0.0), is_still=False)
+    await copying.until_paused(EventListener(("MIGRATION",)))
+    assert (qmp.round, qmp.asked.count("stop")) == (4, 1)
+
+
 class FullQmp:
     """A QEMU whose guest waits for room on the host's disk."""
 

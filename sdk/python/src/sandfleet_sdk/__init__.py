@@ -13,7 +13,7 @@ from sandfleet_sdk.attached_models import (
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Output
 from sandfleet_sdk.calls import Sink, Source
 from sandfleet_sdk.client import AsyncClient, Client
-from sandfleet_sdk.drains import Drain, Stay
+from sandfleet_sdk.drains import Drain, Eviction, Stay
 from sandfleet_sdk.errors import (
     ApiError,
     BadAnswer,
@@ -47,6 +47,7 @@ from sandfleet_sdk.models import (
 )
 from sandfleet_sdk.plans import Candidate, Decision, Placement, Plan, Rejection
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
+from sandfleet_sdk.rollouts import Rollout, RolloutStep, RolloutWorker
 from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
 from sandfleet_sdk.sessions import Session
 
@@ -67,6 +68,7 @@ __all__ = [
     "Decision",
     "Drain",
     "Event",
+    "Eviction",
     "ExecProgress",
     "ExecResult",
     "FileEntry",
@@ -89,6 +91,9 @@ __all__ = [
     "QuotaExceeded",
     "Rejection",
     "RetryPolicy",
+    "Rollout",
+    "RolloutStep",
+    "RolloutWorker",
     "Sandbox",
     "SandfleetError",
     "Session",

@@ -24,6 +24,7 @@ from sandfleet_sdk import (
     fleet,
     plans,
     previews,
+    rollouts,
     sandboxes,
     saved,
     sessions,
@@ -271,7 +272,12 @@ class Fleet(_Blocking):
     drain_worker = _blocking(drains.begin_drain)
     undrain_worker = _blocking(drains.undo_drain)
     drain = _blocking(drains.show_drain)
+    begin_rollout = _blocking(rollouts.begin_rollout)
+    list_rollouts = _blocking(rollouts.list_rollouts)
+    rollout = _blocking(rollouts.show_rollout)
+    cancel_rollout = _blocking(rollouts.cancel_rollout)
     plan = _blocking(plans.plan)
+    evict_worker = _blocking(drains.evict)
     organisations = _blocking(fleet.list_organisations)
     create_key = _blocking(fleet.create_key)
     list_keys = _blocking(fleet.list_keys)
@@ -287,7 +293,12 @@ class AsyncFleet(_Awaiting):
     drain_worker = _awaiting(drains.begin_drain)
     undrain_worker = _awaiting(drains.undo_drain)
     drain = _awaiting(drains.show_drain)
+    begin_rollout = _awaiting(rollouts.begin_rollout)
+    list_rollouts = _awaiting(rollouts.list_rollouts)
+    rollout = _awaiting(rollouts.show_rollout)
+    cancel_rollout = _awaiting(rollouts.cancel_rollout)
     plan = _awaiting(plans.plan)
+    evict_worker = _awaiting(drains.evict)
     organisations = _awaiting(fleet.list_organisations)
     create_key = _awaiting(fleet.create_key)
     list_keys = _awaiting(fleet.list_keys)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from sandfleet.adapters.machines.local_orders import LocalMachine, LocalMachinesDirectory, LocalOrder
+from sandfleet.adapters.machines.local_versions import LocalVersion, UnknownVersion, read_version
 from sandfleet.model.errors import MachineRefused, PoolUnreachable
 from sandfleet.model.launch import LaunchFailure, MachineSize
 from sandfleet.model.machine import Machine, MachineOrder, MachinePart
@@ -101,6 +102,7 @@ class LocalMachinePool:
             raise MachineRefused(
                 f"{len(living)} machines, {self._machines_max} at most", failure=LaunchFailure.QUOTA
             )
+        version = self._version(order.version)
         taken_mib = sum(one.order.memory_mib for one in living)
         if taken_mib + size.resources.memory_mib > self._memory_max_mib:
             raise MachineRefused(
@@ -116,7 +118,15 @@ class LocalMachinePool:
             cpu_count=size.resources.cpu_count,
             disk_mib=size.resources.disk_mib,
             asked_at=self._clock.now(),
+            program=version.program,
+            settings=version.settings,
         )
+
+    def _version(self, name: str) -> LocalVersion:
+        try:
+            return read_version(self._directory.path, name)
+        except UnknownVersion as error:
+            raise _broken(str(error)) from error
 
     def _forget_old(self, known: Iterable[LocalMachine]) -> None:
         until = self._clock.now() - KEPT

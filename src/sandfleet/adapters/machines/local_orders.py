@@ -43,6 +43,10 @@ class LocalOrder(msgspec.Struct, frozen=True, rename="camel"):
     disk_mib: int
     asked_at: datetime
     is_ending: bool = False
+    program: str = ""
+    """What the version runs with; empty is what is installed."""
+    settings: dict[str, str | int | float | bool] = {}
+    """What the version sets, beside what the machine has."""
 
     @property
     def worker_id(self) -> str:

@@ -20,16 +20,16 @@ from sandfleet.adapters.postgres.fleet_commands import (
     take_off,
 )
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
+from sandfleet.adapters.postgres.rollouts import record_rollout
 from sandfleet.adapters.postgres.tables import launches, planner_states
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.machine import Machine
 from sandfleet.planning.capacity_memory import CapacityMemory
-from sandfleet.planning.rollout import Rollout
 from sandfleet.ports.fleet_store import ENDED_LAUNCHES_KEPT, FleetDecision, LeftOut
 
-_CAPACITY, _ROLLOUT = "capacity", "rollout"
+_CAPACITY = "capacity"
 _PENDING = LaunchState.PENDING.value
 _HOLD_TERM = select(statements.guard(term=True))
 _STATE = select(planner_states.c.value).where(planner_states.c.name == bindparam("name"))
@@ -74,11 +74,6 @@ class PostgresFleetStore:
         value = await self._state(_CAPACITY)
         return CapacityMemory() if value is None else CapacityMemory.from_json(value)
 
-    async def rollout(self) -> Rollout | None:
-        """Return the roll-out."""
-        value = await self._state(_ROLLOUT)
-        return None if value is None else Rollout.from_json(value)
-
     async def launches(self) -> Sequence[Launch]:
         """Return the open ones and the newest of the others."""
         found = await self._database.statement(lambda connection: connection.execute(_LIST), repeatable=True)
@@ -90,9 +85,11 @@ class PostgresFleetStore:
         async def work(connection: AsyncConnection) -> Sequence[LeftOut]:
             await connection.execute(PLACEMENT_LOCKED)
             await _hold_term(connection, term)
-            for name, state in ((_CAPACITY, decision.memory), (_ROLLOUT, decision.rollout)):
-                if state is not None:
-                    await connection.execute(_WRITE_STATE, {"name": name, "value": state.to_json()})
+            if decision.memory is not None:
+                written = {"name": _CAPACITY, "value": decision.memory.to_json()}
+                await connection.execute(_WRITE_STATE, written)
+            if decision.rollout is not None:
+                await record_rollout(connection, decision.rollout, actor=decision.by.value)
             left_out = []
             for command in decision.commands:
                 because = await record_command(connection, command, by=decision.by)

@@ -15,6 +15,7 @@ from sandfleet.adapters.postgres.operations import PostgresOperationStore
 from sandfleet.adapters.postgres.organisations import PostgresOrganisationStore
 from sandfleet.adapters.postgres.pending_commands import PostgresPendingCommandStore
 from sandfleet.adapters.postgres.placement import PostgresPlacementStore
+from sandfleet.adapters.postgres.rollouts import PostgresRolloutStore
 from sandfleet.adapters.postgres.sandboxes import PostgresSandboxStore
 from sandfleet.adapters.postgres.saved_states import PostgresCheckpointRecords, PostgresSnapshotRecords
 from sandfleet.adapters.postgres.sealing import Sealer
@@ -45,6 +46,7 @@ class PostgresStores:
     moves: PostgresMoveStore
     drains: PostgresDrainStore
     fleet: PostgresFleetStore
+    rollouts: PostgresRolloutStore
     log: PostgresTransitionLog
     commands: PostgresPendingCommandStore
 
@@ -71,6 +73,7 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         moves=PostgresMoveStore(database),
         drains=PostgresDrainStore(database),
         fleet=PostgresFleetStore(database),
+        rollouts=PostgresRolloutStore(database),
         log=PostgresTransitionLog(database),
         commands=PostgresPendingCommandStore(database, sealer),
     )

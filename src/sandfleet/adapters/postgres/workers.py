@@ -26,6 +26,7 @@ from sandfleet.adapters.postgres import rows, statements
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.forgetting import forget_worker
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED, WORKERS
+from sandfleet.adapters.postgres.rollout_tables import rollouts
 from sandfleet.adapters.postgres.tables import launches, sandboxes, terms, transitions, workers
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.errors import NotFound
@@ -34,6 +35,7 @@ from sandfleet.model.launch import LaunchState
 from sandfleet.model.sandbox import TERMINAL_STATES
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
+from sandfleet.planning.rollout_state import RolloutStage
 from sandfleet.ports.worker_store import Registration
 
 _SAID = (
@@ -50,6 +52,11 @@ _SAID = (
     "memory_used_mib",
     "cpu_percent",
     "disk_used_mib",
+    "host_memory_mib",
+    "host_cpus",
+    "host_disk_mib",
+    "ends_at",
+    "ends_because",
     "instance_id",
     "sequence",
 )
@@ -78,9 +85,18 @@ def _register_statement() -> Any:
     )
     is_ending = exists().where(launch.c.ending_since.is_not(None))
     said = bindparam("state", type_=Text())
+    # A new worker of a version that is being tested takes nothing of anybody's.
+    is_tested = exists().where(
+        rollouts.c.version == bindparam("worker_version", type_=Text()),
+        rollouts.c.stage == RolloutStage.BOOT_TEST.value,
+    )
     new = insert(workers).values(
         {name: bindparam(name, type_=workers.c[name].type) for name in ("id", "version", *_SAID)}
-        | {"state": case((is_ending, _GONE), else_=said), "last_seen_at": func.now()}
+        | {
+            "state": case((is_ending, _GONE), else_=said),
+            "cordoned": is_tested,
+            "last_seen_at": func.now(),
+        }
     )
     # One that was there before the end was decided holds sandboxes perhaps: it is taken off when it is empty.
     state = case((workers.c.state == _GONE, _GONE), else_=said)

@@ -198,6 +198,8 @@ class _Precopy:
     watch: _Watch
     is_still: bool
     throttle: int = 1
+    decided_in: int = 0
+    """The round in which it was decided to switch over; 0 before."""
 
     async def until_paused(self, moves: EventListener) -> None:
         """Return at the point from which on there is no way back."""
@@ -223,6 +225,7 @@ class _Precopy:
         qmp = self.machine.monitor
         _refuse(verdict)
         if self.is_still:
+            await self._insist()
             return
         if verdict.course is Course.THROTTLE:
             self.throttle = min(99, self.throttle + THROTTLE_STEP)
@@ -234,10 +237,17 @@ class _Precopy:
             await qmp.execute("migrate-set-parameters", slower)
         elif verdict.course is Course.SWITCH:
             await self._still()
+            self.decided_in = self.watch.samples[-1].round
             await qmp.execute("migrate-set-parameters", {"downtime-limit": DOWNTIME_MS_DECIDED})
         elif verdict.course is Course.POST_COPY:
             await self._still()
             await qmp.execute("migrate-start-postcopy")
+
+    async def _insist(self) -> None:
+        """Stop a guest that writes more than was foreseen: nobody is let in, and it would not be over."""
+        if self.decided_in and self.watch.samples[-1].round > self.decided_in + 1:
+            self.decided_in = 0
+            await _stop(self.machine)
 
     async def _still(self) -> None:
         if not self.is_still:
@@ -247,6 +257,10 @@ class _Precopy:
 
 async def _stand_still(machine: QemuMachine, pilot: Pilot) -> None:
     await _leave_guest(machine, pilot)
+    await _stop(machine)
+
+
+async def _stop(machine: QemuMachine) -> None:
     await machine.monitor.execute("stop")
     status = (await machine.monitor.execute("query-status"))["status"]
     if status != "paused":  # the host's disk is full: it would run on by itself as soon as there is room

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -12,8 +14,9 @@ from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.http.answers import Answer, json_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.model.drain import DrainState
 from sandfleet.model.errors import SandfleetError
-from sandfleet.model.worker import WorkerState
+from sandfleet.model.worker import Worker, WorkerState
 
 PROBE_TIMEOUT_S = 2.0
 _BYTES_PER_MIB = 1024 * 1024
@@ -82,15 +85,41 @@ async def _read_fleet(edge: Edge) -> None:
         gauges.sandboxes.labels(state.value, edge.plane.settings.region).set(count)
     gauges.queue_length.set(await stores.placements.queue_length())
     gauges.leader_term.set(await stores.terms.current_term())
+    await _read_drains(edge)
     gauges.worker_committed.clear()
     gauges.worker_used.clear()
     gauges.exec_sessions.clear()
-    for worker in await stores.workers.list():
+    workers = await stores.workers.list()
+    await _read_versions(edge, workers)
+    for worker in workers:
         gauges.worker_committed.labels(worker.id).set(worker.committed.memory_mib * _BYTES_PER_MIB)
         gauges.worker_used.labels(worker.id).set(worker.memory_used_mib * _BYTES_PER_MIB)
         running = gauges.execs_reported.get(worker.id)
         if running is not None and worker.state is WorkerState.READY:
             gauges.exec_sessions.labels(worker.id).set(running)
+
+
+async def _read_versions(edge: Edge, workers: Sequence[Worker]) -> None:
+    gauges, newest = edge.metrics, await edge.plane.stores.rollouts.current()
+    there = Counter(
+        (one.state.value, one.worker_version) for one in workers if one.state is not WorkerState.GONE
+    )
+    gauges.workers.clear()
+    for labels, count in there.items():
+        gauges.workers.labels(*labels).set(count)
+    gauges.rollout.clear()
+    if newest is not None:
+        gauges.rollout.labels(newest.rollout.version, newest.rollout.stage.value).set(1)
+
+
+async def _read_drains(edge: Edge) -> None:
+    drains, gauges = await edge.plane.stores.drains.list(), edge.metrics
+    gauges.drain_stuck.clear()
+    for state in DrainState:
+        gauges.drains.labels(state.value).set(sum(drain.state is state for drain in drains))
+    for drain in drains:
+        if drain.state is DrainState.STUCK:
+            gauges.drain_stuck.labels(drain.worker_id).set(len(drain.stays))
 
 
 ENDPOINTS = (

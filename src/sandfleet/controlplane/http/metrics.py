@@ -100,6 +100,12 @@ class Metrics(Observer):
         self.worker_used = self._gauge(
             "sandfleet_worker_memory_used_bytes", "Memory in use on a worker.", "worker"
         )
+        self.drains = self._gauge("sandfleet_worker_drains", "Workers that are being drained.", "state")
+        self.drain_stuck = self._gauge(
+            "sandfleet_worker_drain_stuck",
+            "Sandboxes that are still on a worker whose drain is past its deadline: somebody should look.",
+            "worker",
+        )
         self.socket_clients = self._gauge("sandfleet_ws_clients", "Attached sockets by kind.", "kind")
         for kind in SOCKET_KINDS:
             self.socket_clients.labels(kind)  # none is a figure as well
@@ -109,6 +115,12 @@ class Metrics(Observer):
             "worker",
         )
         self.execs_reported: dict[WorkerId, int] = {}
+        self.workers = self._gauge(
+            "sandfleet_workers", "Workers that are not gone, by state and version.", "state", "version"
+        )
+        self.rollout = self._gauge(
+            "sandfleet_rollout", "1 for the stage of the newest roll-out.", "version", "stage"
+        )
         self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:

@@ -34,7 +34,7 @@ class CapacityLoop:
         if policy is None:
             return "the fleet has the workers that it is given"
         now, stores, reading = self.plane.clock.now(), self.plane.stores, FleetReading(self.plane)
-        view = await reading.capacity_view(await reading.known())
+        view = await reading.capacity_view(await reading.known(), await stores.rollouts.current())
         view = replace(view, is_settling=self._is_new(term, now))
         policy = replace(policy, sizes=sizes_as_known(policy.sizes, view.members))
         plan = plan_capacity(view, policy, await stores.fleet.memory(), now=now)

@@ -24,6 +24,7 @@ from sandfleet.planning.membership import (
 )
 from sandfleet.planning.placement import PlacementRequest
 from sandfleet.planning.queue import in_turn
+from sandfleet.ports.rollout_store import StoredRollout
 
 TEMPLATE = "base"
 _AT_ONCE = 8
@@ -45,15 +46,18 @@ class FleetReading:
         known = replace(known, sandboxes=await self._sandboxes(workers))
         return replace(known, empty=await self._empty(candidates_for_removal(known)))
 
-    async def capacity_view(self, known: Known) -> CapacityView:
-        """Return what the planner of capacity sees of it."""
-        return CapacityView(
+    async def capacity_view(self, known: Known, rollout: StoredRollout | None) -> CapacityView:
+        """Return what the planner of capacity sees of it; a roll-out says what a machine boots."""
+        view = CapacityView(
             members=members(known, now=self.plane.clock.now()),
             launches=standing_launches(known),
             queue=[one.request for one in in_turn(await self.plane.stores.placements.waiting())],
             typical=self._typical(),
             version=usual_version(known.workers),
         )
+        if rollout is None:
+            return view
+        return replace(view, version=rollout.rollout.base_version, surge=rollout.surge)
 
     async def _sandboxes(self, workers: Sequence[Worker]) -> Mapping[WorkerId, Sequence[Sandbox]]:
         """Return who lives where."""

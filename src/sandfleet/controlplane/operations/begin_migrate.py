@@ -34,20 +34,21 @@ async def begin_migrate(  # noqa: PLR0913 -- a move, and who asks for it in whic
     target: WorkerId | None,
     operation_id: str,
     actor: str,
+    because: str = "",
     term: int | None = None,
     grow: NewSize | None = None,
 ) -> Operation:
     """Write `migrating`, the operation and the place at the target; StaleVersion, TargetUnavailable.
 
-    `term`: that of the leader whose effect it is; StaleTerm. `grow`: the size that it is to have there,
-    which is reserved with the place; QuotaExceeded.
+    `because`: why it is asked for, for the log. `term`: that of the leader whose effect it is; StaleTerm.
+    `grow`: the size that it is to have there, which is reserved with the place; QuotaExceeded.
     """
     require_mover(plane)
     if target is not None:
         await _check_named(plane, sandbox, target)
     now, event = plane.clock.now(), SandboxEvent.MIGRATE_REQUESTED
-    how = {} if grow is None else {"memory_mib": grow.memory_mib, "cpu_percent": grow.cpu_percent}
-    wanted = sandbox if grow is None else _as_large(sandbox, grow)
+    policy = plane.settings.placement_policy
+    how, wanted = ({}, sandbox) if grow is None else _as_large(sandbox, grow)
 
     def begun(chosen: WorkerId) -> Operation:
         return new_operation(
@@ -62,12 +63,12 @@ async def begin_migrate(  # noqa: PLR0913 -- a move, and who asks for it in whic
 
     after = replace(advance(sandbox, event, at=now), deadline_at=begun(WorkerId("")).deadline_at)
 
-    def decide(view: FleetView) -> MoveBeginning | NoPlacement:
-        choice = choose_target(wanted, view, plane.settings.placement_policy, wanted=target)
+    def decide(view: FleetView, reserved_mib: int) -> MoveBeginning | NoPlacement:
+        choice = choose_target(wanted, view, policy, wanted=target, reserved_mib=reserved_mib)
         if isinstance(choice, NoPlacement):
             return choice
         operation = begun(choice.worker_id)
-        reason = f"{sandbox.worker_id} to {choice.worker_id}: {choice.reason}"
+        reason = f"{sandbox.worker_id} to {choice.worker_id}: {because or choice.reason}"
         log = log_row(sandbox, after, event=event, actor=actor, reason=reason, operation=operation)
         log = replace(log, detail=_detail(wanted, choice, view))
         return MoveBeginning(choice.worker_id, operation, log, memory_mib=wanted.resources.memory_mib)
@@ -91,8 +92,10 @@ def _unavailable(nowhere: NoPlacement) -> TargetUnavailable:
     )
 
 
-def _as_large(sandbox: Sandbox, grow: NewSize) -> Sandbox:
-    return replace(sandbox, resources=replace(sandbox.resources, memory_mib=grow.memory_mib))
+def _as_large(sandbox: Sandbox, grow: NewSize) -> tuple[dict[str, int | None], Sandbox]:
+    """Return what its operation is told of its size, and the sandbox as large as it is to be."""
+    large = replace(sandbox, resources=replace(sandbox.resources, memory_mib=grow.memory_mib))
+    return {"memory_mib": grow.memory_mib, "cpu_percent": grow.cpu_percent}, large
 
 
 async def require_known(plane: ControlPlane, target: WorkerId) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops.fleet_reading import FleetReading
+from sandfleet.controlplane.loops.rollout import rollout_view
 from sandfleet.controlplane.operations.snapshots import saved_state
 from sandfleet.model.errors import BadRequest, NotFound
 from sandfleet.model.ids import SandboxId, WorkerId
@@ -19,7 +20,8 @@ from sandfleet.planning.fleet import CapacityView, Member
 from sandfleet.planning.fleet_changes import FleetChange, NoSuchWorker, changed
 from sandfleet.planning.membership import sizes_as_known
 from sandfleet.planning.placement import PlacementRequest
-from sandfleet.planning.what_if import WhatIf, emptied, placed, sized
+from sandfleet.planning.rollout import step_rollout
+from sandfleet.planning.what_if import WhatIf, emptied, placed, sized, stepped
 
 NOT_SIZED = "the fleet has the workers that it is given"
 
@@ -72,7 +74,7 @@ async def answer(plane: ControlPlane, question: Question) -> Answered:
     if question.kind not in KINDS:
         raise BadRequest(f"kind must be one of {', '.join(sorted(KINDS))}", code="invalid_argument")
     reading, stores = FleetReading(plane), plane.stores
-    view = await reading.capacity_view(await reading.known())
+    view = await reading.capacity_view(await reading.known(), await stores.rollouts.current())
     memory, term = await stores.fleet.memory(), await stores.terms.current_term()
     try:
         view = changed(view, question.changes, now=question.at)
@@ -119,6 +121,17 @@ async def _capacity(ground: _Ground, question: Question) -> WhatIf:
     return sized(plan_capacity(ground.view, ground.policy, ground.memory, now=question.at))
 
 
+async def _rollout(ground: _Ground, question: Question) -> WhatIf:
+    plane = ground.plane
+    stored = await plane.stores.rollouts.current()
+    if ground.policy is None:
+        return WhatIf(NOT_SIZED)
+    if stored is None:
+        return WhatIf("no other version was asked for")
+    view = await rollout_view(plane, stored, ground.view, ground.policy)
+    return stepped(step_rollout(stored.rollout, view, plane.rollout, now=question.at))
+
+
 async def _tick(ground: _Ground, question: Question) -> WhatIf:
     """All that the leader would do next: what drains goes on, and capacity is planned anew."""
     said = await _capacity(ground, question)
@@ -149,5 +162,6 @@ KINDS: Mapping[str, Callable[[_Ground, Question], Awaitable[WhatIf]]] = {
     "drain": _drain,
     "remove_worker": _remove_worker,
     "capacity": _capacity,
+    "rollout": _rollout,
     "tick": _tick,
 }

@@ -24,7 +24,6 @@ from sandfleet.planning.fleet import (
     LaunchMachine,
     RemoveWorker,
 )
-from sandfleet.planning.rollout import Rollout, RolloutStage
 from sandfleet.ports.fleet_store import ENDED_LAUNCHES_KEPT, FleetDecision
 from sandfleet.testing.builders import NOON, a_worker, an_organisation
 from sandfleet.testing.conformance.checking import Check, refusing
@@ -43,7 +42,6 @@ MEMORY = CapacityMemory(
     returned_at={ONE: NOON},
     settled=(FIRST,),
 )
-COURSE = Rollout("2", "1", RolloutStage.CANARY, NOON, NOON + timedelta(seconds=1), "why")
 
 
 async def _recorded(
@@ -77,18 +75,14 @@ async def _hold(stores: Stores) -> None:
     await place(stores, operation, sandbox)
 
 
-async def what_the_planners_remember_comes_back(stores: Stores) -> None:
-    """Each alone, and what a decision does not speak of stays."""
+async def what_the_planner_remembers_comes_back(stores: Stores) -> None:
+    """And what a decision does not speak of stays."""
     term = await stores.terms.raise_term("leader")
     assert await stores.fleet.memory() == CapacityMemory()
-    assert await stores.fleet.rollout() is None
     await stores.fleet.record(FleetDecision(CAPACITY, memory=MEMORY), term=term)
-    await stores.fleet.record(FleetDecision(ROLLOUT, rollout=COURSE), term=term)
     assert await stores.fleet.memory() == MEMORY
-    assert await stores.fleet.rollout() == COURSE
-    later = replace(COURSE, stage=RolloutStage.FLEET)
-    await stores.fleet.record(FleetDecision(ROLLOUT, rollout=later), term=term)
-    assert (await stores.fleet.memory(), await stores.fleet.rollout()) == (MEMORY, later)
+    await stores.fleet.record(FleetDecision(ROLLOUT), term=term)
+    assert await stores.fleet.memory() == MEMORY
 
 
 async def an_old_leader_records_nothing(stores: Stores) -> None:
@@ -373,7 +367,7 @@ async def of_launches_that_are_over_the_newest_are_told(stores: Stores) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
-    what_the_planners_remember_comes_back,
+    what_the_planner_remembers_comes_back,
     an_old_leader_records_nothing,
     a_launch_comes_back_at_each_step_of_its_life,
     what_failed_owns_its_machine_until_it_is_gone,

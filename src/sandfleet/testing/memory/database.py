@@ -36,6 +36,7 @@ from sandfleet.model.snapshot import Snapshot
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker
 from sandfleet.ports.pending_commands import PendingCommand
+from sandfleet.ports.rollout_store import Proof, StoredRollout, Version
 
 DEFAULT_LEASE_S = 15.0
 _UNPLACED = (SandboxState.CREATING, SandboxState.WAKING)
@@ -109,6 +110,9 @@ class MemoryDatabase:
     drains: dict[WorkerId, Drain] = field(default_factory=dict)
     launches: dict[LaunchId, Launch] = field(default_factory=dict)
     planner_states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rollouts: list[StoredRollout] = field(default_factory=list)
+    versions: dict[str, Version] = field(default_factory=dict)
+    proofs: dict[WorkerId, Proof] = field(default_factory=dict)
     sandboxes: dict[SandboxId, Sandbox] = field(default_factory=dict)
     operations: dict[OperationId, StoredOperation] = field(default_factory=dict)
     running: dict[OperationId, StoredOperation] = field(default_factory=dict)

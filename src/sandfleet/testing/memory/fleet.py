@@ -21,14 +21,14 @@ from sandfleet.planning.fleet import (
     LaunchMachine,
     RemoveWorker,
 )
-from sandfleet.planning.rollout import Rollout
 from sandfleet.ports.fleet_store import ENDED_LAUNCHES_KEPT, NO_LAUNCH, FleetDecision, LeftOut
 from sandfleet.testing.memory.database import MemoryDatabase, as_json
 from sandfleet.testing.memory.drains import begin_drain, end_drain
 from sandfleet.testing.memory.link import Link
+from sandfleet.testing.memory.rollouts import record_rollout
 from sandfleet.testing.memory.workers import forget_worker
 
-_CAPACITY, _ROLLOUT = "capacity", "rollout"
+_CAPACITY = "capacity"
 
 
 class MemoryFleetStore:
@@ -47,15 +47,6 @@ class MemoryFleetStore:
 
         return await self._link.call(work, repeatable=True, name="capacity_memory")
 
-    async def rollout(self) -> Rollout | None:
-        """Return the roll-out."""
-
-        def work() -> Rollout | None:
-            value = self._database.planner_states.get(_ROLLOUT)
-            return None if value is None else Rollout.from_json(value)
-
-        return await self._link.call(work, repeatable=True, name="rollout")
-
     async def launches(self) -> Sequence[Launch]:
         """Return the open ones and the newest of the others."""
 
@@ -73,9 +64,10 @@ class MemoryFleetStore:
         def work() -> Sequence[LeftOut]:
             database = self._database
             database.require_term(term)
-            for name, state in ((_CAPACITY, decision.memory), (_ROLLOUT, decision.rollout)):
-                if state is not None:
-                    database.planner_states[name] = as_json(state.to_json())
+            if decision.rollout is not None:
+                record_rollout(database, decision.rollout, actor=decision.by.value)
+            if decision.memory is not None:
+                database.planner_states[_CAPACITY] = as_json(decision.memory.to_json())
             said = [(command, _recorded(database, command, by=decision.by)) for command in decision.commands]
             return [LeftOut(command, because) for command, because in said if because is not None]
 
@@ -169,8 +161,8 @@ def _recorded(database: MemoryDatabase, command: FleetCommand, *, by: DrainOwner
                 return None
             case AbandonLaunch(launch_id=launch_id, reason=reason):
                 return _give_up(database, launch_id, LaunchFailure.BROKEN, reason)
-            case DrainWorker(worker_id=worker_id, owner=owner, reason=reason):
-                now = begin_drain(database, worker_id, owner=owner, actor=owner.value, reason=reason)
+            case DrainWorker(worker_id=worker_id, owner=owner):
+                now = begin_drain(database, worker_id, owner=owner, actor=owner.value, terms=command.terms)
                 return None if now is owner else f"{worker_id} is drained by {now} already"
             case KeepWorker(worker_id=worker_id, owner=owner, reason=reason):
                 ended = end_drain(database, worker_id, actor=owner.value, reason=reason, owner=owner)

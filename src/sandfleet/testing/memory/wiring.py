@@ -12,6 +12,7 @@ from sandfleet.testing.memory.link import DirectLink, Link
 from sandfleet.testing.memory.move_places import MemoryMoveStore
 from sandfleet.testing.memory.operations import MemoryOperationStore
 from sandfleet.testing.memory.placements import MemoryPlacementStore, MemorySizeStore
+from sandfleet.testing.memory.rollouts import MemoryRolloutStore
 from sandfleet.testing.memory.sandboxes import MemorySandboxStore
 from sandfleet.testing.memory.saved_states import MemoryCheckpointRecords, MemorySnapshotRecords
 from sandfleet.testing.memory.tenants import (
@@ -45,6 +46,7 @@ def memory_stores(database: MemoryDatabase, link: Link | None = None) -> Stores:
         moves=MemoryMoveStore(database, way),
         drains=MemoryDrainStore(database, way),
         fleet=MemoryFleetStore(database, way),
+        rollouts=MemoryRolloutStore(database, way),
         log=MemoryTransitionLog(database, way),
         commands=MemoryPendingCommandStore(database, way),
     )

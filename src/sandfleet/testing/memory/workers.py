@@ -16,6 +16,7 @@ from sandfleet.planning.fencing import Ownership
 from sandfleet.ports.worker_store import Registration
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.link import Link
+from sandfleet.testing.memory.rollouts import is_tested
 
 _DECIDED = ("cordoned", "draining", "drain_reason")
 """What the fleet decides of a worker; what the worker says of itself leaves it as it is."""
@@ -143,6 +144,8 @@ class MemoryWorkerStore:
                 version=before.version + (state is not before.state),
                 **{name: getattr(before, name) for name in _DECIDED},
             )
+        elif is_tested(database, said.worker_version):
+            after = replace(after, cordoned=True)
         database.workers[said.id] = after
         if before is None or before.state is not after.state:
             _log(database, before, after, event="registered" if before is None else "seen", actor=said.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,8 @@ class Mutations:
 
     database: type[WatchedDatabase] = WatchedDatabase
     settings: dict[str, Any] = field(default_factory=dict)
+    profile: dict[str, Any] = field(default_factory=dict)
+    """What is otherwise than the seed says."""
     host: type[Host] = Host
 
 
@@ -84,12 +86,12 @@ class World:
 
     def __init__(self, seed: int, *, mutations: Mutations | None = None) -> None:
         self.seed = seed
-        self.profile = profile_of(seed)
+        self._mutations = mutations or Mutations()
+        self.profile = replace(profile_of(seed), **self._mutations.profile)
         self.loop = VirtualLoop()  # type: ignore[abstract]
         self.trace = Trace(self.loop.time)
         self.findings = Findings(self.trace)
         self.network = Network(self.loop, self.dice("network"))
-        self._mutations = mutations or Mutations()
         self._settings = settings_of(self.profile, self._mutations.settings)
         clock = VirtualClock(self.loop)
         self.objects = ObjectStore()
@@ -238,12 +240,15 @@ class World:
         while True:
             serving = [replica for replica in self.replicas if replica.is_serving]
             if serving:
-                heard = partial(dice.choice(serving).heard, host.beat())
                 try:
+                    heard = partial(dice.choice(serving).heard, host.beat())
                     answer = await self.network.post(host.process, weather, heard, patience_s=BEAT_EVERY_S)
                     host.learn(answer)
                 except (OSError, TimeoutError, SandfleetError):
                     self.trace.add(host.process.name, "is not heard")
+                except Exception as error:
+                    self.findings.found(f"the heartbeats of {host.worker_id} ended with {error!r}")
+                    raise
             await asyncio.sleep(BEAT_EVERY_S)
 
     async def write(self, worker_id: WorkerId, sandbox_id: SandboxId, epoch: int) -> int:
