@@ -13,6 +13,7 @@ from sandfleet.testing.conformance import (
     other_stores,
     placement_store,
     sandbox_store,
+    size_store,
 )
 from sandfleet.testing.conformance.checking import Check
 
@@ -23,6 +24,7 @@ CHECKS = (
     *other_stores.CHECKS,
     *move_store.CHECKS,
     *drain_store.CHECKS,
+    *size_store.CHECKS,
 )
 
 

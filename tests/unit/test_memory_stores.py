@@ -12,6 +12,7 @@ from sandfleet.testing.conformance import (
     other_stores,
     placement_store,
     sandbox_store,
+    size_store,
 )
 from sandfleet.testing.conformance.checking import Check
 from sandfleet.testing.memory.database import MemoryDatabase
@@ -24,6 +25,7 @@ CHECKS = (
     *other_stores.CHECKS,
     *move_store.CHECKS,
     *drain_store.CHECKS,
+    *size_store.CHECKS,
 )
 
 

@@ -17,6 +17,7 @@ SandfleetError
 ├── TooLarge                  a body or a file is above its limit
 ├── QuotaExceeded             the organisation's quota is used up
 ├── Unavailable               try again later (`retry_after_s`)
+│   ├── RateLimited           the organisation does it too fast
 │   ├── NoCapacity            no worker can take it within the queue's time
 │   ├── NotReady              the waiting time is over
 │   ├── StoreUnavailable      PostgreSQL cannot be reached
@@ -166,6 +167,12 @@ class Unavailable(SandfleetError):
     ) -> None:
         super().__init__(message, code=code, details=details)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Unavailable):
+    """The organisation does this faster than it may."""
+
+    code = "rate_limited"
 
 
 class NoCapacity(Unavailable):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from sandfleet.controlplane.dependencies import ControlPlane, NewSize
 from sandfleet.controlplane.operations.records import UNBOUNDED_S, log_row, new_operation
 from sandfleet.controlplane.operations.release import require_mover
+from sandfleet.controlplane.operations.resize import TAKEN_OVER, takes_over, told
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance
 from sandfleet.model.errors import BadRequest, NotFound, TargetUnavailable
 from sandfleet.model.ids import OperationId, WorkerId
@@ -43,7 +44,7 @@ async def begin_migrate(  # noqa: PLR0913 -- a move, and who asks for it in whic
     if target is not None:
         await _check_named(plane, sandbox, target)
     now, event = plane.clock.now(), SandboxEvent.MIGRATE_REQUESTED
-    how = {} if grow is None else {"memory_mib": grow.memory_mib, "cpu_percent": grow.cpu_percent}
+    how = {} if grow is None else _how(sandbox, grow)
     wanted = sandbox if grow is None else _as_large(sandbox, grow)
 
     def begun(chosen: WorkerId) -> Operation:
@@ -64,7 +65,8 @@ async def begin_migrate(  # noqa: PLR0913 -- a move, and who asks for it in whic
         if isinstance(choice, NoPlacement):
             return choice
         operation = begun(choice.worker_id)
-        reason = f"{sandbox.worker_id} to {choice.worker_id}: {choice.reason}"
+        why = choice.reason if grow is None else f"{choice.reason}; {told(sandbox, grow)}"
+        reason = f"{sandbox.worker_id} to {choice.worker_id}: {why}"
         log = log_row(sandbox, after, event=event, actor=actor, reason=reason, operation=operation)
         return MoveBeginning(choice.worker_id, operation, log, memory_mib=wanted.resources.memory_mib)
 
@@ -79,6 +81,14 @@ def _unavailable(nowhere: NoPlacement) -> TargetUnavailable:
     return TargetUnavailable(
         f"no worker can take the sandbox: {why or 'there is no other'}", retry_after_s=RETRY_AFTER_S
     )
+
+
+def _how(sandbox: Sandbox, grow: NewSize) -> dict[str, object]:
+    return {
+        "memory_mib": grow.memory_mib,
+        "cpu_percent": grow.cpu_percent,
+        TAKEN_OVER: takes_over(sandbox, grow),
+    }
 
 
 def _as_large(sandbox: Sandbox, grow: NewSize) -> Sandbox:

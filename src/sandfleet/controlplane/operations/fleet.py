@@ -16,6 +16,7 @@ from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
+from sandfleet.controlplane.loops.autoscale import AutoscaleLoop
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.reconcile import Reconciler
@@ -76,6 +77,7 @@ class Fleet:
         self.leadership = Leadership(plane)
         self.reconciler = Reconciler(plane, self.engine)
         self.draining = DrainLoop(plane, self.engine.start)
+        self.autoscaling = AutoscaleLoop(plane, self.engine.start)
         self.loops = LoopRunner(plane, self.leadership, self._loops())
         self._running: list[asyncio.Task[None]] = []
 
@@ -207,6 +209,11 @@ class Fleet:
             Loop("expiry", every_s, lambda term: expiry.tick(plane, engine, term=term)),
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
             Loop("drain", every_s, lambda term: self.draining.tick(term=term)),
+            Loop(
+                "autoscale",
+                plane.settings.autoscale_interval_s,
+                lambda term: self.autoscaling.tick(term=term),
+            ),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),
             Loop("garbage", GARBAGE_EVERY_S, lambda term: garbage.tick(plane, term=term)),
             Loop("strays", STRAYS_EVERY_S, lambda term: strays.tick(plane, term=term)),
