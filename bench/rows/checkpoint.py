@@ -12,6 +12,7 @@ ROUNDS = 8
 MEMORY_MB = 1536
 USED_MIB = 1024
 FROZEN_MS_MAX = 300
+PIDS_MAX = 512
 
 
 async def measure(bed: Bed) -> list[Row]:
@@ -21,6 +22,7 @@ async def measure(bed: Bed) -> list[Row]:
     await bed.execute(sandbox, *holding(USED_MIB))
     bare = await bed.bare.clone()
     await bare.machine.resize_memory(MEMORY_MB)
+    await bare.guest.set_limits(memory_mib=MEMORY_MB, cpu_percent=100, pids_max=PIDS_MAX)
     await bare.execute(*holding(USED_MIB))
     url = f"/api/sandboxes/{sandbox}/checkpoints"
 

@@ -136,6 +136,7 @@ class Replicas:
                 sizes=stores.sizes,
                 moves=stores.moves,
                 drains=stores.drains,
+                fleet=stores.fleet,
                 log=stores.log,
                 commands=stores.commands,
             ),

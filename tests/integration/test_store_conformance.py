@@ -8,6 +8,7 @@ from sandfleet.adapters.postgres.wiring import PostgresStores
 from sandfleet.controlplane.wiring import _stores
 from sandfleet.testing.conformance import (
     drain_store,
+    fleet_store,
     move_store,
     operation_store,
     other_stores,
@@ -25,6 +26,7 @@ CHECKS = (
     *move_store.CHECKS,
     *drain_store.CHECKS,
     *size_store.CHECKS,
+    *fleet_store.CHECKS,
 )
 
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState, MachineSize
 from sandfleet.model.resources import NOTHING, Resources
@@ -23,7 +24,6 @@ from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.fleet import (
     AbandonLaunch,
     CapacityView,
-    DrainOwner,
     DrainWorker,
     KeepWorker,
     LaunchMachine,

@@ -8,10 +8,11 @@ from datetime import timedelta
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.launch import LaunchFailure, MachineSize
 from sandfleet.model.resources import Resources
 from sandfleet.planning.capacity_policy import CapacityPolicy
-from sandfleet.planning.fleet import DrainOwner, DrainWorker, LaunchMachine, Member
+from sandfleet.planning.fleet import DrainWorker, LaunchMachine, Member
 from sandfleet.planning.placement import PlacementPolicy
 from sandfleet.planning.rollout import Rollout, RolloutPlan, RolloutPolicy, RolloutStage, Wellness
 from sandfleet.testing.builders import NOON

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState, MachineSize
 from sandfleet.model.resources import NOTHING, Resources
@@ -17,7 +18,6 @@ from sandfleet.planning.demand import DemandHistory
 from sandfleet.planning.fleet import (
     AbandonLaunch,
     CapacityView,
-    DrainOwner,
     DrainWorker,
     KeepWorker,
     LaunchMachine,

@@ -7,6 +7,7 @@ import pytest
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.testing.conformance import (
     drain_store,
+    fleet_store,
     move_store,
     operation_store,
     other_stores,
@@ -26,6 +27,7 @@ CHECKS = (
     *move_store.CHECKS,
     *drain_store.CHECKS,
     *size_store.CHECKS,
+    *fleet_store.CHECKS,
 )
 
 

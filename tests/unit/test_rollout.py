@@ -6,11 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.resources import NOTHING, Resources
 from sandfleet.model.worker import WorkerState
-from sandfleet.planning.fleet import DrainOwner, DrainWorker, Member, RemoveWorker, Resident, Surge
+from sandfleet.planning.fleet import DrainWorker, Member, RemoveWorker, Resident, Surge
 from sandfleet.planning.placement import PlacementRequest
 from sandfleet.planning.rollout import (
     Rollout,

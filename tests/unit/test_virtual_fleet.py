@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sandfleet.cli.main import app
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import Resources
-from sandfleet.planning.fleet import DrainOwner, RemoveWorker
+from sandfleet.planning.fleet import RemoveWorker
 from sandfleet.planning.placement import PlacementRequest
 from sandfleet.testing.virtual_fleet.fleet import Behaviour, VirtualFleet
 from sandfleet.testing.virtual_fleet.generate import Load, generated

@@ -11,8 +11,15 @@ from importlib import import_module
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+_MACHINES = "sandfleet.controlplane.machine_settings"
 _MODELS = (
     ("Server", "sandfleet.controlplane.settings", "ControlPlaneSettings"),
+    ("Server: table `capacity`", _MACHINES, "CapacitySettings"),
+    ("Server: a pool of kind `local`", _MACHINES, "LocalPoolSettings"),
+    ("Server: a pool of kind `ec2`", _MACHINES, "Ec2PoolSettings"),
+    ("Server: a pool of kind `static`", _MACHINES, "StaticPoolSettings"),
+    ("Server: one of a pool's `sizes`", _MACHINES, "SizeSettings"),
+    ("Server: what one of `ec2` has besides", _MACHINES, "Ec2SizeSettings"),
     ("Worker", "sandfleet.worker.settings", "WorkerSettings"),
 )
 _INTRODUCTION = """\
@@ -36,7 +43,7 @@ def settings_page() -> str:
 def _section(title: str, module: str, name: str) -> str:
     model: type[BaseModel] = getattr(import_module(module), name)
     meanings = _docstrings_of_fields(model)
-    rows = [_row(key, field, meanings.get(key, "")) for key, field in model.model_fields.items()]
+    rows = [_row(key, field, meanings[key]) for key, field in model.model_fields.items() if key in meanings]
     head = ["", f"## {title}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
     return "\n".join([*head, *rows]) + "\n"
 
@@ -63,6 +70,8 @@ def _row(key: str, field: FieldInfo, docstring: str) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if field.default_factory is dict or field.default == ():
+        return "none"
     if field.default_factory is not None:
         return "from this host"
     value = field.default.value if isinstance(field.default, Enum) else field.default
@@ -70,6 +79,14 @@ def _default(field: FieldInfo) -> str:
 
 
 def _type_name(annotation: object) -> str:
+    if typing.get_origin(annotation) is tuple:
+        return "list of tables"
+    if typing.get_origin(annotation) is dict or (
+        isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    ):
+        return "table"
+    if typing.get_origin(annotation) is typing.Literal:
+        return "str"
     if typing.get_origin(annotation) is typing.Annotated:
         return _type_name(typing.get_args(annotation)[0])
     members = [member for member in typing.get_args(annotation) if member is not type(None)]

@@ -9,6 +9,18 @@ import typer
 
 from sandfleet.cli.options import AsJson, DataDir
 from sandfleet.cli.output import say, show_json, tell, waiting
+from sandfleet.cli.up_options import (
+    ApiHost,
+    ApiPort,
+    Calm,
+    Foreground,
+    IdleReserve,
+    Memory,
+    Servers,
+    UpTimeout,
+    Workers,
+    WorkersMax,
+)
 
 if TYPE_CHECKING:
     from sandfleet.local.layout import Layout
@@ -23,37 +35,16 @@ _OUTCOMES = {
 
 def up(  # noqa: PLR0913 -- one argument per option
     *,
-    host: Annotated[
-        str | None, typer.Option(help="Address the API listens on; kept for later. Default 127.0.0.1.")
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=65535, help="Preferred port of the API (another is taken if it is not free)."
-        ),
-    ] = None,
-    memory: Annotated[
-        int | None,
-        typer.Option(min=1024, help="MiB that all sandboxes together may be promised; kept for later."),
-    ] = None,
-    servers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=8,
-            help="Replicas of the control plane, behind HAProxy if several; kept for later. Default 1.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, max=8, help="Workers, which share the memory; kept for later. Default 1."),
-    ] = None,
-    foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay, and end the fleet with Ctrl-C.")
-    ] = False,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds to wait until everything is ready.")
-    ] = _UP_TIMEOUT_S,
+    host: ApiHost = None,
+    port: ApiPort = None,
+    memory: Memory = None,
+    servers: Servers = None,
+    workers: Workers = None,
+    workers_max: WorkersMax = None,
+    idle_reserve: IdleReserve = None,
+    calm: Calm = None,
+    foreground: Foreground = False,
+    timeout: UpTimeout = _UP_TIMEOUT_S,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,7 +53,16 @@ def up(  # noqa: PLR0913 -- one argument per option
 
     layout = _layout(data_dir)
     _require_what_is_needed(servers=servers or 1)
-    order = fleet.UpOrder(api_host=host, api_port=port, memory_mib=memory, servers=servers, workers=workers)
+    order = fleet.UpOrder(
+        api_host=host,
+        api_port=port,
+        memory_mib=memory,
+        servers=servers,
+        workers=workers,
+        workers_max=workers_max,
+        idle_reserve=idle_reserve,
+        calm_s=calm,
+    )
     fleet.configure(layout, order)
     if foreground:
         from sandfleet.local.supervise import run
@@ -254,7 +254,14 @@ def _show_status(facts: dict[str, Any]) -> None:
     show_table(("SERVICE", "STATE", "PID", "PORT", "RESTARTS", "LAST ERROR"), rows, empty="no services")
     for worker in facts["workers"]:
         if worker["memoryTotalMb"]:
+            marks = "".join(f", {mark}" for mark in ("launched", "draining") if worker[mark])
             say(
                 f"{worker['id']}: {worker['sandboxes']} sandboxes, "
-                f"{worker['memoryCommittedMb']} of {worker['memoryTotalMb']} MiB memory promised"
+                f"{worker['memoryCommittedMb']} of {worker['memoryTotalMb']} MiB memory promised{marks}"
             )
+    if facts["capacity"]:
+        say(
+            "workers by load: {workersMin} to {workersMax}, {idleReserve} in reserve".format(
+                **facts["capacity"]
+            )
+        )

@@ -20,11 +20,14 @@ from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, Sandb
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
+from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps
 from sandfleet.ports.drain_store import DrainStore
+from sandfleet.ports.fleet_store import FleetStore
 from sandfleet.ports.labels import PreviewStore, TagStore
+from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.ports.move_client import MoveClient
 from sandfleet.ports.move_store import MoveStore
 from sandfleet.ports.pending_commands import PendingCommandStore
@@ -195,6 +198,7 @@ class Stores:
     sizes: SizeStore
     moves: MoveStore
     drains: DrainStore
+    fleet: FleetStore
     log: TransitionLog
     commands: PendingCommandStore
 
@@ -239,3 +243,7 @@ class ControlPlane:
     faults: FaultPoints = field(default_factory=FaultPoints)
     move_client: MoveClient | None = None
     """Reaches both workers of a move; without it no sandbox moves."""
+    pools: Mapping[str, MachinePool] = field(default_factory=dict)
+    """Where machines come from, by the first part of the keys of their sizes."""
+    capacity: CapacityPolicy | None = None
+    """How many there shall be; without it the fleet has the workers that it is given."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from sandfleet.controlplane.machine_settings import CapacitySettings, PoolSettings, check_machines
 from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
 from sandfleet.planning.autoscale import AutoscalePolicy
 from sandfleet.planning.placement import PlacementPolicy
@@ -152,6 +153,10 @@ class ControlPlaneSettings(BaseSettings):
     """It shrinks when it uses no more than this share of what it would have then, and has for long."""
     autoscale_shrink_after_s: PositiveSeconds = 300
     """How long that is."""
+    pools: tuple[PoolSettings, ...] = ()
+    """Where machines come from, in the order of preference: tables `[[pools]]`, see below."""
+    capacity: CapacitySettings | None = None
+    """How many workers there shall be: table `[capacity]`, see below. Without it, those that it is given."""
     fault_points_dir: Path | None = None
     """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
     postgres_pool_max: Annotated[int, Field(ge=2)] = 20
@@ -186,6 +191,11 @@ class ControlPlaneSettings(BaseSettings):
     def _use_has_a_middle(self) -> ControlPlaneSettings:
         if self.autoscale_shrink_below >= self.autoscale_grow_above:
             raise ValueError("autoscale_shrink_below < autoscale_grow_above does not hold")
+        return self
+
+    @model_validator(mode="after")
+    def _machines_can_be_had(self) -> ControlPlaneSettings:
+        check_machines(self.pools, self.capacity)
         return self
 
     @field_validator("master_secret")

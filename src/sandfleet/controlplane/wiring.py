@@ -32,6 +32,7 @@ from sandfleet.controlplane.http.authentication import Authenticator
 from sandfleet.controlplane.http.drain import Drain
 from sandfleet.controlplane.http.keys import KeyRing
 from sandfleet.controlplane.http.metrics import Metrics
+from sandfleet.controlplane.machine_pools import capacity_policy, open_pools
 from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.controlplane.proxy.pending import start_what_others_left
 from sandfleet.controlplane.settings import ControlPlaneSettings
@@ -50,11 +51,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
     """Run everything of a replica but its HTTP server; leaving hands its operations over."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        stores = open_stores(
-            settings.postgres_url.get_secret_value(),
-            master_secret=settings.master_secret.get_secret_value(),
-            pool_max=settings.postgres_pool_max,
-        )
+        stores = _open_stores(settings)
         stack.push_async_callback(stores.database.close)
         signer = await _prepare(stores, settings, clock)
         connection = RedisConnection(settings.redis_url.get_secret_value(), clock)
@@ -76,6 +73,8 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             blobs=_blobs(settings, clock, stack),
             observer=metrics,
             faults=faults,
+            pools=(pools := open_pools(settings, clock)),
+            capacity=capacity_policy(settings, pools),
         )
         background = Background(group := await stack.enter_async_context(TaskGroup()))
         stack.callback(background.cancel_all)
@@ -101,6 +100,14 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
 def instance_id(settings: ControlPlaneSettings) -> str:
     """Return what this process, and no other that was given the same name, holds leases as."""
     return f"{settings.replica_id or 'replica'}-{secrets.token_hex(6)}"
+
+
+def _open_stores(settings: ControlPlaneSettings) -> PostgresStores:
+    return open_stores(
+        settings.postgres_url.get_secret_value(),
+        master_secret=settings.master_secret.get_secret_value(),
+        pool_max=settings.postgres_pool_max,
+    )
 
 
 def _blobs(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> ObjectSnapshotStore | None:
@@ -155,6 +162,7 @@ def _stores(stores: PostgresStores) -> Stores:
         sizes=stores.sizes,
         moves=stores.moves,
         drains=stores.drains,
+        fleet=stores.fleet,
         log=stores.log,
         commands=stores.commands,
     )

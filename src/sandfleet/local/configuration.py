@@ -24,6 +24,7 @@ FIRST_RANGE = 210
 _RANGES = 32
 """Different fleets of one machine take different network ranges and uids."""
 SERVERS_MAX = 8
+CALM_S = 600.0
 WORKERS_MAX = 8
 """Each worker has a fixed part of the fleet's addresses and uids, so that none moves when another comes."""
 
@@ -54,6 +55,17 @@ class FleetConfiguration(msgspec.Struct, frozen=True, rename="camel"):
     postgres_port: int = 0
     valkey_port: int = 0
     memory_mib: int | None = None
+    workers_max: int | None = None
+    """Up to so many workers the fleet has by itself as load demands; None: those above, and no others."""
+    idle_reserve: int = 0
+    """How many of them stand empty for the next burst."""
+    calm_s: float = CALM_S
+    """How long a worker must have been dispensable before it is emptied and ended."""
+
+    @property
+    def share_mib(self) -> int:
+        """What one worker may promise: its part of the memory when as many are there as there may be."""
+        return self.memory_budget_mib // max(len(self.workers), self.workers_max or 0)
 
     @property
     def memory_budget_mib(self) -> int:
@@ -107,10 +119,15 @@ def with_servers(configuration: FleetConfiguration, count: int) -> FleetConfigur
     return msgspec.structs.replace(configuration, server_ports=kept + (0,) * (count - len(kept)))
 
 
-def with_workers_added(configuration: FleetConfiguration, count: int) -> FleetConfiguration:
-    """Return the choices with at least so many workers; those that are there stay as they are."""
+def with_workers_added(
+    configuration: FleetConfiguration, count: int, *, lent: frozenset[int] = frozenset()
+) -> FleetConfiguration:
+    """Return the choices with at least so many workers; those that are there stay as they are.
+
+    `lent`: slots that machines have which the fleet has launched itself.
+    """
     taken = {worker.slot for worker in configuration.workers}
-    free = [slot for slot in range(WORKERS_MAX) if slot not in taken]
+    free = [slot for slot in range(WORKERS_MAX) if slot not in taken | lent]
     added = tuple(_new_worker(slot) for slot in free[: max(0, count - len(taken))])
     return msgspec.structs.replace(configuration, workers=configuration.workers + added)
 

@@ -32,13 +32,14 @@ def end_machines(layout: Layout, report: Callable[[str], None]) -> int:
     report(f"ending {total} VMs on this host")
     for path in sorted(layout.settings_dir.glob("wk-*.toml")):
         try:
-            asyncio.run(_end_all_of(path))
+            asyncio.run(end_all_of(path))
         except (SandfleetError, OSError, TimeoutError) as error:
             raise ServiceFailed(f"not every VM of {path.stem} could be ended: {error!r}") from error
     return total
 
 
-async def _end_all_of(settings_file: Path) -> None:
+async def end_all_of(settings_file: Path) -> None:
+    """End every VM of the worker with these settings, whose process has ended."""
     settings = tomllib.loads(settings_file.read_text())
     config = HypervisorConfig(data_dir=Path(settings["data_dir"]), templates_dir=Path("/"))
     network = NamespaceNetwork(

@@ -66,6 +66,11 @@ class Layout:
         return self.data_dir / "valkey"
 
     @property
+    def machines(self) -> Path:
+        """What the fleet asks of this machine as a machine pool, and what became of it."""
+        return self.data_dir / "machines"
+
+    @property
     def balancer(self) -> Path:
         """The load balancer's configuration and error bodies."""
         return self.data_dir / "balancer"

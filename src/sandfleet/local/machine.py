@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,11 @@ def memory_budget_mib(total_mib: int) -> int:
     """Return what sandboxes may be promised: all but a reserve for the host and the services."""
     reserve = max(_RESERVE_MIB_MIN, int(total_mib * _RESERVE_SHARE))
     return max(_BUDGET_MIB_MIN, total_mib - reserve)
+
+
+def cpu_budget() -> int:
+    """Return how many vCPUs a worker says it has: four for each CPU."""
+    return (os.cpu_count() or 1) * 4
 
 
 def warm_pool_size(budget_mib: int) -> int:

@@ -7,7 +7,7 @@ import http.client
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -18,12 +18,14 @@ from sandfleet.local.balancer import LocalBalancer
 from sandfleet.local.configuration import API_PORT_PREFERRED, FleetConfiguration, FleetSecrets, WorkerChoice
 from sandfleet.local.embedded_postgres import EmbeddedPostgres
 from sandfleet.local.embedded_valkey import EmbeddedValkey
+from sandfleet.local.launched_machines import PlacedMachine
 from sandfleet.local.layout import Layout
 from sandfleet.local.service_process import ServiceCommand
 from sandfleet.local.settings_files import (
     SettingValue,
     Stores,
     as_toml,
+    machine_settings,
     server_settings,
     worker_settings,
 )
@@ -60,6 +62,7 @@ class Service:
     after: tuple[str, ...] = ()
     settings: str = ""
     ready_within_s: float = 60.0
+    is_launched: bool = False
 
     @property
     def signature(self) -> list[str]:
@@ -147,14 +150,29 @@ def services_of(
     )
 
 
+def machine_service(
+    layout: Layout, configuration: FleetConfiguration, secrets: FleetSecrets, *, machine: PlacedMachine
+) -> Service:
+    """Return the worker that is a machine which the fleet has launched."""
+    order = machine.order
+    choice = WorkerChoice(id=order.worker_id, port=machine.port, slot=machine.slot)
+    settings = worker_settings(configuration, choice, secrets, layout=layout, share_mib=order.memory_mib) | {
+        "machine_id": order.launch_id,
+        "cpu_budget": order.cpu_count,
+        "disk_budget_mib": order.disk_mib,
+    }
+    after = BALANCER if configuration.is_balanced else SERVER
+    return replace(_worker(layout, choice, as_toml(settings), after=after), is_launched=True)
+
+
 def _servers(
     layout: Layout, configuration: FleetConfiguration, secrets: FleetSecrets, stores: Stores
 ) -> list[Service]:
     """Return the servers, and what stands before several."""
-    servers = []
+    servers, tables = [], as_toml(machine_settings(configuration, layout))
     for number in range(len(configuration.server_ports)):
         settings = server_settings(configuration, secrets, stores, layout=layout, number=number)
-        servers.append(_server(layout, server_name(number), settings))
+        servers.append(_server(layout, server_name(number), settings, tables=tables))
     return [*servers, _balancer(layout, configuration, servers)] if configuration.is_balanced else servers
 
 
@@ -175,8 +193,8 @@ def _balancer(layout: Layout, configuration: FleetConfiguration, servers: Sequen
     )
 
 
-def _server(layout: Layout, name: str, settings: Mapping[str, SettingValue]) -> Service:
-    path, text = layout.settings(name), as_toml(settings)
+def _server(layout: Layout, name: str, settings: Mapping[str, SettingValue], *, tables: str) -> Service:
+    path, text = layout.settings(name), as_toml(settings) + tables
     write_atomically(path, text.encode(), mode=0o600)
     host, port = str(settings["listen_host"]), int(settings["listen_port"])
     return Service(

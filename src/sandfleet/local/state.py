@@ -47,6 +47,8 @@ class ServiceState(msgspec.Struct, frozen=True, rename="camel"):
     """Ends in a row without having been ready in between."""
     last_error: str | None = None
     since: datetime | None = None
+    is_launched: bool = False
+    """Whether it is a worker that the fleet has begun by itself, and will end."""
 
     @property
     def is_alive(self) -> bool:

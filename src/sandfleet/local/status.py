@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandfleet.local.configuration import load_secrets
+from sandfleet.local.configuration import load_configuration, load_secrets
 from sandfleet.local.layout import Layout
 from sandfleet.local.ports import LOOPBACK
 from sandfleet.local.state import FleetState, ServiceKind, ServiceState, read_state
@@ -34,6 +34,20 @@ def fleet_status(layout: Layout) -> dict[str, Any]:
         "workers": [
             _worker(service, workers.get(service.name)) for service in state.of_kind(ServiceKind.WORKER)
         ],
+        "capacity": _capacity(layout),
+    }
+
+
+def _capacity(layout: Layout) -> dict[str, Any] | None:
+    """Return how many workers the fleet may have; null where it has those that it was given."""
+    configuration = load_configuration(layout)
+    if configuration.workers_max is None:
+        return None
+    return {
+        "workersMin": len(configuration.workers),
+        "workersMax": configuration.workers_max,
+        "idleReserve": configuration.idle_reserve,
+        "calmS": configuration.calm_s,
     }
 
 
@@ -83,6 +97,8 @@ def _dead(service: ServiceState) -> str:
 def _worker(service: ServiceState, known: Worker | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"id": service.name, **_service(service)}
     facts["process"] = facts.pop("state")
+    facts["launched"] = service.is_launched
+    facts["draining"] = known.draining if known else None
     facts["state"] = known.state if known else facts["process"]
     facts["sandboxes"] = known.sandboxes if known else None
     facts["memoryTotalMb"] = known.memory_total_mib if known else None
@@ -103,4 +119,5 @@ def _nothing(layout: Layout) -> dict[str, Any]:
         "servers": [],
         "balancer": None,
         "workers": [],
+        "capacity": None,
     }

@@ -112,12 +112,17 @@ def withdraw_host_rules(layout: Layout) -> None:
 
 def withdraw_rules_of(settings_file: Path) -> None:
     """Take the firewall table of the worker with these settings off the host."""
+    asyncio.run(rules_withdrawn(settings_file))
+
+
+async def rules_withdrawn(settings_file: Path) -> None:
+    """Take the firewall table of the worker with these settings off the host."""
     settings = tomllib.loads(settings_file.read_text())
     folders = HypervisorConfig(data_dir=Path(settings["data_dir"]), templates_dir=Path("/"))
     network = NamespaceNetwork(
         tag=folders.tag, address_range=IPv4Network(settings["network_range"]), resolvers=()
     )
-    asyncio.run(network.withdraw())
+    await network.withdraw()
 
 
 def _end_all_of(admin: Client, url: str, organisation: Organisation) -> int:

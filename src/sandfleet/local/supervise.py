@@ -12,6 +12,7 @@ import structlog
 
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.local.configuration import load_configuration, load_secrets, save_configuration
+from sandfleet.local.launched_workers import follower_of
 from sandfleet.local.layout import Layout
 from sandfleet.local.lock import AlreadySupervised, supervisor_lock
 from sandfleet.local.service_process import ServiceFailed
@@ -31,16 +32,19 @@ async def supervise(layout: Layout) -> None:
     before = read_state(layout)
     configuration = with_ports(load_configuration(layout), before)
     save_configuration(layout, configuration)
-    services = await asyncio.to_thread(services_of, layout, configuration, load_secrets(layout))
+    secrets = load_secrets(layout)
+    services = await asyncio.to_thread(services_of, layout, configuration, secrets)
+    follower = follower_of(layout, configuration, secrets, before=before)
     host = "127.0.0.1" if configuration.api_host in ("0.0.0.0", "::") else configuration.api_host
     supervisor = Supervisor(
         layout,
-        services,
+        (*services, *await asyncio.to_thread(follower.services)),
         url=f"http://{host}:{configuration.api_port}",
         choices=configuration.digest,
         clock=SystemClock(),
         before=before,
     )
+    supervisor.machines = follower
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.request_stop)

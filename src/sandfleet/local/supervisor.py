@@ -7,6 +7,8 @@ ready at once, and within two seconds if it goes on dying. What has died so many
 without having run for a while is `failed`: reported, and left until the next `up`.
 Rule 3: everything that is started is in the state file before anything else happens, so a
 supervisor that is killed leaves nothing that its successor would not find.
+Rule 4: machines that the fleet has launched here come and go while it runs; one that is told to end is
+ended whole, and said to be gone last.
 """
 
 from __future__ import annotations
@@ -22,20 +24,24 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
+from sandfleet.adapters.machines.local_orders import LocalOrder
 from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.local import processes
 from sandfleet.local.layout import Layout
 from sandfleet.local.log_rotation import rotate
+from sandfleet.local.machine_follower import MachineFollower
 from sandfleet.local.orphans import running_with
 from sandfleet.local.processes import ProcessIdentity
 from sandfleet.local.service_process import log_tail, spawn
 from sandfleet.local.services import Service
 from sandfleet.local.state import FleetState, ServiceCondition, ServiceState, write_state
+from sandfleet.model.errors import SandfleetError
 from sandfleet.ports.clock import Clock
 
 _log = structlog.get_logger(__name__)
 _ROTATE_EVERY_S = 10.0
 _POLL_READY_S = 0.05
+_FOLLOW_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,11 @@ class _Entry:
     child: subprocess.Popen[bytes] | None = None
 
 
+def _entry(service: Service) -> _Entry:
+    state = ServiceState(service.name, service.kind, ServiceCondition.WAITING, service.port)
+    return _Entry(service, msgspec.structs.replace(state, is_launched=service.is_launched))
+
+
 class Supervisor:
     """Keeps the services of one data directory. The caller holds the directory's lock."""
 
@@ -83,6 +94,10 @@ class Supervisor:
         choices: str = "",
     ) -> None:
         self._layout = layout
+        self.machines: MachineFollower | None = None
+        """Machines that the fleet has launched here; those that there are already are among `services`."""
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._endings: dict[str, asyncio.Task[None]] = {}
         self._url = url
         self._choices = choices
         self._clock = clock
@@ -90,13 +105,7 @@ class Supervisor:
         self.policy = RestartPolicy()
         self._stopping = asyncio.Event()
         self._leaves_services = False
-        self._entries = {
-            service.name: _Entry(
-                service,
-                ServiceState(service.name, service.kind, ServiceCondition.WAITING, service.port),
-            )
-            for service in services
-        }
+        self._entries = {service.name: _entry(service) for service in services}
         identity = processes.identify(os.getpid())
         if identity is None:
             raise RuntimeError("this process cannot read its own identity from /proc")
@@ -121,10 +130,11 @@ class Supervisor:
         await self._end_leftovers()
         self._inherit()
         async with TaskGroup() as tasks:
-            keepers = [tasks.create_task(self._keep(entry)) for entry in self._entries.values()]
-            rotation = tasks.create_task(self._rotate_logs())
+            for name, entry in self._entries.items():
+                self._keepers[name] = tasks.create_task(self._keep(entry))
+            others = [tasks.create_task(self._rotate_logs()), tasks.create_task(self._follow(tasks))]
             await self._stopping.wait()
-            for task in (*keepers, rotation):
+            for task in (*self._keepers.values(), *self._endings.values(), *others):
                 task.cancel()
         if self._leaves_services:
             return
@@ -276,6 +286,46 @@ class Supervisor:
         if entry.child is not None:
             with suppress(subprocess.TimeoutExpired):
                 entry.child.wait(1)
+
+    async def _follow(self, tasks: TaskGroup) -> None:
+        """Have the machines that the fleet has launched here, and no others, until cancelled."""
+        while self.machines is not None:
+            try:
+                await self._follow_once(self.machines, tasks)
+            except (OSError, msgspec.DecodeError) as error:
+                _log.error("the orders for machines cannot be followed", reason=str(error))
+            await self._clock.sleep(_FOLLOW_EVERY_S)
+
+    async def _follow_once(self, machines: MachineFollower, tasks: TaskGroup) -> None:
+        for service in await asyncio.to_thread(machines.services):
+            if service.name not in self._entries:
+                entry = self._entries[service.name] = _entry(service)
+                self._keepers[service.name] = tasks.create_task(self._keep(entry))
+        up = [name for name, entry in self._entries.items() if entry.was_ready.is_set()]
+        await asyncio.to_thread(machines.machines.say_running, up)
+        for order in await asyncio.to_thread(machines.machines.ending):
+            if order.launch_id not in self._endings:
+                self._endings[order.launch_id] = tasks.create_task(self._end_machine(machines, order))
+
+    async def _end_machine(self, machines: MachineFollower, order: LocalOrder) -> None:
+        """End a machine whole; what fails is tried again in a later round."""
+        keeper = self._keepers.pop(order.worker_id, None)
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        entry = self._entries.get(order.worker_id)
+        if entry is not None:
+            await self._end(entry)
+            del self._entries[order.worker_id]
+            self._write()
+        try:
+            await machines.clear(order)
+            await asyncio.to_thread(machines.say_gone, order)
+            _log.info("a machine is gone", machine=order.launch_id)
+        except (SandfleetError, OSError, TimeoutError) as error:
+            _log.error("a machine could not be ended", machine=order.launch_id, reason=repr(error))
+        finally:
+            self._endings.pop(order.launch_id, None)
 
     async def _rotate_logs(self) -> None:
         while True:

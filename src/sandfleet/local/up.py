@@ -22,6 +22,7 @@ from sandfleet.local.configuration import (
     with_servers,
     with_workers_added,
 )
+from sandfleet.local.launched_machines import slots_lent
 from sandfleet.local.layout import Layout
 from sandfleet.local.lock import is_locked
 from sandfleet.local.machines import count_machines
@@ -49,6 +50,9 @@ class UpOrder:
     memory_mib: int | None = None
     servers: int | None = None
     workers: int | None = None
+    workers_max: int | None = None
+    idle_reserve: int | None = None
+    calm_s: float | None = None
 
 
 class Started(StrEnum):
@@ -67,19 +71,32 @@ def configure(layout: Layout, order: UpOrder) -> None:
     layout.make()
     load_secrets(layout)
     before = load_configuration(layout)
-    after = _changed(before, order)
+    after = _changed(before, order, lent=slots_lent(layout.machines))
     if after != before:
         save_configuration(layout, after)
 
 
-def _changed(configuration: FleetConfiguration, order: UpOrder) -> FleetConfiguration:
+def _changed(
+    configuration: FleetConfiguration, order: UpOrder, *, lent: frozenset[int]
+) -> FleetConfiguration:
     changes = {name: value for name in _fields() if (value := getattr(order, name)) is not None}
     configuration = msgspec.structs.replace(configuration, **changes)
     if order.servers is not None:
         configuration = with_servers(configuration, order.servers)
     if order.workers is not None:
-        configuration = with_workers_added(configuration, order.workers)
+        configuration = with_workers_added(configuration, order.workers, lent=lent)
+    _require_room(configuration, kept=order.workers or len(configuration.workers))
     return configuration
+
+
+def _require_room(configuration: FleetConfiguration, *, kept: int) -> None:
+    most = configuration.workers_max
+    if most is not None and most < kept:
+        raise FleetFailed(
+            f"{kept} workers are kept, and there may be {most}: raise --workers-max or lower --workers"
+        )
+    if configuration.idle_reserve and most is None:
+        raise FleetFailed("a reserve needs workers that the fleet may have by itself: name --workers-max")
 
 
 def start(layout: Layout) -> Started:
@@ -183,15 +200,20 @@ def _missing(layout: Layout, state: FleetState) -> str:
     """Say in a few words what is not yet there; empty when all is. Raise for what will not come."""
     if not state.is_supervised:
         raise FleetFailed(f"the supervisor ended; see {layout.log('supervisor')}")
-    for service in state.services:
+    for service in _kept(state):
         if _is_hopeless(service):
             raise FleetFailed(
                 f"{service.name} does not start: {service.last_error}. Log: {layout.log(service.name)}"
             )
-    for service in state.services:
+    for service in _kept(state):
         if service.condition is not ServiceCondition.RUNNING:
             return _starting(service)
     return ""
+
+
+def _kept(state: FleetState) -> list[ServiceState]:
+    """Return what a fleet that is up has: workers that it has by itself come and go."""
+    return [service for service in state.services if not service.is_launched]
 
 
 def _missing_of_api(client: Client, state: FleetState) -> str:
@@ -200,7 +222,9 @@ def _missing_of_api(client: Client, state: FleetState) -> str:
         known = {worker.id: worker for worker in client.fleet.workers()}
     except SandfleetError as error:
         return f"the server answers: {error}"
-    for service in state.of_kind(ServiceKind.WORKER):
+    for service in _kept(state):
+        if service.kind is not ServiceKind.WORKER:
+            continue
         worker = known.get(service.name)
         if worker is not None and worker.state == "gone":
             raise FleetFailed(f"worker {service.name} was forgotten: take it out with `up --workers N`")
@@ -230,4 +254,4 @@ def _is_hopeless(service: ServiceState) -> bool:
 
 
 def _fields() -> tuple[str, ...]:
-    return ("api_host", "api_port", "memory_mib")
+    return ("api_host", "api_port", "memory_mib", "workers_max", "idle_reserve", "calm_s")

@@ -17,6 +17,14 @@ class DrainState(StrEnum):
     DRAINED = "drained"
 
 
+class DrainOwner(StrEnum):
+    """Who began a drain. No loop calls off another's; an operator's word goes before everybody's."""
+
+    CAPACITY = "capacity"
+    ROLLOUT = "rollout"
+    OPERATOR = "operator"
+
+
 class StayReason(StrEnum):
     """Why a sandbox is on a draining worker still."""
 
@@ -52,3 +60,5 @@ class Drain:
     drained_at: datetime | None = None
     moved: int = 0
     stays: Sequence[Stay] = ()
+    owner: DrainOwner = DrainOwner.OPERATOR
+    reason: str = ""

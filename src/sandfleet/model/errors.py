@@ -16,13 +16,15 @@ SandfleetError
 ├── Gone                      the sandbox has ended
 ├── TooLarge                  a body or a file is above its limit
 ├── QuotaExceeded             the organisation's quota is used up
+│   └── RateLimited           … for the moment: try again later (`retry_after_s`)
 ├── Unavailable               try again later (`retry_after_s`)
-│   ├── RateLimited           the organisation does it too fast
 │   ├── NoCapacity            no worker can take it within the queue's time
 │   ├── NotReady              the waiting time is over
 │   ├── StoreUnavailable      PostgreSQL cannot be reached
 │   ├── BlobsUnavailable      the object store cannot be reached or does not do what it should
-│   └── WorkerUnreachable     the worker did not answer: says nothing about its sandboxes
+│   ├── WorkerUnreachable     the worker did not answer: says nothing about its sandboxes
+│   ├── MachineRefused        a machine pool gives no machine; `failure` says for how long
+│   └── PoolUnreachable       a machine pool did not answer: says nothing about what was asked of it
 ├── PortClosed                nothing in the guest listens on that port
 ├── GuestUnresponsive         the guest agent does not answer
 ├── GuestDiskFull             no space left inside the guest
@@ -39,6 +41,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from sandfleet.model.launch import LaunchFailure
 
 
 class SandfleetError(Exception):
@@ -152,6 +156,23 @@ class QuotaExceeded(SandfleetError):
     code = "quota_exceeded"
 
 
+class RateLimited(QuotaExceeded):
+    """The organisation does this faster than it may; after `retry_after_s` seconds it may again."""
+
+    code = "rate_limited"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int = 1,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, details=details)
+        self.retry_after_s = retry_after_s
+
+
 class Unavailable(SandfleetError):
     """Not now; try again after `retry_after_s` seconds."""
 
@@ -167,12 +188,6 @@ class Unavailable(SandfleetError):
     ) -> None:
         super().__init__(message, code=code, details=details)
         self.retry_after_s = retry_after_s
-
-
-class RateLimited(Unavailable):
-    """The organisation does this faster than it may."""
-
-    code = "rate_limited"
 
 
 class NoCapacity(Unavailable):
@@ -207,6 +222,22 @@ class WorkerUnreachable(Unavailable):
     """The worker did not answer. Nothing follows about its sandboxes."""
 
     code = "worker_unreachable"
+
+
+class MachineRefused(Unavailable):
+    """A machine pool gives no machine: there is none of that launch, and there will be none."""
+
+    code = "machine_refused"
+
+    def __init__(self, message: str, *, failure: LaunchFailure = LaunchFailure.BROKEN) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class PoolUnreachable(Unavailable):
+    """A machine pool did not answer, or not yet. Nothing follows: ask again, with the same launch."""
+
+    code = "pool_unreachable"
 
 
 class PortClosed(SandfleetError):

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NewType
 
+from sandfleet.model.ids import WorkerId
 from sandfleet.model.resources import Resources
 
 LaunchId = NewType("LaunchId", str)
@@ -55,7 +56,10 @@ class MachineSize:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One machine that was asked for. Its id is fixed before the pool is asked."""
+    """One machine that was asked for. Its id is fixed before the pool is asked.
+
+    It owns its machine until the pool has said that the machine is gone: `gone_at`.
+    """
 
     id: LaunchId
     size: str
@@ -66,3 +70,35 @@ class Launch:
     state: LaunchState = LaunchState.PENDING
     ended_at: datetime | None = None
     failure: LaunchFailure | None = None
+    reason: str = ""
+    """Why it was asked for."""
+    said: str = ""
+    """What was said of its failure."""
+    machine_id: str | None = None
+    """What the pool calls its machine, once it has said so."""
+    worker_id: WorkerId | None = None
+    """The worker that has joined from it."""
+    ending_since: datetime | None = None
+    """Since when its machine, if there is one, is to end."""
+    gone_at: datetime | None = None
+    """When the pool said that there is no machine of it any more."""
+
+    @property
+    def pool(self) -> str:
+        """The name of the pool that was asked."""
+        return self.size.partition("/")[0]
+
+    @property
+    def machine_names(self) -> frozenset[str]:
+        """What a worker may call its machine: as the pool does, or as the launch."""
+        return frozenset(name for name in (self.id, self.machine_id) if name is not None)
+
+    def owns(self, machine_id: str, launch_id: LaunchId | None) -> bool:
+        """Whether a machine of that name and tag is this launch's, as far as it is known."""
+        is_mine = launch_id == self.id if self.machine_id is None else machine_id == self.machine_id
+        return self.gone_at is None and is_mine
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its machine is to end, and may still be there."""
+        return self.ending_since is not None and self.gone_at is None

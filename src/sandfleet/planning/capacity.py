@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchId, LaunchState, MachineSize
 from sandfleet.model.worker import Worker, WorkerState
@@ -25,7 +26,6 @@ from sandfleet.planning.consolidation import Ground, Shrinking, lightest_first, 
 from sandfleet.planning.fleet import (
     AbandonLaunch,
     CapacityView,
-    DrainOwner,
     FleetCommand,
     KeepWorker,
     LaunchMachine,

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.capacity_policy import CapacityPolicy, DesiredSum
-from sandfleet.planning.fleet import DrainOwner, DrainWorker, Member, Resident
+from sandfleet.planning.fleet import DrainWorker, Member, Resident
 from sandfleet.planning.packing import Packing
 
 PROOFS_MAX = 20

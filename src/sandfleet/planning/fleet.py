@@ -8,20 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchId
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.placement import PlacementRequest
-
-
-class DrainOwner(StrEnum):
-    """Who began a drain: nobody else calls it off."""
-
-    CAPACITY = "capacity"
-    ROLLOUT = "rollout"
-    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)

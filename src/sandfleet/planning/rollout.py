@@ -18,12 +18,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchState
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.consolidation import lightest_first
 from sandfleet.planning.fleet import (
-    DrainOwner,
     DrainWorker,
     FleetCommand,
     Member,

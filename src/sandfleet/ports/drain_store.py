@@ -19,12 +19,13 @@ class DrainStore(Protocol):
     async def begin(self, worker_id: WorkerId, *, actor: str) -> Drain:
         """Place nothing on the worker from now on, and write the drain down; NotFound, also of a gone worker.
 
-        A drain that has begun already is returned as it stands.
+        An operator's drain that has begun already is returned as it stands; one that a loop of the fleet has
+        begun becomes the operator's, and goes on from where it is. Loops begin theirs by `ports.fleet_store`.
         """
         ...
 
     async def end(self, worker_id: WorkerId, *, actor: str) -> bool:
-        """Let the worker take sandboxes again; false when it was not being drained. NotFound."""
+        """Let the worker take sandboxes again, whoever began it; false when it was not drained. NotFound."""
         ...
 
     async def get(self, worker_id: WorkerId) -> Drain | None:

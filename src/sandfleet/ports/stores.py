@@ -181,6 +181,10 @@ class PlacementStore(Protocol):
         """Return how many creates wait for a place."""
         ...
 
+    async def waiting(self) -> Sequence[Waiting]:
+        """Return the creates that wait for a place, the oldest first, up to a bound."""
+        ...
+
 
 class PlacementDecision(Protocol):
     """A pure decision over the view that the store read under its lock."""

@@ -20,7 +20,6 @@ STATUS: Mapping[type[e.SandfleetError], int] = MappingProxyType(
         e.Gone: 410,
         e.TooLarge: 413,
         e.SnapshotUnusable: 422,
-        e.RateLimited: 429,
         e.QuotaExceeded: 429,
         e.NotAvailable: 501,
         e.PortClosed: 502,
@@ -61,7 +60,7 @@ def error_body(error: e.SandfleetError, *, request_id: str) -> dict[str, Any]:
 
 def error_headers(error: e.SandfleetError) -> dict[str, str]:
     """Return the headers that belong to an error answer."""
-    if isinstance(error, e.Unavailable):
+    if isinstance(error, (e.Unavailable, e.RateLimited)):
         return {"Retry-After": str(max(1, error.retry_after_s))}
     return {}
 

@@ -29,4 +29,7 @@ class DrainBody(AnswerBody):
     begun_at: Time | None = None
     drained_at: Time | None = None
     requested_by: str | None = None
+    owner: str | None = None
+    """`operator`, or the loop that began it: `capacity` or `rollout`."""
+    reason: str | None = None
     sandboxes: list[StayBody] = Field(default_factory=list)

@@ -125,3 +125,17 @@ async def test_a_request_that_comes_again_is_counted_once_and_a_fork_for_all(fle
     refused = await fleet.client.post("/api/sandboxes", json={"memoryMB": 512})
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
     assert int(refused.headers["retry-after"]) <= 60
+
+
+async def test_the_command_line_changes_what_is_given_and_leaves_the_rest(fleet: Fleet) -> None:
+    made = await fleet.command("org", "create", "second", "--sandboxes", "3", "--disk-cap", "30000")
+    assert made["quotas"] == {
+        "sandboxes": 3, "vcpu": None, "memoryMB": None, "diskMB": None, "createsPerSecond": None,
+    }  # fmt: skip
+    await fleet.command("org", "set", "second", "--creates-per-second", "5", "--memory-cap", "4096")
+    changed = await fleet.command("org", "set", made["id"], "--sandboxes", "none", "--name", "other")
+    assert changed["quotas"]["sandboxes"] is None
+    assert changed["quotas"]["createsPerSecond"] == 5
+    assert changed["caps"] == {"memoryMB": 4096, "diskMB": 30000}
+    assert changed == await fleet.command("org", "show", "other")
+    assert [one["name"] for one in await fleet.command("org", "ls")] == ["other", "default"]

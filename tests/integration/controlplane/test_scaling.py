@@ -182,3 +182,14 @@ async def test_the_fleet_follows_what_a_guest_uses(open_fleet: OpenFleet) -> Non
             "1024 to 2048 MiB",
         ]
         assert "it uses 900 of " in happened[-1][1]
+
+
+async def test_the_command_line_says_who_may_change_a_size(fleet: Fleet) -> None:
+    sandbox = await fleet.create(memoryMB=1024)
+    on = await fleet.command("autoscale", sandbox, "on", "--min", "1024", "--max", "2048")
+    assert on == {"sandboxID": sandbox, "enabled": True, "minMemoryMB": 1024, "maxMemoryMB": 2048}
+    assert on == await fleet.command("autoscale", sandbox)
+    assert (await fleet.command("scale", sandbox, "1280"))["autoscaleDisabled"] is True
+    assert await fleet.command("lock", sandbox) == {"sandboxID": sandbox, "locked": True}
+    assert (await fleet.client.get(lock(sandbox))).json()["locked"] is True
+    assert (await fleet.command("unlock", sandbox))["locked"] is False

@@ -28,6 +28,7 @@ from sandfleet.wire.errors import status_of
         ("worker_gone", "not_ready", 503),
         ("worker_unreachable", "not_ready", 503),
         ("blobs_unavailable", "not_ready", 503),
+        ("pool_unreachable", "not_ready", 503),
         ("snapshot_unusable", "checkpoint_failed", 400),
         ("oom_floor", "oom_floor", 409),
         ("internal", "internal", 500),

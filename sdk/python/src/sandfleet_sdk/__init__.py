@@ -27,6 +27,7 @@ from sandfleet_sdk.errors import (
     NotFound,
     PlanLimit,
     QuotaExceeded,
+    RateLimited,
     SandfleetError,
     TooLarge,
     Unauthorised,
@@ -45,8 +46,10 @@ from sandfleet_sdk.models import (
     Sandbox,
     Worker,
 )
+from sandfleet_sdk.quotas import Caps, Quotas
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
 from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
+from sandfleet_sdk.scaling import Autoscale
 from sandfleet_sdk.sessions import Session
 
 __all__ = [
@@ -57,8 +60,10 @@ __all__ = [
     "AsyncAttachment",
     "AsyncClient",
     "Attachment",
+    "Autoscale",
     "BadAnswer",
     "BadRequest",
+    "Caps",
     "Checkpoint",
     "Client",
     "Conflict",
@@ -82,6 +87,8 @@ __all__ = [
     "PlanLimit",
     "Preview",
     "QuotaExceeded",
+    "Quotas",
+    "RateLimited",
     "RetryPolicy",
     "Sandbox",
     "SandfleetError",

@@ -16,7 +16,19 @@ from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sandfleet_sdk import attached, commands, drains, files, fleet, previews, sandboxes, saved, sessions
+from sandfleet_sdk import (
+    attached,
+    commands,
+    drains,
+    files,
+    fleet,
+    previews,
+    quotas,
+    sandboxes,
+    saved,
+    scaling,
+    sessions,
+)
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Progress
 from sandfleet_sdk.calls import Flow
 from sandfleet_sdk.errors import SandfleetError
@@ -72,6 +84,10 @@ class Sandboxes(_Blocking):
     tag_keys = _blocking(attached.tag_keys)
     refresh_token = _blocking(attached.refresh_token)
     scale = _blocking(attached.scale)
+    autoscale = _blocking(scaling.autoscale)
+    set_autoscale = _blocking(scaling.set_autoscale)
+    scaling_lock = _blocking(scaling.scaling_lock)
+    set_scaling_lock = _blocking(scaling.set_scaling_lock)
     migrate = _blocking(attached.migrate)
     migration = _blocking(attached.migration)
     reboot = _blocking(attached.reboot)
@@ -100,6 +116,10 @@ class AsyncSandboxes(_Awaiting):
     tag_keys = _awaiting(attached.tag_keys)
     refresh_token = _awaiting(attached.refresh_token)
     scale = _awaiting(attached.scale)
+    autoscale = _awaiting(scaling.autoscale)
+    set_autoscale = _awaiting(scaling.set_autoscale)
+    scaling_lock = _awaiting(scaling.scaling_lock)
+    set_scaling_lock = _awaiting(scaling.set_scaling_lock)
     migrate = _awaiting(attached.migrate)
     migration = _awaiting(attached.migration)
     reboot = _awaiting(attached.reboot)
@@ -259,6 +279,9 @@ class Fleet(_Blocking):
     undrain_worker = _blocking(drains.undo_drain)
     drain = _blocking(drains.show_drain)
     organisations = _blocking(fleet.list_organisations)
+    organisation = _blocking(quotas.get_organisation)
+    create_organisation = _blocking(quotas.create_organisation)
+    change_organisation = _blocking(quotas.change_organisation)
     create_key = _blocking(fleet.create_key)
     list_keys = _blocking(fleet.list_keys)
     revoke_key = _blocking(fleet.revoke_key)
@@ -274,6 +297,9 @@ class AsyncFleet(_Awaiting):
     undrain_worker = _awaiting(drains.undo_drain)
     drain = _awaiting(drains.show_drain)
     organisations = _awaiting(fleet.list_organisations)
+    organisation = _awaiting(quotas.get_organisation)
+    create_organisation = _awaiting(quotas.create_organisation)
+    change_organisation = _awaiting(quotas.change_organisation)
     create_key = _awaiting(fleet.create_key)
     list_keys = _awaiting(fleet.list_keys)
     revoke_key = _awaiting(fleet.revoke_key)

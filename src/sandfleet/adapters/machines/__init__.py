@@ -1,0 +1,1 @@
+"""Machine pools (port: `ports.machine_pool.MachinePool`)."""

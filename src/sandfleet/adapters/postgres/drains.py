@@ -14,11 +14,12 @@ from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
 from sandfleet.adapters.postgres.tables import drains, transitions, workers
 from sandfleet.adapters.postgres.terms import require_term
-from sandfleet.model.drain import Drain, DrainState, Stay
+from sandfleet.model.drain import Drain, DrainOwner, DrainState, Stay
 from sandfleet.model.errors import NotFound
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.worker import WorkerState
 
+_ASKED_FOR = "asked for"
 _DRAINED = DrainState.DRAINED.value
 _OF = drains.c.worker_id == bindparam("worker")
 _READ = select(drains).where(_OF)
@@ -38,6 +39,13 @@ _BEGIN = drains.insert().values(
     state=DrainState.DRAINING.value,
     moved=0,
     stays=[],
+    owner=bindparam("owner"),
+    reason=bindparam("reason"),
+)
+_TAKE_OVER = (
+    update(drains)
+    .where(_OF)
+    .values(actor=bindparam("new_actor"), owner=bindparam("new_owner"), reason=bindparam("new_reason"))
 )
 _END = delete(drains).where(_OF)
 _MARK = (
@@ -74,10 +82,9 @@ class PostgresDrainStore:
 
         async def work(connection: AsyncConnection) -> Drain:
             await connection.execute(PLACEMENT_LOCKED)
-            state = await _require_known(connection, worker_id)
-            if (await connection.execute(_READ, {"worker": worker_id})).first() is None:
-                await connection.execute(_BEGIN, {"worker": worker_id, "actor": actor})
-                await _mark(connection, worker_id, is_draining=True, state=state, actor=actor)
+            await begin_drain(
+                connection, worker_id, owner=DrainOwner.OPERATOR, actor=actor, reason=_ASKED_FOR
+            )
             return drain_from((await connection.execute(_READ, {"worker": worker_id})).one())
 
         return await self._database.transact(work, repeatable=True)
@@ -87,11 +94,7 @@ class PostgresDrainStore:
 
         async def work(connection: AsyncConnection) -> bool:
             await connection.execute(PLACEMENT_LOCKED)
-            state = await _require_known(connection, worker_id)
-            if (await connection.execute(_END, {"worker": worker_id})).rowcount == 0:
-                return False
-            await _mark(connection, worker_id, is_draining=False, state=state, actor=actor)
-            return True
+            return await end_drain(connection, worker_id, actor=actor, reason=_ASKED_FOR)
 
         return await self._database.transact(work, repeatable=True)
 
@@ -132,19 +135,56 @@ class PostgresDrainStore:
         return await self._database.transact(work, repeatable=True)
 
 
+async def begin_drain(
+    connection: AsyncConnection, worker_id: WorkerId, *, owner: DrainOwner, actor: str, reason: str
+) -> DrainOwner:
+    """Write it down, or take over what a loop has begun; return whose it is. NotFound.
+
+    The caller holds the lock of placements.
+    """
+    state = await _require_known(connection, worker_id)
+    named = {"owner": owner.value, "actor": actor, "reason": reason}
+    before = (await connection.execute(_READ, {"worker": worker_id})).first()
+    if before is None:
+        await connection.execute(_BEGIN, {"worker": worker_id, **named})
+        await connection.execute(_MARK, {"worker": worker_id, "is_draining": True})
+    elif owner is DrainOwner.OPERATOR and DrainOwner(before.owner) is not owner:
+        changed = {f"new_{name}": value for name, value in named.items()}
+        await connection.execute(_TAKE_OVER, {"worker": worker_id, **changed})
+    else:
+        return DrainOwner(before.owner)
+    await connection.execute(
+        _log(worker_id, event="drain_requested", actor=actor, reason=reason, state=state)
+    )
+    return owner
+
+
+async def end_drain(
+    connection: AsyncConnection,
+    worker_id: WorkerId,
+    *,
+    actor: str,
+    reason: str,
+    owner: DrainOwner | None = None,
+) -> bool:
+    """Take it back, if it is `owner`'s; false when there is none such. NotFound.
+
+    The caller holds the lock of placements.
+    """
+    state = await _require_known(connection, worker_id)
+    ending = _END if owner is None else _END.where(drains.c.owner == owner.value)
+    if (await connection.execute(ending, {"worker": worker_id})).rowcount == 0:
+        return False
+    await connection.execute(_MARK, {"worker": worker_id, "is_draining": False})
+    await connection.execute(_log(worker_id, event="drain_undone", actor=actor, reason=reason, state=state))
+    return True
+
+
 async def _require_known(connection: AsyncConnection, worker_id: WorkerId) -> str:
     state = (await connection.execute(_STATE, {"worker": worker_id})).scalar_one_or_none()
     if state is None:
         raise NotFound(f"worker {worker_id} not found")
     return str(state)
-
-
-async def _mark(
-    connection: AsyncConnection, worker_id: WorkerId, *, is_draining: bool, state: str, actor: str
-) -> None:
-    await connection.execute(_MARK, {"worker": worker_id, "is_draining": is_draining})
-    event = "drain_requested" if is_draining else "drain_undone"
-    await connection.execute(_log(worker_id, event=event, actor=actor, reason="asked for", state=state))
 
 
 def _log(worker_id: WorkerId, *, event: str, actor: str, reason: str, state: str | None = None) -> Any:
@@ -171,4 +211,6 @@ def drain_from(row: Row[Any]) -> Drain:
         drained_at=row.drained_at,
         moved=row.moved,
         stays=tuple(msgspec.convert(row.stays, list[Stay])),
+        owner=DrainOwner(row.owner),
+        reason=row.reason,
     )

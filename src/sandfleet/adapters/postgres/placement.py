@@ -165,6 +165,13 @@ class PostgresPlacementStore:
             lambda connection: connection.execute(_RELEASE, parameters), repeatable=True
         )
 
+    async def waiting(self) -> Sequence[Waiting]:
+        """Return the creates that wait."""
+        found = await self._database.statement(
+            lambda connection: connection.execute(_WAITING), repeatable=True
+        )
+        return [_waiting_from(row) for row in found]
+
     async def queue_length(self) -> int:
         """Return how many creates wait."""
         result = await self._database.statement(

@@ -96,6 +96,37 @@ drains = Table(
     Column("drained_at", _TIME),
     Column("moved", Integer, nullable=False),
     Column("stays", JSONB, nullable=False),
+    Column("owner", Text, nullable=False, server_default=text("'operator'")),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+)
+
+launches = Table(
+    "launches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("size", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("requested_at", _TIME, nullable=False),
+    Column("ended_at", _TIME),
+    Column("failure", Text),
+    Column("said", Text, nullable=False),
+    Column("machine_id", Text),
+    Column("worker_id", Text, ForeignKey("workers.id")),
+    Column("ending_since", _TIME),
+    Column("gone_at", _TIME),
+    Index("launches_open", "id", postgresql_where=text("gone_at IS NULL")),
+    Index("launches_machine", "machine_id"),
+    Index("launches_worker", "worker_id", postgresql_where=text("worker_id IS NOT NULL")),
+)
+
+planner_states = Table(
+    "planner_states",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", JSONB, nullable=False),
+    Column("changed_at", _TIME, nullable=False),
 )
 
 snapshots = Table(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.drains import PostgresDrainStore
+from sandfleet.adapters.postgres.fleet import PostgresFleetStore
 from sandfleet.adapters.postgres.fleet_secrets import PostgresFleetSecretStore
 from sandfleet.adapters.postgres.idempotency import PostgresIdempotencyStore
 from sandfleet.adapters.postgres.labels import PostgresPreviewStore, PostgresTagStore
@@ -43,6 +44,7 @@ class PostgresStores:
     sizes: PostgresSizeStore
     moves: PostgresMoveStore
     drains: PostgresDrainStore
+    fleet: PostgresFleetStore
     log: PostgresTransitionLog
     commands: PostgresPendingCommandStore
 
@@ -68,6 +70,7 @@ def open_stores(url: str, *, master_secret: str, pool_max: int = 20) -> Postgres
         sizes=PostgresSizeStore(database, sealer),
         moves=PostgresMoveStore(database),
         drains=PostgresDrainStore(database),
+        fleet=PostgresFleetStore(database),
         log=PostgresTransitionLog(database),
         commands=PostgresPendingCommandStore(database, sealer),
     )

@@ -6,27 +6,32 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Interval, Text, bindparam, case, exists, func, literal, literal_column, select, update
+from sqlalchemy import (
+    Interval,
+    Text,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import rows, statements
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.forgetting import forget_worker
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED, WORKERS
-from sandfleet.adapters.postgres.tables import (
-    reservations,
-    sandboxes,
-    second_places,
-    snapshots,
-    terms,
-    transitions,
-    workers,
-)
+from sandfleet.adapters.postgres.tables import launches, sandboxes, terms, transitions, workers
 from sandfleet.adapters.postgres.terms import require_term
-from sandfleet.model.errors import Conflict, NotFound
+from sandfleet.model.errors import NotFound
 from sandfleet.model.ids import SandboxId, WorkerId
+from sandfleet.model.launch import LaunchState
 from sandfleet.model.sandbox import TERMINAL_STATES
-from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
 from sandfleet.ports.worker_store import Registration
@@ -54,15 +59,28 @@ _FROM = {
     WorkerState.UNREACHABLE: (WorkerState.READY.value, WorkerState.SILENT.value),
 }
 _TERMINAL = [state.value for state in TERMINAL_STATES]
-_NOWHERE_ELSE = [SnapshotState.SAVING.value, SnapshotState.LOCAL.value]
 _TERM = select(terms.c.number).where(terms.c.name == statements.LEADER).scalar_subquery()
 _BEFORE = select(workers.c.id, workers.c.state).where(workers.c.id == bindparam("id")).cte("before")
 
 
 def _register_statement() -> Any:
+    machine = bindparam("machine_id", type_=Text())
+    # Locked while it is undecided whether the machine comes: whoever gives the launch up sees this
+    # heartbeat, or this heartbeat sees that it was given up.
+    launch = (
+        select(launches.c.ending_since)
+        .where(
+            or_(launches.c.machine_id == machine, launches.c.id == machine),
+            or_(launches.c.state == LaunchState.PENDING.value, launches.c.ending_since.is_not(None)),
+        )
+        .with_for_update(read=True)
+        .cte("launch")
+    )
+    is_ending = exists().where(launch.c.ending_since.is_not(None))
+    said = bindparam("state", type_=Text())
     new = insert(workers).values(
-        {name: bindparam(name, type_=workers.c[name].type) for name in ("id", "version", "state", *_SAID)}
-        | {"last_seen_at": func.now()}
+        {name: bindparam(name, type_=workers.c[name].type) for name in ("id", "version", *_SAID)}
+        | {"state": case((is_ending, _GONE), else_=said), "last_seen_at": func.now()}
     )
     state = case((workers.c.state == _GONE, _GONE), else_=new.excluded.state)
     written = (
@@ -140,34 +158,6 @@ _OWNERS = select(sandboxes.c.id, sandboxes.c.epoch, sandboxes.c.worker_id, sandb
     sandboxes.c.id.in_(bindparam("ids", expanding=True))
 )
 _LOG = transitions.insert()
-_FORGET = (
-    update(workers)
-    .where(workers.c.id == bindparam("worker"))
-    .values(state=_GONE, version=workers.c.version + 1)
-)
-_DEPENDANTS = select(
-    workers.c.state,
-    select(func.count())
-    .select_from(sandboxes)
-    .where(sandboxes.c.worker_id == workers.c.id, sandboxes.c.state.not_in(_TERMINAL))
-    .scalar_subquery()
-    .label("sandboxes"),
-    select(func.count())
-    .select_from(reservations)
-    .where(reservations.c.worker_id == workers.c.id)
-    .scalar_subquery()
-    .label("reservations"),
-    select(func.count())
-    .select_from(second_places)
-    .where(second_places.c.worker_id == workers.c.id)
-    .scalar_subquery()
-    .label("moving"),
-    select(func.count())
-    .select_from(snapshots)
-    .where(snapshots.c.worker_id == workers.c.id, snapshots.c.state.in_(_NOWHERE_ELSE))
-    .scalar_subquery()
-    .label("snapshots"),
-).where(workers.c.id == bindparam("worker"))
 _HELD_TERM = statements.guard(term=True)
 _QUARANTINE = (
     update(workers)
@@ -244,10 +234,7 @@ class PostgresWorkerStore:
         async def work(connection: AsyncConnection) -> None:
             # Under the lock of placements, so that nothing is placed on it between look and change.
             await connection.execute(PLACEMENT_LOCKED)
-            before = await _before_the_end(connection, worker_id, is_lost=is_lost)
-            if before != _GONE:
-                await connection.execute(_FORGET, {"worker": worker_id})
-                await connection.execute(_forgotten(worker_id, before, is_lost=is_lost, actor=actor))
+            await forget_worker(connection, worker_id, is_lost=is_lost, actor=actor)
 
         await self._database.transact(work, repeatable=True)
         return await self.get(worker_id)
@@ -263,40 +250,6 @@ class PostgresWorkerStore:
                 await require_term(connection, term)
 
         await self._database.statement(work, repeatable=True)
-
-
-async def _before_the_end(connection: AsyncConnection, worker_id: WorkerId, *, is_lost: bool) -> str:
-    """Return the worker's state if it may be forgotten."""
-    row = (await connection.execute(_DEPENDANTS, {"worker": worker_id})).first()
-    if row is None:
-        raise NotFound(f"worker {worker_id} not found")
-    if row.state == _GONE:
-        return str(row.state)
-    if is_lost and row.state == WorkerState.READY.value:
-        raise Conflict(f"worker {worker_id} speaks: it is not lost", code="worker_alive")
-    held = {
-        "sandboxes": row.sandboxes,
-        "reservations": row.reservations + row.moving,
-        "snapshots": row.snapshots,
-    }
-    if not is_lost and any(held.values()):
-        counts = ", ".join(f"{count} {name}" for name, count in held.items() if count)
-        raise Conflict(f"worker {worker_id} is not empty: {counts}", code="worker_not_empty", details=held)
-    return str(row.state)
-
-
-def _forgotten(worker_id: WorkerId, state: str, *, is_lost: bool, actor: str) -> Any:
-    return _LOG.values(
-        event="forgotten",
-        actor=actor,
-        reason="its host is said to be lost" if is_lost else "it is empty",
-        at=func.now(),
-        from_state=state,
-        to_state=_GONE,
-        worker_id=worker_id,
-        epoch=0,
-        detail={},
-    )
 
 
 def _seen_again(worker: Worker, written: Any, row: Any) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def _body(worker_id: WorkerId, drain: Drain | None) -> DrainBody:
         begun_at=drain.begun_at,
         drained_at=drain.drained_at,
         requested_by=drain.actor,
+        owner=drain.owner.value,
+        reason=drain.reason,
         sandboxes=[_stay_body(stay) for stay in drain.stays],
     )
 

@@ -26,6 +26,8 @@ TOLD_AS: Mapping[str, str] = MappingProxyType(
         "stale_lease": "not_ready",
         "stale_term": "not_ready",
         "worker_gone": "not_ready",
+        "machine_refused": "not_ready",
+        "pool_unreachable": "not_ready",
         "worker_unreachable": "not_ready",
         "snapshot_unusable": "checkpoint_failed",
     }

@@ -17,8 +17,11 @@ from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSi
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
 from sandfleet.controlplane.loops.autoscale import AutoscaleLoop
+from sandfleet.controlplane.loops.capacity import CapacityLoop
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
+from sandfleet.controlplane.loops.machines import MachineLoop
+from sandfleet.controlplane.loops.orphans import OrphanLoop
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
@@ -65,6 +68,8 @@ RECONCILE_EVERY_S = 5.0
 CLEANUP_EVERY_S = 600.0
 GARBAGE_EVERY_S = 5.0
 STRAYS_EVERY_S = 60.0
+CAPACITY_EVERY_S = 5.0
+ORPHANS_EVERY_S = 60.0
 SWEEP_EVERY_S = 3600.0
 
 
@@ -219,4 +224,14 @@ class Fleet:
             Loop("strays", STRAYS_EVERY_S, lambda term: strays.tick(plane, term=term)),
             Loop("sweep", SWEEP_EVERY_S, lambda _: sweep.tick(plane)),
             Loop("cleanup", CLEANUP_EVERY_S, lambda _: cleanup.tick(plane)),
+            *(self._machine_loops() if plane.pools else ()),
+        )
+
+    def _machine_loops(self) -> tuple[Loop, ...]:
+        every_s, machines = self._plane.settings.loop_interval_s, MachineLoop(self._plane)
+        orphans, capacity = OrphanLoop(self._plane), CapacityLoop(self._plane)
+        return (
+            Loop("capacity", CAPACITY_EVERY_S, lambda term: capacity.tick(term=term)),
+            Loop("machines", every_s, lambda term: machines.tick(term=term)),
+            Loop("orphans", ORPHANS_EVERY_S, lambda term: orphans.tick(term=term)),
         )

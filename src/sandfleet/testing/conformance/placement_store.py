@@ -173,7 +173,27 @@ async def owners_are_those_of_the_rows_that_there_are(stores: Stores) -> None:
     assert await stores.workers.owners(names) == {SandboxId("sb-one"): replace(owner, is_terminal=True)}
 
 
+async def who_waits_is_told_as_the_decision_sees_it(stores: Stores) -> None:
+    await stores.organisations.create(an_organisation())
+    await stores.workers.register(a_worker())
+    assert await stores.placements.waiting() == []
+    second, _ = await asked_for(stores, "sb-two", step="queue", later_s=2)
+    first, _ = await asked_for(stores, "sb-one", step="queue", later_s=1)
+    third, sandbox = await asked_for(stores, "sb-three", later_s=3)
+    told = await stores.placements.waiting()
+    assert [one.operation_id for one in told] == [first.id, second.id]
+    seen: list[Waiting] = []
+
+    def look(view: FleetView, waiting: Sequence[Waiting]) -> NoPlacement:
+        seen.extend(waiting)
+        return NoPlacement(refusals={})
+
+    await stores.placements.place(third, sandbox, look, at=NOON)
+    assert seen == list(told)
+
+
 CHECKS: tuple[Check, ...] = (
+    who_waits_is_told_as_the_decision_sees_it,
     a_placement_is_written_with_owner_epoch_step_and_log,
     a_killed_sandbox_is_not_placed,
     a_replica_that_lost_the_lease_places_nothing,

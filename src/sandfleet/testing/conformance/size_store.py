@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sandfleet.controlplane.dependencies import Stores
@@ -11,6 +12,7 @@ from sandfleet.model.operation import OperationKind
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.scaling import Scaling
 from sandfleet.planning.placement import FleetView, Placement
+from sandfleet.planning.queue import Waiting
 from sandfleet.ports.stores import Placed
 from sandfleet.testing.builders import a_transition, a_worker, an_operation, an_organisation
 from sandfleet.testing.conformance.checking import Check, create, refusing
@@ -23,8 +25,8 @@ async def _running(stores: Stores, name: str, scaling: Scaling) -> Sandbox:
     sandbox = await create(stores, name, scaling=scaling)
     operation = await stores.operations.get(OperationId(f"op-{name}"))
 
-    def here(_view: FleetView, _waiting: object) -> Placement:
-        return Placement(a_worker().id, "the only one", {})
+    def here(view: FleetView, waiting: Sequence[Waiting]) -> Placement:
+        return Placement(a_worker().id, "the only one")
 
     placed = await stores.placements.place(operation, sandbox, here, at=sandbox.created_at)
     assert isinstance(placed, Placed)

@@ -26,6 +26,7 @@ from sandfleet.model.ids import (
     SnapshotId,
     WorkerId,
 )
+from sandfleet.model.launch import Launch, LaunchId
 from sandfleet.model.operation import Lease, Operation, OperationState
 from sandfleet.model.organisation import ApiKey, Organisation, Quotas, first_excess
 from sandfleet.model.preview import Preview
@@ -106,6 +107,8 @@ class MemoryDatabase:
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     quarantined: dict[WorkerId, list[SandboxId]] = field(default_factory=dict)
     drains: dict[WorkerId, Drain] = field(default_factory=dict)
+    launches: dict[LaunchId, Launch] = field(default_factory=dict)
+    planner_states: dict[str, dict[str, Any]] = field(default_factory=dict)
     sandboxes: dict[SandboxId, Sandbox] = field(default_factory=dict)
     operations: dict[OperationId, StoredOperation] = field(default_factory=dict)
     running: dict[OperationId, StoredOperation] = field(default_factory=dict)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sandfleet.model.drain import Drain, DrainState
+from sandfleet.model.drain import Drain, DrainOwner, DrainState
 from sandfleet.model.errors import NotFound
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.link import Link
+
+_ASKED_FOR = "asked for"
 
 
 class MemoryDrainStore:
@@ -25,12 +27,9 @@ class MemoryDrainStore:
         """Write it down."""
 
         def work() -> Drain:
-            database = self._database
-            worker = self._known(worker_id)
-            if worker_id not in database.drains:
-                database.drains[worker_id] = Drain(worker_id, actor, database.now())
-                self._change(worker, draining=True, event="drain_requested", actor=actor)
-            return database.drains[worker_id]
+            owner = DrainOwner.OPERATOR
+            begin_drain(self._database, worker_id, owner=owner, actor=actor, reason=_ASKED_FOR)
+            return self._database.drains[worker_id]
 
         return await self._link.call(work, repeatable=True, name="begin_drain")
 
@@ -38,11 +37,7 @@ class MemoryDrainStore:
         """Take it back."""
 
         def work() -> bool:
-            worker = self._known(worker_id)
-            if self._database.drains.pop(worker_id, None) is None:
-                return False
-            self._change(worker, draining=False, event="drain_undone", actor=actor)
-            return True
+            return end_drain(self._database, worker_id, actor=actor, reason=_ASKED_FOR)
 
         return await self._link.call(work, repeatable=True, name="end_drain")
 
@@ -78,34 +73,70 @@ class MemoryDrainStore:
             drained_at = database.now() if is_news else before.drained_at
             if drain.state is not DrainState.DRAINED:
                 drained_at = None
-            database.drains[drain.worker_id] = replace(drain, stays=tuple(drain.stays), drained_at=drained_at)
+            database.drains[drain.worker_id] = replace(
+                before, state=drain.state, moved=drain.moved, stays=tuple(drain.stays), drained_at=drained_at
+            )
             if is_news:
                 worker = database.workers[drain.worker_id]
-                self._log(worker, event="drained", actor="drain", reason=f"{drain.moved} sandboxes moved")
+                _log(
+                    database, worker, event="drained", actor="drain", reason=f"{drain.moved} sandboxes moved"
+                )
             return True
 
         return await self._link.call(work, repeatable=True, name="save_drain")
 
-    def _known(self, worker_id: WorkerId) -> Worker:
-        worker = self._database.workers.get(worker_id)
-        if worker is None or worker.state is WorkerState.GONE:
-            raise NotFound(f"worker {worker_id} not found")
-        return worker
 
-    def _change(self, worker: Worker, *, draining: bool, event: str, actor: str) -> None:
-        after = replace(worker, draining=draining, version=worker.version + 1)
-        self._database.workers[worker.id] = after
-        self._log(after, event=event, actor=actor, reason="asked for")
+def begin_drain(
+    database: MemoryDatabase, worker_id: WorkerId, *, owner: DrainOwner, actor: str, reason: str
+) -> DrainOwner:
+    """Write it down, or take over what a loop has begun; return whose it is. NotFound."""
+    worker, before = _known(database, worker_id), database.drains.get(worker_id)
+    if before is None:
+        database.drains[worker_id] = Drain(worker_id, actor, database.now(), owner=owner, reason=reason)
+        worker = _mark(database, worker, draining=True)
+    elif owner is DrainOwner.OPERATOR and before.owner is not owner:
+        database.drains[worker_id] = replace(before, actor=actor, owner=owner, reason=reason)
+    else:
+        return before.owner
+    _log(database, worker, event="drain_requested", actor=actor, reason=reason)
+    return owner
 
-    def _log(self, worker: Worker, *, event: str, actor: str, reason: str) -> None:
-        self._database.log(
-            Transition(
-                event=event,
-                actor=actor,
-                reason=reason,
-                at=self._database.now(),
-                from_state=worker.state,
-                to_state=worker.state,
-                worker_id=worker.id,
-            )
+
+def end_drain(
+    database: MemoryDatabase, worker_id: WorkerId, *, actor: str, reason: str, owner: DrainOwner | None = None
+) -> bool:
+    """Take it back, if it is `owner`'s; false when there is none such. NotFound."""
+    worker, before = _known(database, worker_id), database.drains.get(worker_id)
+    if before is None or owner not in (None, before.owner):
+        return False
+    del database.drains[worker_id]
+    worker = _mark(database, worker, draining=False)
+    _log(database, worker, event="drain_undone", actor=actor, reason=reason)
+    return True
+
+
+def _known(database: MemoryDatabase, worker_id: WorkerId) -> Worker:
+    worker = database.workers.get(worker_id)
+    if worker is None or worker.state is WorkerState.GONE:
+        raise NotFound(f"worker {worker_id} not found")
+    return worker
+
+
+def _mark(database: MemoryDatabase, worker: Worker, *, draining: bool) -> Worker:
+    after = replace(worker, draining=draining, version=worker.version + 1)
+    database.workers[worker.id] = after
+    return after
+
+
+def _log(database: MemoryDatabase, worker: Worker, *, event: str, actor: str, reason: str) -> None:
+    database.log(
+        Transition(
+            event=event,
+            actor=actor,
+            reason=reason,
+            at=database.now(),
+            from_state=worker.state,
+            to_state=worker.state,
+            worker_id=worker.id,
         )
+    )

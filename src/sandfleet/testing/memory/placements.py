@@ -77,6 +77,10 @@ class MemoryPlacementStore:
         """Return how many creates wait."""
         return await self._link.call(lambda: len(self._queued()), repeatable=True, name="queue_length")
 
+    async def waiting(self) -> Sequence[Waiting]:
+        """Return the creates that wait."""
+        return await self._link.call(self._waiting, repeatable=True, name="waiting")
+
     def _require(self, operation: Operation, sandbox: Sandbox) -> None:
         self._database.require_lease(operation)
         self._database.require_version(sandbox)

@@ -6,6 +6,7 @@ from sandfleet.controlplane.dependencies import Stores
 from sandfleet.testing.memory.commands import MemoryPendingCommandStore
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.drains import MemoryDrainStore
+from sandfleet.testing.memory.fleet import MemoryFleetStore
 from sandfleet.testing.memory.idempotency import MemoryIdempotencyStore
 from sandfleet.testing.memory.link import DirectLink, Link
 from sandfleet.testing.memory.move_places import MemoryMoveStore
@@ -43,6 +44,7 @@ def memory_stores(database: MemoryDatabase, link: Link | None = None) -> Stores:
         sizes=MemorySizeStore(database, way),
         moves=MemoryMoveStore(database, way),
         drains=MemoryDrainStore(database, way),
+        fleet=MemoryFleetStore(database, way),
         log=MemoryTransitionLog(database, way),
         commands=MemoryPendingCommandStore(database, way),
     )

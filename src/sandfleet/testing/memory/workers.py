@@ -99,7 +99,7 @@ class MemoryWorkerStore:
             for worker in silent:
                 changed = replace(worker, state=state, version=worker.version + 1)
                 database.workers[worker.id] = changed
-                self._log(worker, changed, event=state.value, actor="liveness")
+                _log(database, worker, changed, event=state.value, actor="liveness")
             return [database.workers[worker.id] for worker in silent]
 
         return await self._link.call(work, repeatable=True, name="mark_absent")
@@ -108,36 +108,10 @@ class MemoryWorkerStore:
         """Move it to `gone` if nothing depends on it, or on somebody's word."""
 
         def work() -> Worker:
-            database = self._database
-            before = database.workers.get(worker_id)
-            if before is None:
-                raise NotFound(f"worker {worker_id} not found")
-            if before.state is not WorkerState.GONE:
-                self._require_forgettable(before, is_lost=is_lost)
-                after = replace(before, state=WorkerState.GONE, version=before.version + 1)
-                database.workers[worker_id] = after
-                self._log(before, after, event="forgotten", actor=actor)
-            return database.read_worker(database.workers[worker_id])
+            forget_worker(self._database, worker_id, is_lost=is_lost, actor=actor)
+            return self._database.read_worker(self._database.workers[worker_id])
 
         return await self._link.call(work, repeatable=True, name="forget_worker")
-
-    def _require_forgettable(self, worker: Worker, *, is_lost: bool) -> None:
-        database = self._database
-        if is_lost:
-            if worker.state is WorkerState.READY:
-                raise Conflict(f"worker {worker.id} speaks: it is not lost", code="worker_alive")
-            return
-        depends = (
-            any(one.worker_id == worker.id and not one.is_terminal for one in database.sandboxes.values()),
-            any(one.worker_id == worker.id for one in database.reservations.values()),
-            any(one.worker_id == worker.id for one in database.second_places.values()),
-            any(
-                one.worker_id == worker.id and one.state in (SnapshotState.SAVING, SnapshotState.LOCAL)
-                for one in database.snapshots.values()
-            ),
-        )
-        if any(depends):
-            raise Conflict(f"worker {worker.id} is not empty", code="worker_not_empty")
 
     async def set_quarantined(
         self, worker_id: WorkerId, sandbox_ids: Sequence[SandboxId], *, term: int
@@ -154,6 +128,13 @@ class MemoryWorkerStore:
     def _write(self, before: Worker | None, said: Worker) -> None:
         database = self._database
         after = replace(said, committed=NOTHING, last_seen_at=database.now())
+        is_ending = any(
+            said.machine_id in launch.machine_names and launch.ending_since is not None
+            for launch in database.launches.values()
+        )
+        if is_ending:
+            said = replace(said, state=WorkerState.GONE)
+            after = replace(after, state=WorkerState.GONE)
         if before is not None:
             state = WorkerState.GONE if before.state is WorkerState.GONE else said.state
             after = replace(
@@ -164,20 +145,51 @@ class MemoryWorkerStore:
             )
         database.workers[said.id] = after
         if before is None or before.state is not after.state:
-            self._log(before, after, event="registered" if before is None else "seen", actor=said.id)
+            _log(database, before, after, event="registered" if before is None else "seen", actor=said.id)
 
-    def _log(self, before: Worker | None, after: Worker, *, event: str, actor: str) -> None:
-        self._database.log(
-            Transition(
-                event=event,
-                actor=actor,
-                reason="heartbeat" if actor == after.id else "no heartbeat",
-                at=self._database.now(),
-                from_state=None if before is None else before.state,
-                to_state=after.state,
-                worker_id=after.id,
-            )
+
+def forget_worker(database: MemoryDatabase, worker_id: WorkerId, *, is_lost: bool, actor: str) -> None:
+    """Move it to `gone` if nothing depends on it, or on somebody's word; NotFound, Conflict."""
+    before = database.workers.get(worker_id)
+    if before is None:
+        raise NotFound(f"worker {worker_id} not found")
+    if before.state is not WorkerState.GONE:
+        _require_forgettable(database, before, is_lost=is_lost)
+        after = replace(before, state=WorkerState.GONE, version=before.version + 1)
+        database.workers[worker_id] = after
+        _log(database, before, after, event="forgotten", actor=actor)
+
+
+def _require_forgettable(database: MemoryDatabase, worker: Worker, *, is_lost: bool) -> None:
+    if is_lost:
+        if worker.state is WorkerState.READY:
+            raise Conflict(f"worker {worker.id} speaks: it is not lost", code="worker_alive")
+        return
+    depends = (
+        any(one.worker_id == worker.id and not one.is_terminal for one in database.sandboxes.values()),
+        any(one.worker_id == worker.id for one in database.reservations.values()),
+        any(one.worker_id == worker.id for one in database.second_places.values()),
+        any(
+            one.worker_id == worker.id and one.state in (SnapshotState.SAVING, SnapshotState.LOCAL)
+            for one in database.snapshots.values()
+        ),
+    )
+    if any(depends):
+        raise Conflict(f"worker {worker.id} is not empty", code="worker_not_empty")
+
+
+def _log(database: MemoryDatabase, before: Worker | None, after: Worker, *, event: str, actor: str) -> None:
+    database.log(
+        Transition(
+            event=event,
+            actor=actor,
+            reason="heartbeat" if actor == after.id else "no heartbeat",
+            at=database.now(),
+            from_state=None if before is None else before.state,
+            to_state=after.state,
+            worker_id=after.id,
         )
+    )
 
 
 def _is_news(before: Worker, said: Worker) -> bool:

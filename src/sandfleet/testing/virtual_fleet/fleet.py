@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import OperationId, OrganisationId, SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.resources import Resources
@@ -18,7 +19,6 @@ from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.consolidation import lightest_first
 from sandfleet.planning.fleet import (
     AbandonLaunch,
-    DrainOwner,
     DrainWorker,
     FleetCommand,
     KeepWorker,

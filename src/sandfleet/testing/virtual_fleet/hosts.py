@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import MachineSize
 from sandfleet.model.resources import Resources
 from sandfleet.model.worker import Worker, WorkerState
-from sandfleet.planning.fleet import DrainOwner, Member, Resident
+from sandfleet.planning.fleet import Member, Resident
 from sandfleet.planning.placement import PlacementPolicy, PlacementRequest
 from sandfleet.planning.placement_index import PlacementIndex
 from sandfleet.planning.sizes_to_launch import empty_worker

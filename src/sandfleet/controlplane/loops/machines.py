@@ -1,0 +1,157 @@
+"""Carries out what was decided about machines: asks the pools, sees workers join, ends what was given up.
+
+All that it needs stands in the launches' rows and in the pools, so a new leader goes on where the old one
+was: a launch that got no answer is asked for again by the same name, and one that is to end is ended again
+until its pool says that it is gone. A pool that does not answer holds up its own machines alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sandfleet.adapters.task_group import TaskGroup
+from sandfleet.controlplane.dependencies import ControlPlane
+from sandfleet.model.errors import MachineRefused, PoolUnreachable
+from sandfleet.model.launch import Launch, LaunchId, LaunchState
+from sandfleet.model.machine import MachineOrder
+from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.ports.machine_pool import MachinePool
+
+CALLS_MAX = 50
+"""Of each pool in one round; the others have their turn in the next."""
+SILENCES_MAX = 3
+"""So many calls of one round without an answer, and the pool is left alone until the next."""
+UNSEEN = timedelta(minutes=5)
+"""So long after a launch was given up a machine of it that nobody has seen may still come to light."""
+
+
+@dataclass(slots=True)
+class MachineLoop:
+    """The leader's loop; it remembers only whose turn was last."""
+
+    plane: ControlPlane
+    _last: dict[str, LaunchId] = field(default_factory=dict)
+
+    async def tick(self, *, term: int) -> str:
+        """Go on with every launch that is pending, or whose machine is to end."""
+        launches = [one for one in await self.plane.stores.fleet.launches() if _is_open(one)]
+        if not launches:
+            return "no machine is asked for"
+        workers = {
+            one.machine_id: one
+            for one in await self.plane.stores.workers.list()
+            if one.state is not WorkerState.GONE
+        }
+        said: list[str] = []
+        async with TaskGroup() as tasks:
+            for name in sorted({one.pool for one in launches}):
+                mine = [one for one in launches if one.pool == name]
+                tasks.create_task(self._go_on(name, mine, workers, said, term=term))
+        return "; ".join(sorted(said))
+
+    async def _go_on(
+        self,
+        name: str,
+        launches: Sequence[Launch],
+        workers: Mapping[str, Worker],
+        said: list[str],
+        *,
+        term: int,
+    ) -> None:
+        pool = self.plane.pools.get(name)
+        if pool is None:
+            said.append(f"{name}: there is no such pool here, {len(launches)} launches wait")
+            return
+        round_ = _Round(self.plane, pool, term)
+        for launch in self._in_turn(name, launches):
+            if round_.calls >= CALLS_MAX or len(round_.silences) >= SILENCES_MAX:
+                break
+            self._last[name] = launch.id
+            await round_.go_on(launch, workers)
+        said.append(f"{name}: {round_.sentence(launches)}")
+
+    def _in_turn(self, name: str, launches: Sequence[Launch]) -> Sequence[Launch]:
+        last = self._last.get(name, "")
+        return sorted(launches, key=lambda one: (one.id <= last, one.id))
+
+
+class _Round:
+    """One pool in one round."""
+
+    def __init__(self, plane: ControlPlane, pool: MachinePool, term: int) -> None:
+        self._plane, self._pool, self._term = plane, pool, term
+        self._fleet = plane.stores.fleet
+        self._tagged: Mapping[LaunchId | None, str] | None = None
+        self._done: Counter[str] = Counter()
+        self.calls = 0
+        self.silences: list[str] = []
+
+    async def go_on(self, launch: Launch, workers: Mapping[str, Worker]) -> None:
+        """Take the next step of one launch."""
+        try:
+            if launch.is_ending:
+                await self._end(launch)
+                return
+            worker = next((workers[name] for name in launch.machine_names if name in workers), None)
+            if worker is not None:
+                self._done["joined"] += await self._fleet.join(launch.id, worker.id, term=self._term)
+            elif launch.machine_id is None:
+                await self._launch(launch)
+        except PoolUnreachable as error:
+            self.silences.append(error.message)
+
+    def sentence(self, launches: Sequence[Launch]) -> str:
+        """Say what was done, or what is waited for."""
+        ending = sum(one.is_ending for one in launches)
+        done = ", ".join(f"{number} {what}" for what, number in sorted(self._done.items()) if number)
+        waiting = f"{len(launches) - ending} machines boot, {ending} end"
+        return "; ".join([done or waiting, *self.silences[:1]])
+
+    async def _launch(self, launch: Launch) -> None:
+        order = MachineOrder(launch.id, launch.size.partition("/")[2], launch.version)
+        self.calls += 1
+        try:
+            machine = await self._pool.launch(order, term=self._term)
+        except MachineRefused as error:
+            said, why = error.message, error.failure
+            if await self._fleet.fail(launch.id, why, said=said, term=self._term):
+                self._done[f"refused ({why})"] += 1
+                await self._fleet.let_go(launch.id, term=self._term)
+        else:
+            self._done["begun"] += await self._fleet.name_machine(launch.id, machine.id, term=self._term)
+
+    async def _end(self, launch: Launch) -> None:
+        machine_id = launch.machine_id or await self._found(launch)
+        # Asked also when no machine is known: its worker may have come under the name of the launch.
+        if not await self._fleet.take_off(launch.id, term=self._term):
+            self._done["joined after all"] += 1
+        elif machine_id is not None:
+            self.calls += 1
+            if await self._pool.terminate(machine_id, term=self._term):
+                self._done["gone"] += await self._fleet.let_go(launch.id, term=self._term)
+        elif self._is_settled(launch):
+            self._done["gone"] += await self._fleet.let_go(launch.id, term=self._term)
+
+    async def _found(self, launch: Launch) -> str | None:
+        """Find a machine by its tag, of a launch that was given up before its pool had answered."""
+        if not self._is_settled(launch):
+            return None
+        if self._tagged is None:
+            self.calls += 1
+            self._tagged = {one.launch_id: one.id for one in await self._pool.list()}
+        found = self._tagged.get(launch.id)
+        if found is not None:
+            await self._fleet.name_machine(launch.id, found, term=self._term)
+        return found
+
+    def _is_settled(self, launch: Launch) -> bool:
+        """Whether no call for it can be under way any more."""
+        since = launch.ending_since
+        return since is not None and self._plane.clock.now() - since >= UNSEEN
+
+
+def _is_open(launch: Launch) -> bool:
+    return launch.state is LaunchState.PENDING or launch.is_ending

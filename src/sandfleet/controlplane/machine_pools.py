@@ -1,0 +1,68 @@
+"""Opens the pools that the settings name, and makes the policy of capacity out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sandfleet.adapters.machines.local import LocalMachinePool
+from sandfleet.adapters.machines.static import StaticMachinePool
+from sandfleet.controlplane.machine_settings import (
+    CapacitySettings,
+    Ec2PoolSettings,
+    LocalPoolSettings,
+    PoolSettings,
+)
+from sandfleet.controlplane.settings import ControlPlaneSettings
+from sandfleet.planning.capacity_policy import CapacityPolicy
+from sandfleet.ports.clock import Clock
+from sandfleet.ports.machine_pool import MachinePool
+
+
+def open_pools(settings: ControlPlaneSettings, clock: Clock) -> Mapping[str, MachinePool]:
+    """Return the pools by name, in the order of preference."""
+    pools = [_open(pool, region=settings.region, clock=clock) for pool in settings.pools]
+    return {pool.name: pool for pool in pools}
+
+
+def capacity_policy(
+    settings: ControlPlaneSettings, pools: Mapping[str, MachinePool]
+) -> CapacityPolicy | None:
+    """Return how many workers there shall be; None where nobody has said so."""
+    given: CapacitySettings | None = settings.capacity
+    if given is None:
+        return None
+    sizes = tuple(size for pool in pools.values() for size in pool.sizes)
+    return CapacityPolicy(sizes=sizes, placement=settings.placement_policy, **given.model_dump())
+
+
+def _open(settings: PoolSettings, *, region: str, clock: Clock) -> MachinePool:
+    if isinstance(settings, LocalPoolSettings):
+        return LocalMachinePool(
+            settings.directory,
+            sizes=[size.machine_size(settings.kind, region=region) for size in settings.sizes],
+            machines_max=settings.machines_max,
+            memory_max_mib=settings.memory_max_mib,
+            clock=clock,
+        )
+    if isinstance(settings, Ec2PoolSettings):
+        return _ec2(settings, region=region)
+    return StaticMachinePool()
+
+
+def _ec2(settings: Ec2PoolSettings, *, region: str) -> MachinePool:
+    # Only who has such a pool needs Amazon's library, which is an extra.
+    from sandfleet.adapters.machines.ec2 import Ec2Config, Ec2MachinePool, Ec2Size
+
+    sizes = [
+        Ec2Size(size.machine_size(settings.kind, region=region), size.instance_type, is_spot=size.is_spot)
+        for size in settings.sizes
+    ]
+    return Ec2MachinePool(
+        Ec2Config(
+            fleet=settings.fleet,
+            region=settings.aws_region,
+            launch_template=settings.launch_template,
+            sizes=sizes,
+            endpoint_url=settings.endpoint_url,
+        )
+    )

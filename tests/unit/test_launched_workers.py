@@ -1,0 +1,130 @@
+"""Machines that the fleet launches on its own host: workers with a part of the host that nobody else has."""
+
+from __future__ import annotations
+
+import tomllib
+from ipaddress import ip_network
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from sandfleet.adapters.machines.local import LocalMachinePool
+from sandfleet.local.configuration import (
+    WORKERS_MAX,
+    FleetConfiguration,
+    load_configuration,
+    load_secrets,
+    save_configuration,
+    with_workers_added,
+)
+from sandfleet.local.launched_machines import slots_lent
+from sandfleet.local.launched_workers import clear_machine, follower_of
+from sandfleet.local.layout import Layout
+from sandfleet.local.machine_follower import MachineFollower
+from sandfleet.local.settings_files import worker_settings
+from sandfleet.local.state import ServiceKind
+from sandfleet.local.up import UpOrder, configure
+from sandfleet.model.launch import LaunchId, MachineSize
+from sandfleet.model.machine import MachineOrder
+from sandfleet.testing.builders import resources
+from sandfleet.testing.clock import JumpingClock
+from sandfleet.worker.engine import MACHINES_MAX
+from sandfleet.worker.settings import WorkerSettings
+
+SMALL = MachineSize("local", "small", resources(2048, cpu_count=3, disk_mib=40960))
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path / "fleet")
+    layout.make()
+    configuration = with_workers_added(load_configuration(layout), 2)
+    save_configuration(layout, configuration)
+    return layout
+
+
+def follower(layout: Layout) -> MachineFollower:
+    return follower_of(layout, load_configuration(layout), load_secrets(layout), before=None)
+
+
+async def launch(layout: Layout, *numbers: int) -> LocalMachinePool:
+    pool = LocalMachinePool(
+        layout.machines, sizes=(SMALL,), machines_max=20, memory_max_mib=10**6, clock=JumpingClock()
+    )
+    for number in numbers:
+        await pool.launch(MachineOrder(LaunchId(f"launch-{number}"), "small", "v1"), term=1)
+    return pool
+
+
+def settings_of(layout: Layout, name: str) -> WorkerSettings:
+    return WorkerSettings(**tomllib.loads(layout.settings(name).read_text()))
+
+
+async def test_a_launched_worker_has_the_size_that_was_asked_for_and_the_name_of_its_launch(
+    layout: Layout,
+) -> None:
+    await launch(layout, 1)
+    (service,) = follower(layout).services()
+    assert (service.name, service.kind, service.after) == ("wk-launch-1", ServiceKind.WORKER, ("server",))
+    settings = settings_of(layout, service.name)
+    assert (settings.worker_id, settings.machine_id) == ("wk-launch-1", "launch-1")
+    assert (settings.memory_budget_mib, settings.cpu_budget, settings.disk_budget_mib) == (2048, 3, 40960)
+    assert settings.memory_max_mib == 2048
+    assert settings.listen_port == service.port
+
+
+async def test_no_two_workers_of_a_host_share_addresses_or_users(layout: Layout) -> None:
+    """And one for which nothing is left waits until another has gone."""
+    configuration: FleetConfiguration = load_configuration(layout)
+    count = WORKERS_MAX - len(configuration.workers)
+    pool = await launch(layout, *range(count + 1))
+    launched = follower(layout)
+    services = launched.services()
+    assert len(services) == count
+    own = [
+        worker_settings(configuration, choice, load_secrets(layout), layout=layout)
+        for choice in configuration.workers
+    ]
+    given = [settings_of(layout, service.name) for service in services]
+    ranges = [str(one["network_range"]) for one in own] + [one.network_range for one in given]
+    networks = [ip_network(one) for one in ranges]
+    assert not any(a.overlaps(b) for a in networks for b in networks if a is not b)
+    firsts = sorted([int(one["uid_first"]) for one in own] + [one.uid_first for one in given])
+    assert len(firsts) == WORKERS_MAX
+    assert all(after - before >= MACHINES_MAX for before, after in pairwise(firsts))
+    assert len({service.port for service in services}) == count
+    await pool.terminate("launch-0", term=1)
+    (order,) = launched.machines.ending()
+    assert [one.name for one in launched.services()] == [one.name for one in services[1:]]
+    launched.say_gone(order)
+    assert len(launched.services()) == count
+    assert launched.machines.ending() == []
+
+
+async def test_a_machine_keeps_its_place_when_the_supervisor_is_another(layout: Layout) -> None:
+    await launch(layout, 1, 2)
+
+    def places() -> list[tuple[str, int]]:
+        found = [settings_of(layout, one.name) for one in follower(layout).services()]
+        return [(one.network_range, one.uid_first) for one in found]
+
+    first = places()
+    assert places() == first
+
+
+async def test_a_worker_that_is_added_by_hand_takes_no_launched_ones_place(layout: Layout) -> None:
+    await launch(layout, 1)
+    follower(layout).services()
+    (lent,) = slots_lent(layout.machines)
+    configure(layout, UpOrder(workers=WORKERS_MAX))
+    slots = {worker.slot for worker in load_configuration(layout).workers}
+    assert slots == set(range(WORKERS_MAX)) - {lent}
+
+
+async def test_clearing_away_what_never_came_up_is_no_fault(layout: Layout) -> None:
+    kept = layout.worker_data("wk-launch-1")
+    (kept / "machines").mkdir(parents=True)
+    await clear_machine(layout, "wk-launch-1")
+    await clear_machine(layout, "wk-launch-1")
+    assert not kept.exists()
