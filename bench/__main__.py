@@ -29,6 +29,7 @@ from bench.rows import (
     fork,
     hibernate,
     memory,
+    migrate,
     packing,
     placements,
     resize,
@@ -52,6 +53,7 @@ ROWS = {
     "checkpoint": checkpoint.measure,
     "fork": fork.measure,
     "resize": resize.measure,
+    "migrate": migrate.measure,
     "density": density.measure,
     "failover": failover.measure,
 }

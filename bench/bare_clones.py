@@ -27,10 +27,10 @@ from sandfleet.adapters.qemu.config import (
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
-from sandfleet.adapters.qemu.manifest import Manifest
+from sandfleet.adapters.qemu.manifest import Manifest, ProcessIdentity
 from sandfleet.adapters.qemu.process import ProcessHandle
 from sandfleet.adapters.qemu.qmp import Qmp
-from sandfleet.adapters.qemu.spawn import SpawnRecipe, spawn
+from sandfleet.adapters.qemu.spawn import Spawned, SpawnRecipe, spawn
 from sandfleet.adapters.qemu.standstill import thaw
 from sandfleet.adapters.qemu.template import (
     DATA_EMPTY_FILE,
@@ -109,24 +109,23 @@ class Seat:
 
     async def start(self) -> BareClone:
         """Start QEMU, load the state, greet the agent. A failure removes the seat."""
-        prepared = replace(self.host, network=PreparedNetwork(self.host.network, self.tap))
         async with self.undo.pop_all() as undo:
             directory = self.host.directory(self.manifest.machine_id)
-            recipe = self._recipe(directory)
-            spawned = await spawn(prepared, self.manifest, recipe)
+            recipe = self.recipe(directory)
+            spawned = await self.spawn(recipe)
             handle = ProcessHandle(spawned.process)
             qmp = await Qmp.connect(directory / QMP_SOCKET)
             await self._load(qmp, spawned.state_path)
             guest = await self.host.guests(directory / AGENT_SOCKET)
             undo.pop_all()
         self.host.busy.discard(self.manifest.machine_id)
-        manifest = msgspec.structs.replace(
-            self.manifest,
-            process=spawned.process,
-            root=first_chain(ROOT_DRIVE, [ROOT_OVERLAY], backings=recipe.root[1:]),
-            data=first_chain(DATA_DRIVE, [DATA_OVERLAY], backings=recipe.data[1:]),
-        )
+        manifest = self.manifest_of(spawned.process, recipe)
         return BareClone(QemuMachine(self.host, manifest, Sessions(handle, qmp, guest)))
+
+    async def spawn(self, recipe: SpawnRecipe) -> Spawned:
+        """Start QEMU alone."""
+        prepared = replace(self.host, network=PreparedNetwork(self.host.network, self.tap))
+        return await spawn(prepared, self.manifest, recipe)
 
     async def _load(self, qmp: Qmp, state_path: str) -> None:
         if self.saved is None:
@@ -135,7 +134,8 @@ class Seat:
             await migration.load_from(qmp, state_path, memory_format=migration.MAPPED)
             await thaw(qmp)
 
-    def _recipe(self, directory: Path) -> SpawnRecipe:
+    def recipe(self, directory: Path) -> SpawnRecipe:
+        """Return what its QEMU is started from."""
         template = self.template
         return SpawnRecipe(
             shape=template.shape,
@@ -143,7 +143,16 @@ class Seat:
             state=self.saved or template.file(STATE_FILE),
             root=[directory / ROOT_OVERLAY, template.file(ROOT_FILE), template.backing("root")],
             data=[directory / DATA_OVERLAY, template.file(DATA_FILE), template.backing("data")],
-            limits=limits(memory_mib=template.shape.memory_base_mib, cpu_count=1),
+            limits=limits(memory_mib=template.memory_mib, cpu_count=1),
+        )
+
+    def manifest_of(self, process: ProcessIdentity, recipe: SpawnRecipe) -> Manifest:
+        """Return the manifest of the machine that runs in this seat."""
+        return msgspec.structs.replace(
+            self.manifest,
+            process=process,
+            root=first_chain(ROOT_DRIVE, [ROOT_OVERLAY], backings=recipe.root[1:]),
+            data=first_chain(DATA_DRIVE, [DATA_OVERLAY], backings=recipe.data[1:]),
         )
 
 
@@ -169,6 +178,11 @@ class BareClones:
             yield cls(hypervisor, hypervisor._host, await hypervisor._template_for(order), order)
         finally:
             await hypervisor.sweep()
+
+    async def of_size(self, memory_mib: int) -> BareClones:
+        """Return what makes clones of the template that has so much memory."""
+        order = replace(self.order, memory_mib=memory_mib)
+        return replace(self, template=await self.hypervisor._template_for(order), order=order)
 
     async def seat(self) -> Seat:
         """Prepare one clone up to the start of its QEMU."""

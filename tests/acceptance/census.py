@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,15 @@ def machine_of(fleet: LiveFleet, machine: str) -> str | None:
     return _owners(fleet).get(machine)
 
 
+def epochs_of(fleet: LiveFleet, sandbox_id: str) -> dict[int, str]:
+    """Return the machines of a sandbox by the epochs under which they have it."""
+    return {
+        int(manifest["epoch"]): machine
+        for machine, manifest in _manifests(fleet).items()
+        if manifest["owner"] == sandbox_id
+    }
+
+
 def _engines(fleet: LiveFleet) -> list[HypervisorConfig]:
     """Return the engine of each worker."""
     return [
@@ -226,15 +236,16 @@ def _surplus(fleet: LiveFleet, owners: dict[str, str | None]) -> Iterable[list[s
 
 
 def _owners(fleet: LiveFleet) -> dict[str, str | None]:
-    owners: dict[str, str | None] = {}
+    return {machine: manifest["owner"] for machine, manifest in _manifests(fleet).items()}
+
+
+def _manifests(fleet: LiveFleet) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
     for engine in _engines(fleet):
         for machine in os.listdir(engine.machines_dir):
-            try:
-                manifest = json.loads((engine.machines_dir / machine / "manifest.json").read_text())
-            except FileNotFoundError:
-                continue  # removed while we looked
-            owners[machine] = manifest["owner"]
-    return owners
+            with suppress(FileNotFoundError):  # removed while we looked
+                found[machine] = json.loads((engine.machines_dir / machine / "manifest.json").read_text())
+    return found
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tests.acceptance.census import machine_of, qemu_processes
+from tests.acceptance.census import epochs_of, machine_of, qemu_processes
 from tests.acceptance.chaos.victims import Victims
 from tests.acceptance.live_fleet import LiveFleet
 
@@ -35,10 +35,19 @@ VERBS: dict[str, tuple[str, ...]] = {
     "restore": ("restore.", "load.ready", "succeed.", "erase.begun"),
     "fork": ("fork.capture", "fork.wait", "capture.published", "load.spawned", "start.sized"),
     "recover": ("recover.clear", "recover.place", "recover.start"),
+    "migrate": (
+        "migrate.receive",
+        "migrate.send",
+        "migrate.land",
+        "migrate.arrive",
+        "send.",
+        "land.",
+        "release.clear",
+    ),
 }
 """The points of each verb, by how their names begin."""
-MOVES = ("migrate.", "send.", "land.", "release.")
-"""Points of live migration: tests/vm breaks off there, between two workers."""
+BETWEEN_WORKERS = ("migrate",)
+"""Verbs that need two workers: `test_move_faults.py` has a fleet of these."""
 ELSEWHERE = (
     "create.queue",
     "wake.queue",
@@ -47,7 +56,8 @@ ELSEWHERE = (
     "expire.",
     "resize.",
     "reboot.",
-    *MOVES,
+    "migrate.grow",
+    "migrate.back",
 )
 """Points on ways that need a full fleet or are no part of these verbs: tests/integration breaks off there."""
 
@@ -56,6 +66,8 @@ ORDERS = "orders"
 """The directory of orders, in that of the fleet or beside it."""
 OUTSIDE = ("server", "worker", "postgres", "valkey", "qemu", "disk", "store")
 """What is done while the work is held; `kill` and `enospc` are done by the process itself."""
+OUTSIDE_MOVES = ("server", "worker", "postgres", "valkey", "source", "target")
+"""The same for moves: both workers' processes at once, or the QEMU of one side."""
 ALSO = (
     ("wake_fetched", "fetch.begun", "spoil"),
     ("hibernate", "put.announced", "spoil"),
@@ -114,6 +126,8 @@ class Faults:
         """Do it, and put right afterwards what does not mend by itself."""
         if fault == "qemu":
             self.kill_qemu(sandbox_id)
+        elif fault in ("source", "target"):
+            self.kill_side(sandbox_id, is_target=fault == "target")
         elif fault == "disk":
             with self._full_disk():
                 yield
@@ -143,6 +157,17 @@ class Faults:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
         return bool(victims)
+
+    def kill_side(self, sandbox_id: str, *, is_target: bool) -> None:
+        """Kill the QEMU that a sandbox moves away from, or the one that it moves to if there is one yet."""
+        sides = epochs_of(self.fleet, sandbox_id)
+        chosen = max(sides) if is_target else min(sides)
+        if is_target and len(sides) < 2:
+            return
+        process = qemu_processes(self.fleet).get(sides[chosen])
+        if process is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
 
     @contextmanager
     def _full_disk(self) -> Iterator[None]:

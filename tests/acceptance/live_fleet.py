@@ -57,11 +57,12 @@ class LiveFleet:
         return [found.group(1) for path in files if (found := wanted.search(path.read_text()))]
 
     def kill_9(self, role: str) -> int:
-        """Kill the process of a role (server, worker, postgres, valkey) as a crash would; return its pid."""
+        """Kill all processes of a role (server, worker, postgres, valkey), as a crash would; return a pid."""
         state = json.loads((self.data_dir / "state.json").read_text())
-        (pid,) = [service["process"]["pid"] for service in state["services"] if service["kind"] == role]
-        os.kill(pid, signal.SIGKILL)
-        return int(pid)
+        pids = [int(service["process"]["pid"]) for service in state["services"] if service["kind"] == role]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return pids[0]
 
     def wait_healthy(self, *, timeout_s: float = 120.0) -> None:
         """Return when the server is ready and a worker takes sandboxes again; leaves no sandbox behind."""

@@ -30,6 +30,7 @@ from tests.acceptance.census import (
 )
 from tests.acceptance.faults import (
     ALSO,
+    BETWEEN_WORKERS,
     ELSEWHERE,
     ORDERS,
     OUTSIDE,
@@ -50,6 +51,17 @@ pytestmark = [pytest.mark.timeout(300)]
 
 SETTLED = ("running", "hibernated", "stopped", "failed", "error")
 OTHERS = ("enospc", *OUTSIDE)
+BEFORE_HAND_OVER = (
+    "migrate.receive",
+    "migrate.send.begun",
+    "land.listening",
+    "send.mirroring",
+    "send.in_step",
+    "send.copying",
+    "send.paused",
+    "send.drained",
+)
+AFTER_ARRIVAL = ("migrate.arrive", "land.running", "release.clear")
 SETTLE_S = 120.0
 LEAK_S = 90.0
 
@@ -97,14 +109,21 @@ def subject(faults: Faults) -> Iterator[Subject]:
         http.delete(f"/api/sandboxes/{subject.sandbox_id}")
 
 
-def _rounds() -> list[tuple[str, str, str]]:
-    """Return (verb, point, fault): the process's own death everywhere, and one of the others in turn."""
+def chosen_rounds() -> list[tuple[str, str, str]] | None:
+    """Return the rounds that were asked for, None if all are."""
     if named := os.environ.get("SANDFLEET_FAULTS"):
         return [(parts[0], parts[1], parts[2]) for parts in (one.split("/") for one in named.split())]
+    return None
+
+
+def _rounds() -> list[tuple[str, str, str]]:
+    """Return (verb, point, fault): the process's own death everywhere, and one of the others in turn."""
+    if (named := chosen_rounds()) is not None:
+        return [one for one in named if one[0] not in BETWEEN_WORKERS]
     rounds: list[tuple[str, str, str]] = []
     turn = 0
     for verb in VERBS:
-        for point in points_of(verb):
+        for point in [] if verb in BETWEEN_WORKERS else points_of(verb):
             rounds += [(verb, point, "kill"), (verb, point, OTHERS[turn % len(OTHERS)])]
             turn += 1
     return [*rounds, *ALSO]
@@ -123,7 +142,7 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
     """Prepare, run the verb into the fault, let the fleet recover, and look at everything."""
     fleet = faults.fleet
     with fleet.client(timeout_s=150) as http:
-        prepare(http, subject, verb, losses=(verb == "recover") + (fault == "qemu"))
+        prepare(http, subject, verb, losses=(verb == "recover") + (fault in ("qemu", "source", "target")))
         before = take_census(fleet)
         order = fault if fault in ("kill", "enospc") else "hold"
         with faults.armed(point, order), ThreadPoolExecutor(1) as pool:
@@ -134,7 +153,7 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
                     faults.let_go(point)
                     outcome(asked, patience_s=20)
             outcome(asked, patience_s=150)
-        may_go_back = fault in ("qemu", "spoil") or verb in ("restore", "recover")
+        may_go_back = fault in ("qemu", "spoil") or verb in ("restore", "recover") or ends_it(point, fault)
         examine(http, subject, may_go_back=may_go_back, may_be_lost=fault == "spoil")
         clear_away(http, subject, spared={row.split()[0] for row in before.living})
         wait_for_no_leak(before, fleet, timeout_s=LEAK_S, but=subject.sandbox_id)
@@ -143,6 +162,13 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
             timeout_s=LEAK_S,
             what=f"no snapshots of nobody: {leftovers_of_snapshots(fleet)}",
         )
+
+
+def ends_it(point: str, fault: str) -> bool:
+    """Whether the QEMU of one side of a move is all there is of the sandbox: its loss is the sandbox's."""
+    if fault == "source":
+        return point.startswith(BEFORE_HAND_OVER)
+    return fault == "target" and point.startswith(AFTER_ARRIVAL)
 
 
 @pytest.mark.chaos
@@ -324,4 +350,5 @@ VERB_CALLS: dict[str, Callable[[Faults, Subject], str]] = {
     "restore": _posting("/api/sandboxes/{id}/checkpoints/{checkpoint}/restore"),
     "fork": _posting("/api/sandboxes/{id}/fork?count=2", {"timeout": 0}),
     "recover": _lose,
+    "migrate": _posting("/api/sandboxes/{id}/migrate", {"targetWorker": "*"}),
 }

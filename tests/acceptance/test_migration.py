@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.acceptance.counting_socket import counting
 from tests.acceptance.live_fleet import COMMAND, LiveFleet, wait_until
 
 from sandfleet_sdk import ApiError, Client, ExecResult
@@ -48,7 +49,8 @@ def _command(fleet: LiveFleet, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_sandbox_is_moved_there_and_back_while_it_works(twin_fleet: LiveFleet) -> None:
+@pytest.mark.parametrize("moves", [2, pytest.param(20, marks=pytest.mark.chaos)])
+def test_a_sandbox_is_moved_there_and_back_while_it_works(twin_fleet: LiveFleet, moves: int) -> None:
     with Client(twin_fleet.url, twin_fleet.api_key) as client, ThreadPoolExecutor(1) as pool:
         wait_until(
             lambda: [one.state for one in client.fleet.workers()] == ["ready", "ready"],
@@ -60,11 +62,13 @@ def test_a_sandbox_is_moved_there_and_back_while_it_works(twin_fleet: LiveFleet)
         try:
             client.files.write(sandbox_id, "/workspace/load.py", LOAD)
             load = f"python3 /workspace/load.py {COUNTED_MAX}"
-            counting = pool.submit(client.commands.run, sandbox_id, load, timeout_s=500)
-            _there_and_back(twin_fleet, client, sandbox_id)
-            time.sleep(1)
+            writing = pool.submit(client.commands.run, sandbox_id, load, timeout_s=500)
+            with counting(twin_fleet, client, sandbox_id) as on_socket:
+                _there_and_back(twin_fleet, client, sandbox_id, moves=moves)
+                time.sleep(1)
+            print(f"counted to {on_socket.reached}, at most {on_socket.longest_s:.1f} s for a number")
             client.files.write(sandbox_id, "/workspace/stop", b"")
-            _check(client, sandbox_id, counting.result(timeout=300))
+            _check(client, sandbox_id, writing.result(timeout=300))
         finally:
             client.sandboxes.kill(sandbox_id)
         wait_until(
@@ -74,7 +78,7 @@ def test_a_sandbox_is_moved_there_and_back_while_it_works(twin_fleet: LiveFleet)
         )
 
 
-def _there_and_back(fleet: LiveFleet, client: Client, sandbox_id: str) -> None:
+def _there_and_back(fleet: LiveFleet, client: Client, sandbox_id: str, *, moves: int) -> None:
     home = _worker_of(client, sandbox_id)
     there = client.sandboxes.migrate(sandbox_id)
     assert (there.source_worker, there.target_worker != home) == (home, True)
@@ -83,11 +87,14 @@ def _there_and_back(fleet: LiveFleet, client: Client, sandbox_id: str) -> None:
     assert _worker_of(client, sandbox_id) == there.target_worker
     back = json.loads(_command(fleet, "migrate", sandbox_id, "--to", home, "--json"))
     assert (back["sourceWorker"], back["targetWorker"]) == (there.target_worker, home)
-    print({"there": dict(there.raw), "back": back})
+    stood_still_ms = [there.downtime_ms, back["downtimeMs"]]
+    while len(stood_still_ms) < moves:
+        stood_still_ms.append(client.sandboxes.migrate(sandbox_id).downtime_ms)
+    print("stood still for ms:", sorted(stood_still_ms))
     with pytest.raises(ApiError) as refused:
-        client.sandboxes.migrate(sandbox_id, home)
+        client.sandboxes.migrate(sandbox_id, home)  # the moves are even: it is there again
     assert refused.value.code == "same_worker"
-    assert [one.event for one in client.sandboxes.events(sandbox_id)].count("migrated") == 2
+    assert [one.event for one in client.sandboxes.events(sandbox_id)].count("migrated") == moves
 
 
 def _check(client: Client, sandbox_id: str, ran: ExecResult) -> None:

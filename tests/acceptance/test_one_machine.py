@@ -266,11 +266,11 @@ def test_what_runs_in_a_sandbox_survives_down_and_up(cli: CommandLine, sandbox: 
     )
 
 
-def test_the_demo_verifies_every_step(cli: CommandLine) -> None:
-    done = cli.run("demo", "--json", timeout_s=280)
+def test_the_demo_verifies_every_step(twin_fleet: LiveFleet) -> None:
+    done = CommandLine(twin_fleet).run("demo", "--json", timeout_s=280)
     report = json.loads(done.stdout)
     assert [step for step in report["steps"] if not step["verified"]] == []
     assert done.returncode == 0
     assert report["complete"] is True
-    assert len(report["steps"]) == 7
+    assert len(report["steps"]) == 8
     assert report["measured"]["create"] > 0

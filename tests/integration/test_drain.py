@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 from tests.integration.crashing import an_order, committed_mib, prepare, until
-from tests.integration.saved import ids
+from tests.integration.saved import STORE, ids
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops import takeover
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.operations.fleet import Fleet
-from sandfleet.model.drain import Drain, DrainState, StayReason
+from sandfleet.model.drain import Drain, DrainState, DrainTerms, StayReason
 from sandfleet.model.errors import HypervisorFailed, StaleTerm
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.worker import WorkerState
 from sandfleet.testing.builders import a_worker, resources
 from sandfleet.wire.move_messages import FAILED
@@ -160,7 +161,8 @@ async def test_a_move_that_fails_is_told_and_tried_again_elsewhere(
     assert replicas.movers.violations == []
 
 
-async def test_a_sandbox_that_sleeps_holds_up_nothing(replicas: Any) -> None:
+async def test_a_sandbox_that_sleeps_holds_up_nothing_once_that_is_safe(replicas: Any) -> None:
+    replicas.settings["blob_store_url"] = STORE
     observer = await some_running(replicas, "sb-a")
     async with replicas.replica("replica-1") as fleet:
         (row,) = await rows(observer, "sb-a")
@@ -202,3 +204,89 @@ async def test_what_refuses_a_move_at_the_last_moment_is_told(
             held = await until_seen(observer, fleet, lambda drain: bool(drain.stays))
         assert [(stay.reason, stay.said) for stay in held.stays] == [(StayReason.WAITING, "not just now")]
         await until_seen(observer, fleet, is_drained)
+
+
+AT_ONCE = DrainTerms("the host ends", 0)
+
+
+def is_stuck(drain: Drain) -> bool:
+    return drain.state is DrainState.STUCK
+
+
+async def events_of(observer: ControlPlane, name: str) -> list[tuple[str, str, str]]:
+    organisation = (await rows(observer, name))[0].organisation_id
+    log = await observer.stores.sandboxes.transitions(organisation, SandboxId(name))
+    return [(one.event, one.actor, one.reason) for one in log]
+
+
+async def test_what_nobody_can_take_is_put_to_sleep_durably_before_the_worker_is_drained(
+    replicas: Any,
+) -> None:
+    replicas.settings["blob_store_url"] = STORE
+    observer = await some_running(replicas, "sb-a", "sb-b", away_mib=1024)
+    await observer.stores.drains.begin(HOME, actor="test", terms=AT_ONCE)
+    async with replicas.replica("replica-1") as fleet:
+        done = await until_seen(observer, fleet, is_drained)
+    assert (done.moved, done.slept, done.stays) == (1, 1, ())
+    moved, slept = await rows(observer, "sb-a", "sb-b")
+    assert (moved.state, moved.worker_id) == (SandboxState.RUNNING, AWAY)
+    assert (slept.state, slept.worker_id) == (SandboxState.HIBERNATED, None)
+    assert slept.snapshot_id is not None
+    assert (await observer.stores.snapshots.get(slept.snapshot_id)).state is SnapshotState.DURABLE
+    (why,) = [why for event, actor, why in await events_of(observer, "sb-b") if actor == "drain"]
+    assert why.startswith("wk-one is drained (the host ends): nobody can take it: wk-two short of memory")
+
+
+async def test_a_worker_whose_saved_states_are_only_there_is_not_drained(replicas: Any) -> None:
+    """Without an object store that is for ever: it is stuck, and says so."""
+    observer = await some_running(replicas, "sb-a")
+    async with replicas.replica("replica-1") as fleet:
+        (row,) = await rows(observer, "sb-a")
+        await fleet.hibernate(row, ids=ids("first"), actor="test")
+        await until(observer, lambda row: row.state is SandboxState.HIBERNATED, "sb-a")
+        await observer.stores.drains.begin(HOME, actor="test", terms=AT_ONCE)
+        stuck = await until_seen(observer, fleet, is_stuck)
+    assert [(stay.sandbox_id, stay.reason) for stay in stuck.stays] == [("sb-a", StayReason.HELD)]
+
+
+@pytest.mark.parametrize(
+    ("store", "terms", "because"),
+    [
+        (None, AT_ONCE, "there is no object store"),
+        (STORE, replace(AT_ONCE, hibernates=False), "its drain does not ask for that"),
+    ],
+)
+async def test_what_can_neither_move_nor_sleep_runs_on_and_the_drain_is_stuck(
+    replicas: Any, store: str | None, terms: DrainTerms, because: str
+) -> None:
+    replicas.settings["blob_store_url"] = store
+    observer = await some_running(replicas, "sb-a", away_mib=512)
+    await observer.stores.drains.begin(HOME, actor="test", terms=terms)
+    async with replicas.replica("replica-1") as fleet:
+        stuck = await until_seen(observer, fleet, is_stuck)
+        assert stuck.stuck_at is not None
+        (stay,) = stuck.stays
+        assert stay.reason is StayReason.HELD
+        assert because in stay.said
+        assert running_at(replicas, HOME) == ["sb-a"]
+        await observer.stores.workers.register(a_worker("wk-three"))
+        done = await until_seen(observer, fleet, is_drained)
+    assert (done.moved, done.stuck_at) == (1, None)
+
+
+async def test_a_round_reads_as_often_for_many_as_for_one(replicas: Any) -> None:
+    observer = await some_running(replicas, "sb-a", "sb-b", "sb-c", away_mib=512)
+    await observer.stores.drains.begin(HOME, actor="test")
+    term = await observer.stores.terms.raise_term("leader")
+    async with replicas.replica("replica-1") as fleet:
+        plane, calls = fleet.engine._plane, []
+        store = plane.stores.operations
+
+        class Counted:
+            def __getattr__(self, name: str) -> Any:
+                calls.append(name)
+                return getattr(store, name)
+
+        counted = replace(plane, stores=replace(plane.stores, operations=Counted()))
+        await DrainLoop(counted, fleet.engine.start).tick(term=term)
+    assert sorted(calls) == ["find", "open_for_all"]

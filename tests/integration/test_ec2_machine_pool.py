@@ -12,20 +12,14 @@ import boto3
 import pytest
 from tests.integration.ec2_server import Front, error_body, serving
 
-from sandfleet.adapters.machines.ec2 import (
-    FLEET_TAG,
-    LAUNCH_TAG,
-    VERSION_TAG,
-    Ec2Config,
-    Ec2MachinePool,
-    Ec2Size,
-)
+from sandfleet.adapters.machines.ec2 import Ec2Config, Ec2MachinePool, Ec2Size
+from sandfleet.adapters.machines.tags import FLEET_TAG, LAUNCH_TAG, VERSION_TAG
 from sandfleet.model.errors import MachineRefused, PoolUnreachable
 from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
-from sandfleet.model.machine import MachineOrder, MachineState
+from sandfleet.model.machine import MachineOrder, MachinePart, MachineState, PartKind
 from sandfleet.testing.builders import resources
 from sandfleet.testing.conformance import machine_pool
-from sandfleet.testing.conformance.machine_pool import Check, Subject
+from sandfleet.testing.conformance.machine_pool import FIRST, Check, Subject
 
 REGION = "eu-north-1"
 SIZES = (
@@ -69,8 +63,8 @@ class Amazon:
             LaunchTemplateName="workers", LaunchTemplateData={"UserData": "aGVsbG8="}
         )
 
-    def pool(self, *, fleet: str | None = None) -> Ec2MachinePool:
-        return Ec2MachinePool(Ec2Config(fleet or self.fleet, REGION, "workers", SIZES, endpoint_url=self.url))
+    def pool(self, *, fleet: str | None = None, template: str = "workers") -> Ec2MachinePool:
+        return Ec2MachinePool(Ec2Config(fleet or self.fleet, REGION, template, SIZES, endpoint_url=self.url))
 
     def refuse(self, code: str, *, status: int = 400, times: int = 1) -> None:
         body = error_body(code, "you may not")
@@ -81,6 +75,34 @@ class Amazon:
         token = f"{self.fleet}/{launch_id}"
         (call,) = [one for one in self.front.calls if one.get("ClientToken") == token]
         return call
+
+    def leave_parts(self, launch_id: str) -> dict[PartKind, str]:
+        """Have a volume, a network interface and an address of the fleet that nothing holds."""
+        subnet = self.client.describe_subnets()["Subnets"][0]
+        made = {
+            PartKind.DISK: self.client.create_volume(AvailabilityZone=subnet["AvailabilityZone"], Size=8)[
+                "VolumeId"
+            ],
+            PartKind.NETWORK_CARD: self.client.create_network_interface(SubnetId=subnet["SubnetId"])[
+                "NetworkInterface"
+            ]["NetworkInterfaceId"],
+            PartKind.ADDRESS: self.client.allocate_address(Domain="vpc")["AllocationId"],
+        }
+        tags = [{"Key": FLEET_TAG, "Value": self.fleet}, {"Key": LAUNCH_TAG, "Value": launch_id}]
+        self.client.create_tags(Resources=list(made.values()), Tags=tags)
+        return made
+
+    def parts_of(self, machine_id: str) -> list[MachinePart]:
+        """Return what an instance holds; the tags are put there, as moto does not for interfaces."""
+        found = self.client.describe_instances(InstanceIds=[machine_id])["Reservations"][0]["Instances"][0]
+        held = [
+            (PartKind.DISK, found["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]),
+            (PartKind.NETWORK_CARD, found["NetworkInterfaces"][0]["NetworkInterfaceId"]),
+        ]
+        self.client.create_tags(
+            Resources=[name for _, name in held], Tags=[{"Key": FLEET_TAG, "Value": self.fleet}]
+        )
+        return [MachinePart(kind, name, None) for kind, name in held]
 
     def instances(self) -> list[dict[str, object]]:
         found = self.client.describe_instances(Filters=[{"Name": f"tag:{FLEET_TAG}", "Values": [self.fleet]}])
@@ -111,6 +133,9 @@ async def test_the_ec2_pool_conforms(amazon: Amazon, check: Check) -> None:
     async def pass_time() -> None:
         await asyncio.sleep(0.05)
 
+    async def leave_parts() -> int:
+        return len(amazon.leave_parts(FIRST))
+
     await check(
         Subject(
             amazon.pool(),
@@ -126,6 +151,8 @@ async def test_the_ec2_pool_conforms(amazon: Amazon, check: Check) -> None:
                 LaunchFailure.BROKEN: lambda: amazon.refuse("InvalidParameterValue"),
             },
             remembers_terms=False,
+            leave_parts=leave_parts,
+            parts_of=lambda machine: amazon.parts_of(machine.id),
         )
     )
 
@@ -233,3 +260,39 @@ async def test_a_machine_that_somebody_stopped_is_no_running_one(amazon: Amazon)
     amazon.client.stop_instances(InstanceIds=[machine.id])
     (seen,) = await pool.list()
     assert (seen.id, seen.state) == (machine.id, MachineState.ENDING)
+
+
+async def test_a_part_tells_its_launch_and_where_ec2_knows_it_its_age(amazon: Amazon) -> None:
+    made = amazon.leave_parts("launch-7")
+    parts = {part.kind: part for part in await amazon.pool().parts()}
+    assert {kind: part.id for kind, part in parts.items()} == made
+    assert {part.launch_id for part in parts.values()} == {"launch-7"}
+    assert parts[PartKind.DISK].made_at is not None
+    assert parts[PartKind.ADDRESS].made_at is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "code", "is_gone"),
+    [
+        (PartKind.DISK, "DeleteVolume", "VolumeInUse", False),
+        (PartKind.DISK, "DeleteVolume", "InvalidVolume.NotFound", True),
+        (PartKind.ADDRESS, "ReleaseAddress", "InvalidIPAddress.InUse", False),
+    ],
+)
+async def test_a_part_that_is_taken_or_goes_between_look_and_end_is_no_fault(
+    amazon: Amazon, kind: PartKind, action: str, code: str, is_gone: bool
+) -> None:
+    amazon.leave_parts("launch-7")
+    pool = amazon.pool()
+    part = next(one for one in await pool.parts() if one.kind is kind)
+    amazon.front.answers[action] = deque([(400, error_body(code, "no"))])
+    assert await pool.remove(part, term=1) is is_gone
+    amazon.front.answers[action] = deque([(403, error_body("UnauthorizedOperation", "no"))])
+    with pytest.raises(PoolUnreachable):
+        await pool.remove(part, term=1)
+
+
+async def test_the_launch_template_may_be_named_by_its_id(amazon: Amazon) -> None:
+    template = amazon.client.describe_launch_templates()["LaunchTemplates"][0]["LaunchTemplateId"]
+    await amazon.pool(template=template).launch(ORDER, term=1)
+    assert amazon.asked("launch-1")["LaunchTemplate.LaunchTemplateId"] == template

@@ -11,7 +11,7 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState, MachineSize
 from sandfleet.model.resources import NOTHING, Resources
 from sandfleet.model.worker import WorkerState
-from sandfleet.planning.capacity import CapacityPlan, plan_capacity
+from sandfleet.planning.capacity import SETTLING, CapacityPlan, plan_capacity
 from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.demand import DemandHistory
@@ -152,6 +152,7 @@ def test_the_worker_that_is_cheapest_to_empty_goes_and_the_others_are_told_why_n
             WorkerId("wk-light"),
             DrainOwner.CAPACITY,
             "its 1 sandboxes fit elsewhere; it saves 3.0 times the share that is disturbed",
+            hibernates=False,
         ),
     )
     assert found.refused_workers == {
@@ -186,6 +187,18 @@ def test_a_drain_is_called_off_before_a_machine_is_launched() -> None:
     assert found.memory.returned_at == {"wk-b": NOON}
     later = plan(member("a", 1024), member("b"), memory=found.memory)
     assert later.refused_workers["wk-b"] == "its last drain was called off a short while ago"
+
+
+def test_a_new_leader_launches_for_who_waits_alone_and_drains_nobody() -> None:
+    """Workers of which it has not heard yet may be about to report."""
+    few = replace(POLICY, workers_min=3)
+    settling = plan(policy=few, is_settling=True)
+    assert (launched(settling), settling.held) == ([], SETTLING)
+    assert launched(plan(policy=few, queue=[wanted()], is_settling=True)) == ["pool/small"]
+    idle = [member("a", 2048), member("b"), member("c"), member("d")]
+    assert plan(*idle).commands != ()
+    found = plan(*idle, is_settling=True)
+    assert (found.commands, found.held) == ((), SETTLING)
 
 
 def test_drains_of_others_are_not_called_off_and_their_sandboxes_need_a_place() -> None:
@@ -310,3 +323,18 @@ def test_what_is_proven_is_what_the_drain_will_do() -> None:
     found = plan(member("a", 4096), member("b", 5120), member("c", 3072, 3072, 1024), policy=policy)
     assert found.commands == ()
     assert found.refused_workers["wk-c"] == "1 of its sandboxes find no place elsewhere"
+
+
+def test_a_drain_of_its_own_that_is_stuck_is_called_off_and_not_begun_anew() -> None:
+    light = member("light", 1024, drained_by=DrainOwner.CAPACITY)
+    busy = member("busy", 4096, 2048)
+    assert plan(busy, light).commands == ()
+    stuck = replace(light, is_stuck=True)
+    found = plan(busy, stuck)
+    reason = "it did not get empty by its deadline"
+    assert found.commands == (KeepWorker(WorkerId("wk-light"), DrainOwner.CAPACITY, reason),)
+    again = plan(busy, member("light", 1024), memory=found.memory)
+    assert again.commands == ()
+    assert again.refused_workers["wk-light"] == "its last drain was called off a short while ago"
+    others = replace(stuck, drained_by=DrainOwner.OPERATOR)
+    assert plan(busy, others).commands == ()

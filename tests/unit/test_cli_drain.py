@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from sandfleet.cli import drain as command
-from sandfleet_sdk import Drain
+from sandfleet_sdk import Drain, Eviction
 
 
 def a_drain(state: str, moved: int, *whys: str) -> Drain:
@@ -63,3 +63,43 @@ def test_it_waits_no_longer_than_asked(clock: Time) -> None:
     held = a_drain("draining", 0, "held")
     left = waited(Answering(held, held, held, held), until=3)
     assert (left.state, clock.now) == ("draining", 3)
+
+
+def test_what_was_put_to_sleep_and_a_deadline_that_is_over_are_shown() -> None:
+    body = {"workerID": "wk-1", "state": "stuck", "moved": 1, "slept": 2}
+    stuck = Drain.parse({**body, "sandboxes": [{"sandboxID": "sb-1", "why": "held"}]})
+    assert command.progress(stuck) == "1 moved, 2 put to sleep, 1 held (past its deadline)"
+
+
+def test_who_was_evicted_and_who_stays_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Eviction.parse(
+        {
+            "workerID": "wk-1",
+            "evicted": [{"sandboxID": "sb-1", "to": "wk-2", "reason": "best fit"}],
+            "remaining": 1,
+            "sandboxes": [{"sandboxID": "sb-2", "why": "held", "reason": "nobody can take it"}],
+        }
+    )
+
+    class Evicting:
+        def __init__(self) -> None:
+            self.fleet = self
+
+        def __enter__(self) -> Evicting:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """End nothing."""
+
+        def evict_worker(self, worker_id: str) -> Eviction:
+            return done
+
+    monkeypatch.setattr("sandfleet.cli.connection.connect", lambda *_: Evicting())
+    command.evict("wk-1")
+    assert capsys.readouterr().out.splitlines() == [
+        "1 sandboxes leave wk-1, 1 stay.",
+        "  sb-1 moves to wk-2",
+        "  sb-2 stays: nobody can take it",
+    ]

@@ -9,11 +9,20 @@ from typing import Any
 
 import pytest
 
-from sandfleet.model.drain import Stay, StayReason
+from sandfleet.model.drain import Drain, DrainState, Stay, StayReason
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import SandboxState
 from sandfleet.model.worker import WorkerState
-from sandfleet.planning.draining import DrainPlan, DrainPolicy, Resident, drain_plan, retry_at
+from sandfleet.planning.draining import (
+    _LEAVING,
+    DrainPlan,
+    DrainPolicy,
+    Resident,
+    drain_plan,
+    retry_at,
+    saves_begin,
+    state_of,
+)
 from sandfleet.planning.placement import FleetView, PlacementPolicy
 from sandfleet.testing.builders import NOON, a_sandbox, a_worker, resources
 
@@ -28,7 +37,11 @@ def a_resident(name: str, memory_mib: int = 1024, *, before: Stay | None = None,
 
 
 def planned(
-    *residents: Resident, moves_at_once: int = 2, incoming: dict[str, int] | None = None, **workers: Any
+    *residents: Resident,
+    moves_at_once: int = 2,
+    incoming: dict[str, int] | None = None,
+    policy: DrainPolicy = POLICY,
+    **workers: Any,
 ) -> DrainPlan:
     """Plan on a fleet of the draining worker and `workers`: how much memory each has."""
     home = a_worker(HOME, draining=True)
@@ -40,7 +53,7 @@ def planned(
         home,
         residents,
         FleetView([home, *others]),
-        replace(POLICY, moves_at_once=moves_at_once),
+        replace(policy, moves_at_once=moves_at_once),
         now=NOON,
         incoming={WorkerId(name): count for name, count in (incoming or {}).items()},
     )
@@ -93,7 +106,7 @@ def test_one_without_a_place_is_told_why_and_holds_up_nobody() -> None:
 
 @pytest.mark.parametrize(
     "state",
-    [one for one in SandboxState if one not in (SandboxState.RUNNING, SandboxState.MIGRATING)],
+    [one for one in SandboxState if one not in (SandboxState.RUNNING, *_LEAVING)],
 )
 def test_only_what_runs_moves(state: SandboxState) -> None:
     plan = planned(a_resident("sb-a", state=state), away=16384)
@@ -150,3 +163,103 @@ def test_equal_fleets_give_equal_plans_in_any_order() -> None:
     forth, back = (planned(*some, one=4096, two=4096) for some in (residents, residents[::-1]))
     assert forth == back
     assert Counter(target for _, target in moves(forth)) == {"wk-one": 2}
+
+
+SOON = replace(POLICY, deadline_at=NOON + timedelta(minutes=4), saves_from=NOON)
+
+
+def saves(plan: DrainPlan) -> list[tuple[str, str]]:
+    return [(save.sandbox.id, save.reason) for save in plan.saves]
+
+
+def test_the_room_that_is_asked_for_is_what_is_reserved_not_what_the_row_says() -> None:
+    grown = replace(a_resident("sb-a"), reserved_mib=3072)
+    assert moves(planned(grown, away=2048)) == []
+    assert moves(planned(grown, a_resident("sb-b"), away=3072)) == [("sb-a", "wk-away")]
+
+
+def test_shortly_before_the_deadline_what_nobody_can_take_is_put_to_sleep() -> None:
+    fits, large = a_resident("sb-a"), a_resident("sb-b", 4096)
+    before = planned(fits, large, policy=replace(SOON, saves_from=NOON + timedelta(seconds=1)), away=2048)
+    assert (moves(before), saves(before)) == ([("sb-a", "wk-away")], [])
+    plan = planned(fits, large, policy=SOON, away=2048)
+    assert moves(plan) == [("sb-a", "wk-away")]
+    why = "nobody can take it: wk-away can never hold it: 4096 of memory wanted, 2048 in all"
+    assert (saves(plan), plan.stays) == ([("sb-b", why)], ())
+
+
+def test_what_waits_for_its_turn_is_put_to_sleep_then_as_well_and_no_more_than_may_at_once() -> None:
+    four = [a_resident(f"sb-{name}") for name in "abcd"]
+    plan = planned(*four, policy=SOON, moves_at_once=1, away=16384)
+    assert moves(plan) == [("sb-a", "wk-away")]
+    assert saves(plan) == [("sb-b", "wk-away takes others first")]
+    assert [stay.said for stay in plan.stays] == [
+        "others are put to sleep first; wk-away takes others first"
+    ] * 2
+
+
+def test_more_may_be_put_to_sleep_at_once_than_move() -> None:
+    many = [a_resident(f"sb-{name}") for name in "abcd"]
+    assert len(saves(planned(*many, policy=replace(SOON, saves_at_once=3)))) == 3
+
+
+def test_what_is_being_put_to_sleep_counts() -> None:
+    sleepy = a_resident("sb-a", state=SandboxState.HIBERNATING)
+    plan = planned(sleepy, a_resident("sb-b"), policy=SOON, moves_at_once=1)
+    assert saves(plan) == []
+    assert said(plan)["sb-a"] == ("saving", "it is being put to sleep")
+
+
+def test_without_an_object_store_nothing_is_put_to_sleep_and_it_is_told() -> None:
+    plan = planned(a_resident("sb-a"), policy=replace(SOON, no_saves="there is no object store"))
+    assert saves(plan) == []
+    held = "nobody can take it: there is no other worker; it is not put to sleep: there is no object store"
+    assert said(plan) == {"sb-a": ("held", held)}
+
+
+def test_a_move_that_would_end_after_the_deadline_is_not_begun() -> None:
+    """After the deadline there is nothing to lose any more."""
+    heavy = a_resident("sb-a", 16384)
+    assert saves(planned(heavy, policy=SOON, away=16384)) == [
+        ("sb-a", "it would not be elsewhere before the deadline")
+    ]
+    early = replace(SOON, saves_from=NOON + timedelta(minutes=2))
+    assert len(saves(planned(heavy, policy=early, away=16384))) == 1
+    over = replace(SOON, deadline_at=NOON)
+    assert moves(planned(heavy, policy=over, away=16384)) == [("sb-a", "wk-away")]
+
+
+def test_a_move_that_has_just_failed_is_not_waited_for_then_but_a_failed_save_is() -> None:
+    failed = a_failure(in_s=60)
+    assert [name for name, _ in saves(planned(a_resident("sb-a", before=failed), policy=SOON))] == ["sb-a"]
+    sleepless = replace(failed, has_failed_to_sleep=True)
+    assert planned(a_resident("sb-a", before=sleepless), policy=SOON).stays == (sleepless,)
+
+
+def test_what_is_left_of_an_earlier_move_holds_up_a_move_and_no_save() -> None:
+    uncleared = replace(a_resident("sb-a"), is_cleared=False)
+    why = "an earlier move of it is not cleared away yet"
+    assert said(planned(uncleared, away=16384)) == {"sb-a": ("waiting", why)}
+    assert saves(planned(uncleared, policy=SOON, away=16384)) == [("sb-a", why)]
+
+
+@pytest.mark.parametrize(("minutes", "before"), [(60, 5), (4, 2), (0, 0), (-1, 0)])
+def test_saves_begin_five_minutes_before_the_deadline_or_half_way_to_it(minutes: int, before: int) -> None:
+    drain = Drain(HOME, "test", NOON, deadline_at=NOON + timedelta(minutes=minutes))
+    assert drain.deadline_at is not None
+    assert saves_begin(drain) == drain.deadline_at - timedelta(minutes=before)
+    assert saves_begin(replace(drain, deadline_at=None)) is None
+
+
+def test_a_worker_that_is_not_empty_at_its_deadline_is_stuck_until_it_is() -> None:
+    drain = Drain(HOME, "test", NOON, deadline_at=NOON + timedelta(minutes=1))
+    there = [Stay(a_resident("sb-a").sandbox.id, StayReason.HELD, "no")]
+    early, late = NOON, NOON + timedelta(minutes=1)
+    assert state_of(drain, there, is_bare=False, now=early) is DrainState.DRAINING
+    assert state_of(drain, there, is_bare=False, now=late) is DrainState.STUCK
+    assert state_of(drain, (), is_bare=False, now=late) is DrainState.STUCK
+    assert state_of(drain, (), is_bare=True, now=late) is DrainState.DRAINED
+    assert replace(drain, state=DrainState.STUCK, stays=there).news == (
+        "drain_stuck",
+        "its deadline is over, 1 are there still: sb-a: no",
+    )

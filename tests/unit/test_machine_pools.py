@@ -9,10 +9,10 @@ import pytest
 from sandfleet.adapters.machines.static import StaticMachinePool
 from sandfleet.model.errors import MachineRefused, PoolUnreachable, StaleTerm
 from sandfleet.model.launch import LaunchFailure, LaunchId
-from sandfleet.model.machine import MachineOrder, MachineState
+from sandfleet.model.machine import MachineOrder, MachinePart, MachineState, PartKind
 from sandfleet.testing.clock import JumpingClock
 from sandfleet.testing.conformance import machine_pool
-from sandfleet.testing.conformance.machine_pool import Check, Subject
+from sandfleet.testing.conformance.machine_pool import FIRST, Check, Subject
 from sandfleet.testing.fake_machine_pool import FakeAccount, FakeMachinePool
 
 ORDER = MachineOrder(LaunchId("launch-1"), "small", "v1")
@@ -22,6 +22,12 @@ ORDER = MachineOrder(LaunchId("launch-1"), "small", "v1")
 async def test_the_fake_pool_conforms(check: Check) -> None:
     clock, account = JumpingClock(), FakeAccount()
     pool = FakeMachinePool(clock, account)
+
+    async def leave_parts() -> int:
+        for kind in PartKind:
+            pool.leave_part(kind, launch_id=FIRST, made_at=clock.now())
+        return len(PartKind)
+
     kinds = (LaunchFailure.QUOTA, LaunchFailure.STOCKOUT, LaunchFailure.THROTTLED)
     await check(
         Subject(
@@ -29,6 +35,7 @@ async def test_the_fake_pool_conforms(check: Check) -> None:
             again=lambda: FakeMachinePool(clock, account),
             stranger=FakeMachinePool(clock, account, fleet="another"),
             pass_time=lambda: clock.advance(5),
+            leave_parts=leave_parts,
             refuse={kind: lambda kind=kind: pool.refusals.append(kind) for kind in kinds},  # type: ignore[misc]
         )
     )
@@ -80,3 +87,8 @@ async def test_the_owner_of_hosts_begins_and_ends_them() -> None:
         await pool.launch(ORDER, term=1)
     with pytest.raises(StaleTerm):
         await pool.terminate("any", term=1)
+    part = MachinePart(PartKind.DISK, "any", None)
+    assert await pool.parts() == []
+    assert await pool.remove(part, term=2)
+    with pytest.raises(StaleTerm):
+        await pool.remove(part, term=1)

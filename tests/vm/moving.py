@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,22 +34,26 @@ STEPS = ("described", "received", "sent", "landed", "committed", "released")
 
 
 @asynccontextmanager
-async def two_workers(
-    templates_dir: Path, image: ImageFiles, *, command: Sequence[str] = COMMAND
+async def some_workers(
+    templates_dir: Path, image: ImageFiles, *, count: int = 2, command: Sequence[str] = COMMAND
 ) -> AsyncIterator[list[WorkerProcess]]:
-    """Two workers on one machine; whatever they leave on it fails the test."""
-    with short_directory() as first, short_directory() as second:
-        async with (
-            a_worker_process(first, templates_dir, worker_id="wk-first", command=command) as one,
-            a_worker_process(second, templates_dir, worker_id="wk-second", command=command) as two,
-        ):
+    """Workers on one machine; whatever they leave on it fails the test."""
+    with ExitStack() as places:
+        directories = [places.enter_context(short_directory()) for _ in range(count)]
+        async with AsyncExitStack() as running:
+            workers = [
+                await running.enter_async_context(
+                    a_worker_process(directory, templates_dir, worker_id=f"wk-{number}", command=command)
+                )
+                for number, directory in enumerate(directories, 1)
+            ]
             try:
-                yield [one, two]
+                yield workers
             except BaseException:
-                for worker in (one, two):  # what pytest shows of a failure that it did not see itself
+                for worker in workers:  # what pytest shows of a failure that it did not see itself
                     sys.stdout.write(worker.log.read_text()[-LOG_SHOWN_MAX:])
                 raise
-        for directory in (first, second):
+        for directory in directories:
             engine, network = make_hypervisor(directory, templates_dir, image)
             left = list(await engine.adopt())
             for machine in left:
@@ -172,3 +177,18 @@ async def goes_on(worker: WorkerProcess, *, epoch: int) -> None:
     async with asyncio.timeout(120):
         while await counted(worker, epoch=epoch) == before:
             await asyncio.sleep(0.05)
+
+
+async def is_whole_after_reboot(worker: WorkerProcess, *, epoch: int) -> None:
+    """End the load, boot the sandbox anew, and check what it had written."""
+    # The brackets keep the pattern from finding itself.
+    await said(worker, ID, "pkill -f '/workspace/[w].py'; sync", epoch=epoch)
+    answer = await worker.order("POST", f"/vms/{ID}/reboot", {"epoch": epoch, "restart_id": "after-all"})
+    assert answer.get("state") == "running", answer
+    await said(worker, ID, CHECK, epoch=epoch)
+
+
+def moved_here(worker: WorkerProcess) -> list[dict[str, Any]]:
+    """Return what the worker's log says of each sandbox that it took over."""
+    lines = [line for line in worker.log.read_text().splitlines() if '"vm_moved_here"' in line]
+    return [json.loads(line[line.index("{") :]) for line in lines]

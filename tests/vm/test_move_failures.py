@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 import pytest
 from tests.vm.halting_worker import HALT_AT, HALTED
-from tests.vm.moving import ID, SIZES, Move, begin_load, goes_on, said, stopped, two_workers
+from tests.vm.moving import ID, SIZES, Move, begin_load, goes_on, said, some_workers, stopped
 from tests.vm.worker_process import WorkerProcess
 
 from sandfleet.adapters.processes import run_program
@@ -183,7 +183,7 @@ async def _through(move: Move) -> None:
 
 
 async def run_cases(templates: Path, image: ImageFiles, cases: list[tuple[str, str]]) -> None:
-    async with two_workers(templates, image, command=COMMAND) as workers:
+    async with some_workers(templates, image, command=COMMAND) as workers:
         await begin_load(workers[0])
         here, there, epoch = workers[0], workers[1], 1
         for point, what in cases:
@@ -221,7 +221,7 @@ async def test_a_target_that_takes_the_call_and_never_answers_keeps_nobody_stand
     template_dir: Path, image: ImageFiles
 ) -> None:
     """Until it has heard the target QEMU answers nobody: the connection is cut from outside."""
-    async with two_workers(template_dir, image) as (source, target):
+    async with some_workers(template_dir, image) as (source, target):
         started = await source.start(
             ID, **{**SIZES, "memory_mib": 1024}
         )  # plugged: it stands still for its copy

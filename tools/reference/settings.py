@@ -17,9 +17,11 @@ _MODELS = (
     ("Server: table `capacity`", _MACHINES, "CapacitySettings"),
     ("Server: a pool of kind `local`", _MACHINES, "LocalPoolSettings"),
     ("Server: a pool of kind `ec2`", _MACHINES, "Ec2PoolSettings"),
+    ("Server: a pool of kind `azure`", _MACHINES, "AzurePoolSettings"),
     ("Server: a pool of kind `static`", _MACHINES, "StaticPoolSettings"),
     ("Server: one of a pool's `sizes`", _MACHINES, "SizeSettings"),
     ("Server: what one of `ec2` has besides", _MACHINES, "Ec2SizeSettings"),
+    ("Server: what one of `azure` has besides", _MACHINES, "AzureSizeSettings"),
     ("Worker", "sandfleet.worker.settings", "WorkerSettings"),
 )
 _INTRODUCTION = """\

@@ -1,4 +1,4 @@
-"""`worker drain`, `worker undrain`: all sandboxes leave a worker, or it may take some again."""
+"""`worker drain`, `undrain`, `evict`: sandboxes leave a worker, all or some, or it may take some again."""
 
 from __future__ import annotations
 
@@ -15,12 +15,25 @@ if TYPE_CHECKING:
 
 WORKER = Annotated[str, typer.Argument(metavar="WORKER", help="Its id.")]
 DRAINED = "drained"
+STUCK = "stuck"
 _LOOK_EVERY_S = 1.0
 
 
-def drain(
+def drain(  # noqa: PLR0913 -- one for each option
     worker_id: WORKER,
     *,
+    deadline_s: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline",
+            metavar="SECONDS",
+            help="When it is to be empty [3600]: what has not moved shortly before is put to sleep.",
+        ),
+    ] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for whoever looks at it.")] = None,
+    no_hibernate: Annotated[
+        bool, typer.Option("--no-hibernate", help="Put nothing to sleep: what nobody can take stays.")
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until it is empty, and show how far it is.")
     ] = False,
@@ -35,7 +48,8 @@ def drain(
     from sandfleet.cli.connection import connect
 
     with connect(url, api_key) as client:
-        now = client.fleet.drain_worker(worker_id)
+        hibernate = False if no_hibernate else None
+        now = client.fleet.drain_worker(worker_id, deadline_s=deadline_s, reason=reason, hibernate=hibernate)
         if wait:
             now = _until_drained(client, now, until=time.monotonic() + timeout_s, is_quiet=as_json)
     if as_json:
@@ -58,6 +72,22 @@ def undrain(worker_id: WORKER, *, url: Url = None, api_key: ApiKey = None, as_js
         say(f"{worker_id} takes sandboxes again.")
 
 
+def evict(worker_id: WORKER, *, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Move as many sandboxes away from a worker as others have room for, now; the rest stays. Once."""
+    from sandfleet.cli.connection import connect
+
+    with connect(url, api_key) as client:
+        done = client.fleet.evict_worker(worker_id)
+    if as_json:
+        show_json(dict(done.raw))
+        return
+    say(f"{len(done.evicted)} sandboxes leave {worker_id}, {done.remaining} stay.")
+    for sandbox_id, target in done.evicted:
+        say(f"  {sandbox_id} moves to {target}")
+    for stay in done.stays:
+        say(f"  {stay.sandbox_id} stays: {stay.reason}")
+
+
 def _until_drained(client: Client, now: Drain, *, until: float, is_quiet: bool) -> Drain:
     last = ""
     while now.state != DRAINED and time.monotonic() < until:
@@ -72,16 +102,21 @@ def _until_drained(client: Client, now: Drain, *, until: float, is_quiet: bool) 
 
 def progress(now: Drain) -> str:
     """Return one line about how far it is."""
-    counts = {why: sum(stay.why == why for stay in now.stays) for why in ("moving", "waiting", "held")}
+    whys = ("moving", "waiting", "saving", "held")
+    counts = {why: sum(stay.why == why for stay in now.stays) for why in whys}
     shown = ", ".join(f"{count} {why}" for why, count in counts.items() if count)
-    return f"{now.moved} moved, {shown or 'the last is being cleared away'}"
+    left = shown or "the last is being cleared away"
+    done = f"{now.moved} moved" + (f", {now.slept} put to sleep" if now.slept else "")
+    return f"{done}, {left}" + (" (past its deadline)" if now.state == STUCK else "")
 
 
 def _show(now: Drain) -> None:
     if now.state == DRAINED:
-        say(f"{now.worker_id} is drained: {now.moved} sandboxes moved.")
+        slept = f", {now.slept} put to sleep" if now.slept else ""
+        say(f"{now.worker_id} is drained: {now.moved} sandboxes moved{slept}.")
         return
-    say(f"{now.worker_id} is being drained: {progress(now)}.")
+    stands = "is stuck" if now.state == STUCK else "is being drained"
+    say(f"{now.worker_id} {stands}: {progress(now)}.")
     for stay in now.stays:
         if stay.why == "held":
             say(f"  {stay.sandbox_id} stays: {stay.reason}")

@@ -176,13 +176,13 @@ def doctor(*, data_dir: DataDir = None, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def ensure_up(data_dir: Path | None) -> Layout:
-    """Have the fleet running, with its progress on standard error; return where it lives."""
+def ensure_up(data_dir: Path | None, *, workers: int) -> Layout:
+    """Have the fleet running with at least so many workers, telling its progress; return where it lives."""
     from sandfleet.local import up as fleet
 
     layout = _layout(data_dir)
     _require_what_is_needed()
-    fleet.configure(layout, fleet.UpOrder())
+    fleet.configure(layout, fleet.UpOrder(workers=workers))
     fleet.start(layout)
     fleet.await_ready(layout, timeout_s=_UP_TIMEOUT_S, report=lambda line: tell(f"  {line}"))
     return layout

@@ -24,6 +24,8 @@ from sandfleet.cli import (
     migrate,
     options,
     org,
+    placement,
+    plan,
     preview,
     processes,
     sandboxes,
@@ -65,6 +67,7 @@ app.command("wake", short_help="Bring a hibernated sandbox back.")(saved.wake)
 app.command("fork", short_help="Start others from a sandbox or a checkpoint.")(saved.fork)
 app.command("timeout", short_help="Set after how many idle seconds one ends.")(sandboxes.timeout)
 app.command("events", short_help="Show what happened to a sandbox.")(events.events)
+app.command("placement", short_help="Show why a sandbox is where it is.")(placement.placement)
 app.command("stats", short_help="Show what a sandbox uses now.")(attached.stats)
 app.command("tags", short_help="Show or replace the tags of a sandbox.")(attached.tags)
 app.command("url", short_help="Print a URL that reads or writes one file.")(attached.signed_url)
@@ -81,6 +84,7 @@ app.add_typer(files.app, name="files", short_help="List, make and remove files o
 app.add_typer(org.app, name="org", short_help="Make, show and limit organisations.")
 app.add_typer(key.app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(image.app, name="image", short_help="Build and list guest images.")
+app.command("plan", short_help="Show what the planners would do; nothing is done.")(plan.plan)
 app.command("simulate", short_help="Try a load on the planners, without hosts.")(simulate.simulate)
 app.command("server", short_help="Run one replica of the control plane.")(processes.server)
 app.add_typer(worker.app, name="worker", short_help="Run this host's worker; list and forget workers.")

@@ -1,4 +1,4 @@
-"""`worker`: run the worker of this host; `worker ls`, `drain`, `undrain`, `forget`: the fleet's workers."""
+"""`worker`: run the worker of this host; `worker ls`, `drain`, `evict`, `forget` …: the fleet's workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sandfleet.cli.drain import drain, undrain
+from sandfleet.cli.drain import drain, evict, undrain
 from sandfleet.cli.options import ApiKey, AsJson, Url
 from sandfleet.cli.output import say, show_json, show_table
 from sandfleet.cli.processes import SettingsFile, run_worker_of
@@ -16,6 +16,7 @@ app = typer.Typer(help="Run the worker of this host, or look after the fleet's w
 
 app.command("drain")(drain)
 app.command("undrain")(undrain)
+app.command("evict")(evict)
 
 
 @app.callback(invoke_without_command=True)

@@ -21,6 +21,8 @@ from sandfleet.controlplane.api import (
     hibernation,
     migration,
     organisations,
+    placement,
+    plan,
     previews,
     reference,
     sandbox_state,
@@ -60,6 +62,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *signed_files.ENDPOINTS,
     *sandbox_state.ENDPOINTS,
     *events.ENDPOINTS,
+    *placement.ENDPOINTS,
     *tags.ENDPOINTS,
     *previews.ENDPOINTS,
     *sizes.ENDPOINTS,
@@ -67,6 +70,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *migration.ENDPOINTS,
     *workers.ENDPOINTS,
     *drains.ENDPOINTS,
+    *plan.ENDPOINTS,
     *organisations.ENDPOINTS,
 )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sandfleet.adapters.fault_points import FaultPoints
 from sandfleet.model.checkpoint import Checkpoint
+from sandfleet.model.drain import Stay
 from sandfleet.model.ids import CheckpointId, OperationId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
@@ -96,6 +97,24 @@ class NewSize:
     """Why, for the log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """A sandbox that has begun to leave its worker, and why it goes where it does."""
+
+    sandbox_id: SandboxId
+    to: WorkerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """Who leaves a worker now, and why the others stay."""
+
+    worker_id: WorkerId
+    evicted: Sequence[Evicted]
+    stays: Sequence[Stay]
+
+
 class Lifecycle(Protocol):
     """The verbs on sandboxes that the HTTP edge may begin."""
 
@@ -131,6 +150,10 @@ class Lifecycle(Protocol):
 
         StaleVersion, TargetUnavailable, Conflict while an earlier move is not cleared away.
         """
+        ...
+
+    async def evict(self, worker_id: WorkerId, *, actor: str) -> Eviction:
+        """Begin to move as many of its sandboxes as there are places for; NotFound."""
         ...
 
     async def restart(self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str) -> Operation:

@@ -24,7 +24,7 @@ ACTIVITY_WINDOW_S = 60.0
 
 async def record_heartbeat(plane: ControlPlane, beat: Heartbeat) -> HeartbeatAnswer:
     """Register or refresh the worker and the activity of its sandboxes."""
-    registration = await plane.stores.workers.register(worker_of(beat))
+    registration = await plane.stores.workers.register(worker_of(beat, now=plane.clock.now()))
     await plane.stores.sandboxes.touch(activity_of(beat, now=plane.clock.now()))
     plane.observer.worker_reported(registration.worker.id, exec_sessions=beat.exec_sessions)
     is_gone = registration.worker.state is WorkerState.GONE
@@ -48,7 +48,7 @@ async def _over(plane: ControlPlane, beat: Heartbeat) -> dict[str, int]:
     return {str(sandbox_id): epoch for sandbox_id, epoch in over.items()}
 
 
-def worker_of(beat: Heartbeat) -> Worker:
+def worker_of(beat: Heartbeat, *, now: datetime) -> Worker:
     """Return the worker that the heartbeat describes; one that is stopping takes nothing new."""
     return Worker(
         id=WorkerId(beat.worker_id),
@@ -65,6 +65,11 @@ def worker_of(beat: Heartbeat) -> Worker:
         memory_used_mib=beat.memory_used_mib,
         cpu_percent=beat.cpu_percent,
         disk_used_mib=beat.disk_used_mib,
+        host_memory_mib=beat.host_memory_mib,
+        host_cpus=beat.host_cpus,
+        host_disk_mib=beat.host_disk_mib,
+        ends_at=None if beat.ends_in_s is None else now + timedelta(seconds=beat.ends_in_s),
+        ends_because=beat.ends_because,
         instance_id=beat.instance_id,
         sequence=beat.sequence,
     )

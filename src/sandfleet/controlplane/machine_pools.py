@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from sandfleet.adapters.machines.local import LocalMachinePool
 from sandfleet.adapters.machines.static import StaticMachinePool
 from sandfleet.controlplane.machine_settings import (
+    AzurePoolSettings,
     CapacitySettings,
     Ec2PoolSettings,
     LocalPoolSettings,
@@ -46,6 +47,8 @@ def _open(settings: PoolSettings, *, region: str, clock: Clock) -> MachinePool:
         )
     if isinstance(settings, Ec2PoolSettings):
         return _ec2(settings, region=region)
+    if isinstance(settings, AzurePoolSettings):
+        return _azure(settings, region=region, clock=clock)
     return StaticMachinePool()
 
 
@@ -66,3 +69,43 @@ def _ec2(settings: Ec2PoolSettings, *, region: str) -> MachinePool:
             endpoint_url=settings.endpoint_url,
         )
     )
+
+
+def _azure(settings: AzurePoolSettings, *, region: str, clock: Clock) -> MachinePool:
+    # The same of Microsoft's.
+    from sandfleet.adapters.machines.azure import AzureMachinePool
+    from sandfleet.adapters.machines.azure_config import (
+        PUBLIC_CLOUD,
+        AzureConfig,
+        AzureImages,
+        AzureSize,
+        open_clients,
+    )
+
+    bought = {"vm_size", "is_spot", "zone", "disk_gib", "disk_type"}
+    sizes = [
+        AzureSize(size.machine_size(settings.kind, region=region), **size.model_dump(include=bought))
+        for size in settings.sizes
+    ]
+    group = settings.gallery_resource_group or settings.resource_group
+    given = {
+        "fleet",
+        "subscription_id",
+        "resource_group",
+        "location",
+        "subnet_id",
+        "ssh_public_key",
+        "admin_user",
+        "custom_data",
+        "worker_identity_id",
+        "has_address",
+    }
+    config = AzureConfig(
+        images=AzureImages(settings.gallery, settings.image, group),
+        sizes=sizes,
+        **settings.model_dump(include=given),
+    )
+    clients = open_clients(
+        settings.subscription_id, client_id=settings.client_id, endpoint=settings.endpoint_url or PUBLIC_CLOUD
+    )
+    return AzureMachinePool(config, clients, clock=clock)

@@ -70,6 +70,21 @@ class Ec2SizeSettings(SizeSettings):
     """Whether it is bought at the spot price, and may be taken away with two minutes' notice."""
 
 
+class AzureSizeSettings(SizeSettings):
+    """One size of machine, and what is bought for it."""
+
+    vm_size: str
+    """Azure's name of it."""
+    is_spot: bool = False
+    """Whether it is bought at the spot price; it is deleted when Azure takes it away."""
+    zone: str | None = None
+    """Availability zone; without it, Azure chooses."""
+    disk_gib: PositiveCount | None = None
+    """Its disk; without it, as large as the image's."""
+    disk_type: str = "Premium_LRS"
+    """Azure's name of the disk's type."""
+
+
 class StaticPoolSettings(_Table):
     """Hosts that somebody owns and puts up by hand."""
 
@@ -112,7 +127,7 @@ class Ec2PoolSettings(_Table):
     aws_region: Annotated[str, Field(min_length=1)]
     """Amazon's region. Credentials come from where Amazon's own tools take them."""
     launch_template: Annotated[str, Field(min_length=1)]
-    """The template's id: network, role and user data of every machine."""
+    """The template's id (`lt-…`) or name: network, role and user data of every machine."""
     sizes: Annotated[tuple[Ec2SizeSettings, ...], Field(min_length=1)]
     """In the order of preference."""
     endpoint_url: str | None = None
@@ -124,8 +139,52 @@ class Ec2PoolSettings(_Table):
         return tuple(size.name for size in self.sizes)
 
 
+class AzurePoolSettings(_Table):
+    """Virtual machines in one resource group of Azure; needs the extra `sandfleet[azure]`."""
+
+    kind: Literal["azure"]
+    """`azure`."""
+    fleet: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=30)]
+    """First part of all names, and the tag `sandfleet:fleet`: no other fleet of the group may have it."""
+    subscription_id: Annotated[str, Field(min_length=1)]
+    """The subscription that pays."""
+    resource_group: Annotated[str, Field(min_length=1)]
+    """Where machines, disks, network cards and addresses are made."""
+    location: Annotated[str, Field(min_length=1)]
+    """Azure's region."""
+    subnet_id: Annotated[str, Field(min_length=1)]
+    """The whole id of the subnet of all machines."""
+    gallery: Annotated[str, Field(min_length=1)]
+    """The Compute Gallery of the worker's images."""
+    gallery_resource_group: str | None = None
+    """Its resource group, if it is another one."""
+    image: Annotated[str, Field(min_length=1)]
+    """The image definition. Its versions are found by their name, or by their tag `sandfleet:version`."""
+    ssh_public_key: Annotated[str, Field(min_length=1)]
+    """Azure begins no Linux machine without one; its other half may be thrown away."""
+    admin_user: str = "azureuser"
+    """The user that this key is for."""
+    custom_data: str = ""
+    """What cloud-init is given. It can be read on the machine, so no secrets."""
+    worker_identity_id: str | None = None
+    """The whole id of the user-assigned identity with which a worker reads its secrets."""
+    client_id: str | None = None
+    """The server's own user-assigned identity; without it, the one of its machine."""
+    has_address: bool = False
+    """Whether each machine has a public address."""
+    endpoint_url: str | None = None
+    """Where Azure is asked, if not in its public cloud."""
+    sizes: Annotated[tuple[AzureSizeSettings, ...], Field(min_length=1)]
+    """In the order of preference."""
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """The names of its sizes."""
+        return tuple(size.name for size in self.sizes)
+
+
 PoolSettings = Annotated[
-    StaticPoolSettings | LocalPoolSettings | Ec2PoolSettings, Field(discriminator="kind")
+    StaticPoolSettings | LocalPoolSettings | Ec2PoolSettings | AzurePoolSettings, Field(discriminator="kind")
 ]
 
 

@@ -6,6 +6,8 @@ A TOML file gives them, environment variables with the prefix `SANDFLEET_` overr
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +18,13 @@ from sandfleet.controlplane.machine_settings import CapacitySettings, PoolSettin
 from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
 from sandfleet.planning.autoscale import AutoscalePolicy
 from sandfleet.planning.placement import PlacementPolicy
+from sandfleet.planning.pressure_ground import USUAL_MARKS, Marks, Shortage
 
 ENV_PREFIX = "SANDFLEET_"
 
 Seconds = Annotated[float, Field(ge=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.2, le=1)]
 
 
 class ControlPlaneSettings(BaseSettings):
@@ -145,8 +149,8 @@ class ControlPlaneSettings(BaseSettings):
     """Whether a guest may go on before its memory is there. When either host fails then, it is lost."""
     drain_moves_at_once: Annotated[int, Field(ge=1, le=64)] = 2
     """How many sandboxes leave a worker at a time that is being drained, and how many come to one."""
-    autoscale_interval_s: PositiveSeconds = 5
-    """How often the use of sandboxes is looked at whose memory follows it."""
+    autoscale_interval_s: Seconds = 5
+    """How often the use of sandboxes is looked at whose memory follows it; 0 looks at none."""
     autoscale_grow_above: Annotated[float, Field(gt=0, le=1)] = 0.8
     """A sandbox grows when it uses more than this share of its memory."""
     autoscale_shrink_below: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -157,6 +161,16 @@ class ControlPlaneSettings(BaseSettings):
     """Where machines come from, in the order of preference: tables `[[pools]]`, see below."""
     capacity: CapacitySettings | None = None
     """How many workers there shall be: table `[capacity]`, see below. Without it, those that it is given."""
+    pressure: bool = True
+    """Whether sandboxes leave hosts that are short of real memory, disk or CPU: by moves, then by sleep."""
+    pressure_memory_high: Share = 0.92
+    """From this share of the host's memory on it is short: it gets nothing new, and sandboxes leave it."""
+    pressure_memory_low: Share = 0.85
+    """Until this share is left; nobody is given a sandbox for it that would use more."""
+    pressure_disk_high: Share = 0.95
+    """The same for its disk, of which 200 GiB are counted. 5 points below this it is enough."""
+    pressure_cpu_high: Share = 0.95
+    """The same for its CPU, after two minutes. 15 points below this it is enough. Nobody sleeps for it."""
     fault_points_dir: Path | None = None
     """For tests of crashes only: a directory of orders to die or fail at named points; see docs/faults.md."""
     postgres_pool_max: Annotated[int, Field(ge=2)] = 20
@@ -196,6 +210,12 @@ class ControlPlaneSettings(BaseSettings):
     @model_validator(mode="after")
     def _machines_can_be_had(self) -> ControlPlaneSettings:
         check_machines(self.pools, self.capacity)
+        return self
+
+    @model_validator(mode="after")
+    def _pressure_can_be_relieved(self) -> ControlPlaneSettings:
+        if not self.pressure_memory_low < self.pressure_memory_high:
+            raise ValueError("pressure_memory_low < pressure_memory_high does not hold")
         return self
 
     @field_validator("master_secret")
@@ -264,7 +284,20 @@ class ControlPlaneSettings(BaseSettings):
             cpu_ratio_max=self.placement_cpu_ratio_max,
             disk_ratio_max=self.placement_disk_ratio_max,
             memory_used_ratio_max=self.placement_memory_used_ratio_max,
+            host_used_ratio_max=self.pressure_memory_high if self.pressure else None,
         )
+
+    @property
+    def pressure_marks(self) -> Mapping[Shortage, Marks]:
+        """When a host is short of what."""
+        usual = USUAL_MARKS
+        disk, cpu = self.pressure_disk_high, self.pressure_cpu_high
+        memory = usual[Shortage.MEMORY]
+        return {
+            Shortage.MEMORY: replace(memory, high=self.pressure_memory_high, low=self.pressure_memory_low),
+            Shortage.DISK: replace(usual[Shortage.DISK], high=disk, low=disk - 0.05),
+            Shortage.CPU: replace(usual[Shortage.CPU], high=cpu, low=cpu - 0.15),
+        }
 
     @property
     def origin(self) -> str:

@@ -9,10 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sandfleet.lifecycle import sandbox as lifecycle
-from sandfleet.model.operation import Operation
+from sandfleet.model.operation import Operation, OperationKind
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker
+from sandfleet.planning.placement import Placement
+from sandfleet.planning.placement_record import placement_detail
+
+_CAUSES = {OperationKind.WAKE: "wake", OperationKind.RECOVER: "recover"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class PlacedRows:
 
 
 def placed_rows(
-    operation: Operation, sandbox: Sandbox, worker: Worker, *, reason: str, at: datetime
+    operation: Operation, sandbox: Sandbox, worker: Worker, *, decision: Placement, at: datetime
 ) -> PlacedRows:
     """Return what is to be written when the sandbox is placed on the worker."""
     owned = lifecycle.place(sandbox, worker.id, at=at)
@@ -35,7 +39,7 @@ def placed_rows(
     transition = Transition(
         event="placed",
         actor="scheduler",
-        reason=reason,
+        reason=decision.reason,
         at=owned.changed_at,
         from_state=owned.state,
         to_state=owned.state,
@@ -44,5 +48,14 @@ def placed_rows(
         worker_id=owned.worker_id,
         epoch=owned.epoch,
         operation_id=operation.id,
+        detail=placement_detail(
+            sandbox, decision.candidates, chosen=worker.id, cause=_cause(operation, sandbox)
+        ),
     )
     return PlacedRows(owned, replace(operation, step="start", progress=progress), transition)
+
+
+def _cause(operation: Operation, sandbox: Sandbox) -> str:
+    if operation.kind is OperationKind.CREATE:
+        return "create" if sandbox.snapshot_id is None else "fork"
+    return _CAUSES.get(operation.kind, operation.kind.value)

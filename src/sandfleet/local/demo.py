@@ -9,94 +9,44 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import signal
 import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from itertools import pairwise
 
 from sandfleet.local.configuration import load_configuration, load_secrets
-from sandfleet.local.demo_owner import end_left_sandboxes, ownership
+from sandfleet.local.demo_owner import end_left_sandboxes
 from sandfleet.local.demo_report import DemoReport, NotVerified, Say, Step
+from sandfleet.local.demo_tour import Tour, require
+from sandfleet.local.demo_workers import moved, worker_killed
 from sandfleet.local.layout import Layout
 from sandfleet.local.machines import count_machines
-from sandfleet.local.processes import is_alive, send_signal
-from sandfleet.local.state import ServiceKind, ServiceState, read_state
-from sandfleet_sdk import Client, ExecResult, Gone, SandfleetError
+from sandfleet.local.state import read_state
+from sandfleet_sdk import Client, Gone, SandfleetError
 
-_TIMEOUT_S = 600
 _FILE_BYTES = 8 * 2**20
 _SAMPLES = 10
-_BACK_WITHIN_S = 60.0
 _NOTHING_LEFT_WITHIN_S = 30.0
-_TICKER = (
-    "setsid sh -c 'while :; do cut -d\" \" -f1 /proc/uptime >> /tmp/ticks; sleep 0.1; done' >/dev/null 2>&1 &"
-)
-_GAP_S_MAX = 2.0
 
 
-@dataclass(slots=True)
-class _Tour:
-    """What the steps share."""
-
-    layout: Layout
-    client: Client
-    report: DemoReport
-    sandboxes: list[str] = field(default_factory=list)
-    ticker: str = ""
-
-    @property
-    def first(self) -> str:
-        """The sandbox that most steps use."""
-        return self.sandboxes[0]
-
-    def run(self, command: str, *, sandbox: str | None = None) -> ExecResult:
-        """Run a shell line, which must succeed."""
-        result = self.client.commands.run(sandbox or self.first, command)
-        if result.exit_code != 0:
-            raise NotVerified(f"`{command}` ended with {result.exit_code}: {result.stderr.strip()[-300:]}")
-        return result
-
-    @contextmanager
-    def measured(self, name: str) -> Iterator[None]:
-        """Keep how many milliseconds the block took."""
-        begun = time.monotonic()
-        yield
-        self.report.measured[name] = (time.monotonic() - begun) * 1000
-
-    def create(self, name: str) -> str:
-        """Create a sandbox and remember it."""
-        with self.measured(name):
-            sandbox = self.client.sandboxes.create(timeout_s=_TIMEOUT_S, metadata=ownership())
-        self.sandboxes.append(sandbox.id)
-        return sandbox.id
-
-
-def _require(is_so: object, otherwise: str) -> None:
-    if not is_so:
-        raise NotVerified(otherwise)
-
-
-def _create(tour: _Tour) -> list[str]:
+def _create(tour: Tour) -> list[str]:
     sandbox = tour.create("create")
     with tour.measured("first command after it"):
         kernel = tour.run("uname -r").stdout.strip()
-    _require(kernel != os.uname().release, "the sandbox shows the host's kernel: that is no VM")
+    require(kernel != os.uname().release, "the sandbox shows the host's kernel: that is no VM")
     return [
         f"$ sandfleet create  ->  {sandbox}",
         f"its own kernel: Linux {kernel} (the host has {os.uname().release})",
     ]
 
 
-def _run_python(tour: _Tour) -> list[str]:
+def _run_python(tour: Tour) -> list[str]:
     program = "import hashlib; print(hashlib.sha256(b'sandfleet' * 10**6).hexdigest())"
     expected = hashlib.sha256(b"sandfleet" * 10**6).hexdigest()
     with tour.measured("python3 -c (starts, computes, ends)"):
         result = tour.client.commands.run(tour.first, "python3", args=["-c", program])
-    _require(result.stdout.strip() == expected, f"python3 computed {result.stdout!r}, not {expected}")
+    require(result.stdout.strip() == expected, f"python3 computed {result.stdout!r}, not {expected}")
     times = []
     for _ in range(_SAMPLES):
         begun = time.monotonic()
@@ -106,18 +56,18 @@ def _run_python(tour: _Tour) -> list[str]:
     return [f"$ sandfleet exec {tour.first[:8]} -- python3 -c …  ->  {expected[:16]}…, as computed here"]
 
 
-def _tools(tour: _Tour) -> list[str]:
+def _tools(tour: Tour) -> list[str]:
     # The web server is for a later step: it has until then to start.
     tour.run("setsid python3 -m http.server 8000 >/dev/null 2>&1 &")
     lines = tour.run(
         "python3 --version; node --version; git --version; jq --version; sudo -n id -un; "
         "command -v npm && command -v pip3 && command -v gcc"
     ).stdout.split("\n")
-    _require(lines[4] == "root" and lines[1].startswith("v"), f"the tools answered {lines}")
+    require(lines[4] == "root" and lines[1].startswith("v"), f"the tools answered {lines}")
     return [f"nothing to install: {lines[0]}, Node.js {lines[1]}, npm, pip, gcc, git, jq, sudo"]
 
 
-def _files(tour: _Tour) -> list[str]:
+def _files(tour: Tour) -> list[str]:
     content = secrets.token_bytes(_FILE_BYTES)
     digest = hashlib.sha256(content).hexdigest()
     path = "/workspace/demo/random.bin"
@@ -128,34 +78,34 @@ def _files(tour: _Tour) -> list[str]:
     read_from = time.monotonic()
     back = tour.client.files.read(tour.first, path)
     read = time.monotonic()
-    _require(inside == digest, "the bytes in the sandbox differ from those that were written")
-    _require(hashlib.sha256(back).hexdigest() == digest, "the bytes that came back differ")
+    require(inside == digest, "the bytes in the sandbox differ from those that were written")
+    require(hashlib.sha256(back).hexdigest() == digest, "the bytes that came back differ")
     mib = _FILE_BYTES / 2**20
     tour.report.measured["file upload"] = mib / (written - begun)
     tour.report.measured["file download"] = mib / (read - read_from)
     return [f"{mib:.0f} random MiB written, digested inside and read back: sha256 {digest[:16]}… three times"]
 
 
-def _isolation(tour: _Tour) -> list[str]:
+def _isolation(tour: Tour) -> list[str]:
     second = tour.create("create another")
     tour.client.files.write(tour.first, "/workspace/secret", "mine")
-    _require(not tour.client.files.exists(second, "/workspace/secret"), "a file is seen by a stranger")
+    require(not tour.client.files.exists(second, "/workspace/secret"), "a file is seen by a stranger")
     ids = {tour.run("cat /etc/machine-id", sandbox=sandbox).stdout for sandbox in tour.sandboxes}
-    _require(len(ids) == 2, "two sandboxes have one identity")
-    _wait_for(tour, "curl -sf -o /dev/null http://127.0.0.1:8000/")
+    require(len(ids) == 2, "two sandboxes have one identity")
+    tour.wait_for("curl -sf -o /dev/null http://127.0.0.1:8000/")
     with _listener() as (listener, port):
         targets = [("the first sandbox", "10.0.2.15", 8000), *_host_addresses(port)]
         reached = _reached_from(tour, second, [(address, number) for _, address, number in targets])
         for what, address, number in targets:
-            _require((address, number) not in reached, f"{what} ({address}:{number}) is reached")
-        _require(not _was_called(listener), "a packet of a sandbox reached the host")
+            require((address, number) not in reached, f"{what} ({address}:{number}) is reached")
+        require(not _was_called(listener), "a packet of a sandbox reached the host")
     return [
         f"$ sandfleet create  ->  {second}: another machine id, none of the first one's files",
         f"it cannot reach the first one's web server, nor the host ({len(targets) - 1} addresses tried)",
     ]
 
 
-def _reached_from(tour: _Tour, sandbox: str, targets: list[tuple[str, int]]) -> set[tuple[str, int]]:
+def _reached_from(tour: Tour, sandbox: str, targets: list[tuple[str, int]]) -> set[tuple[str, int]]:
     """Try all addresses at once from a sandbox; return those that took a connection."""
     tries = " ".join(
         f"(timeout 2 bash -c ': < /dev/tcp/{address}/{number}' 2>/dev/null && echo {address} {number}) &"
@@ -165,28 +115,7 @@ def _reached_from(tour: _Tour, sandbox: str, targets: list[tuple[str, int]]) -> 
     return {(line.split()[0], int(line.split()[1])) for line in lines}
 
 
-def _worker_killed(tour: _Tour) -> list[str]:
-    tour.run(_TICKER)
-    boot = tour.run("cat /proc/sys/kernel/random/boot_id").stdout
-    _wait_for(tour, "test $(wc -l < /tmp/ticks) -ge 3")
-    before = _worker(tour.layout)
-    _require(before.process is not None and is_alive(before.process), "no worker process is recorded")
-    if before.process is not None:
-        send_signal(before.process, signal.SIGKILL)
-    with tour.measured("worker killed -9 until the sandbox answers"):
-        _until_answers(tour)
-    after = _until_restarted(tour.layout, before)
-    _require(tour.run("cat /proc/sys/kernel/random/boot_id").stdout == boot, "the sandbox was booted anew")
-    gap_s = _longest_gap_s(tour.run("sleep 0.5; cat /tmp/ticks").stdout)
-    _require(gap_s < _GAP_S_MAX, f"the running program stood still for {gap_s:.1f} s")
-    return [
-        f"$ kill -9 {before.process.pid if before.process else '?'} (the worker); "
-        f"the supervisor started {after.process.pid if after.process else '?'}",
-        f"same boot, same program still running; it never paused longer than {gap_s:.2f} s",
-    ]
-
-
-def _destroy(tour: _Tour) -> list[str]:
+def _destroy(tour: Tour) -> list[str]:
     ended = list(tour.sandboxes)
     with tour.measured("destroy"):
         tour.client.sandboxes.kill(tour.first)
@@ -194,7 +123,7 @@ def _destroy(tour: _Tour) -> list[str]:
         tour.client.sandboxes.kill(sandbox)
     for sandbox in ended:
         status = tour.client.sandboxes.get(sandbox).status
-        _require(status == "stopped", f"{sandbox} is {status}, not stopped")
+        require(status == "stopped", f"{sandbox} is {status}, not stopped")
     try:
         tour.client.commands.run(ended[0], "true")
     except Gone:
@@ -209,13 +138,14 @@ def _destroy(tour: _Tour) -> list[str]:
     ]
 
 
-_STEPS: tuple[tuple[str, Callable[[_Tour], list[str]]], ...] = (
+_STEPS: tuple[tuple[str, Callable[[Tour], list[str]]], ...] = (
     ("A computer in a moment", _create),
     ("Run Python", _run_python),
     ("Install nothing", _tools),
     ("Write and read a file", _files),
+    ("Move it to another worker while it works", moved),
     ("Two sandboxes, isolated from each other and from the host", _isolation),
-    ("Kill the worker; the sandbox stays", _worker_killed),
+    ("Kill the worker; the sandbox stays", worker_killed),
     ("Destroy, and leave nothing", _destroy),
 )
 
@@ -227,7 +157,7 @@ def tour(layout: Layout, *, narrate: Say) -> DemoReport:
         raise NotVerified("no fleet is running")
     report = DemoReport(steps_planned=len(_STEPS))
     with Client(state.url, load_secrets(layout).bootstrap_key) as client:
-        shared = _Tour(layout, client, report)
+        shared = Tour(layout, client, report)
         end_left_sandboxes(client)
         try:
             for number, (title, function) in enumerate(_STEPS, 1):
@@ -243,7 +173,7 @@ def tour(layout: Layout, *, narrate: Say) -> DemoReport:
     return report
 
 
-def _taken(title: str, function: Callable[[_Tour], list[str]], shared: _Tour) -> Step:
+def _taken(title: str, function: Callable[[Tour], list[str]], shared: Tour) -> Step:
     begun = time.monotonic()
     try:
         facts, problem = tuple(function(shared)), ""
@@ -259,13 +189,6 @@ def _narrate(narrate: Say, number: int, step: Step) -> None:
         narrate(f"   {fact}")
     outcome = f"NOT verified: {step.problem}" if step.problem else "verified"
     narrate(f"   {outcome} ({step.seconds:.2f} s)")
-
-
-def _wait_for(tour: _Tour, command: str) -> None:
-    result = tour.client.commands.run(
-        tour.first, f"for n in $(seq 100); do {command} && exit 0; sleep 0.1; done; exit 1"
-    )
-    _require(result.exit_code == 0, f"`{command}` did not come true within 10 s")
 
 
 @contextmanager
@@ -292,43 +215,7 @@ def _host_addresses(port: int) -> list[tuple[str, str, int]]:
     return found
 
 
-def _worker(layout: Layout) -> ServiceState:
-    state = read_state(layout)
-    workers = state.of_kind(ServiceKind.WORKER) if state else ()
-    if not workers:
-        raise NotVerified("no worker is recorded")
-    return workers[0]
-
-
-def _until_answers(tour: _Tour) -> None:
-    deadline = time.monotonic() + _BACK_WITHIN_S
-    while True:
-        try:
-            tour.run("true")
-            return
-        except SandfleetError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
-def _until_restarted(layout: Layout, before: ServiceState) -> ServiceState:
-    deadline = time.monotonic() + _BACK_WITHIN_S
-    while True:
-        worker = _worker(layout)
-        if worker.is_alive and worker.process != before.process:
-            return worker
-        _require(time.monotonic() < deadline, "the worker was not started again")
-        time.sleep(0.1)
-
-
-def _longest_gap_s(ticks: str) -> float:
-    moments = [float(line) for line in ticks.split()]
-    _require(len(moments) > 5, "the program in the sandbox left no trace")
-    return max(later - earlier for earlier, later in pairwise(moments))
-
-
-def _until_nothing_left(tour: _Tour) -> int:
+def _until_nothing_left(tour: Tour) -> int:
     """Wait until this machine's VMs are those of living sandboxes and of the ready pool; return the pool."""
     deadline = time.monotonic() + _NOTHING_LEFT_WITHIN_S
     workers = load_configuration(tour.layout).workers
@@ -337,7 +224,5 @@ def _until_nothing_left(tour: _Tour) -> int:
         count = count_machines(tour.layout)
         if count.owned == living and count.unfinished <= len(workers):
             return count.warm
-        _require(
-            time.monotonic() < deadline, f"{count.owned} VMs have an owner, of {living} living sandboxes"
-        )
+        require(time.monotonic() < deadline, f"{count.owned} VMs have an owner, of {living} living sandboxes")
         time.sleep(0.1)

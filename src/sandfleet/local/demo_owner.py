@@ -10,7 +10,16 @@ from sandfleet_sdk import Client, Sandbox
 
 METADATA_KEY = "demo-process"
 _LEFT_MAX = 1000
-_NOT_ENDED = ("creating", "running", "hibernating", "hibernated", "waking", "restoring", "rebooting")
+_NOT_ENDED = (
+    "creating",
+    "running",
+    "hibernating",
+    "hibernated",
+    "waking",
+    "restoring",
+    "rebooting",
+    "migrating",
+)
 
 
 def ownership() -> dict[str, str]:

@@ -69,5 +69,6 @@ class DemoReport:
         say("  sandfleet exec mine -- bash -c 'uname -a; free -m; df -h /workspace'")
         say("  sandfleet cp README.md mine:/workspace/")
         say("  sandfleet rm mine")
+        say("  sandfleet up --workers 1    take the second worker out again, which the move needed")
         say("  sandfleet status            the URL and the key for other programs")
         say("  sandfleet down              end the fleet; --stop-sandboxes ends the VMs as well")

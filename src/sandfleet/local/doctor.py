@@ -22,6 +22,7 @@ from sandfleet.local.image import current_image, templates_dir
 from sandfleet.local.layout import Layout
 from sandfleet.local.ports import is_free
 from sandfleet.local.state import read_state
+from sandfleet.model.errors import HypervisorFailed
 
 _QEMU_MIN = (10, 0)
 _TOOL_TIMEOUT_S = 10
@@ -175,9 +176,15 @@ def _cgroups() -> Finding:
 
 
 def _network() -> Finding:
+    from sandfleet.adapters.network import nftables
+
     missing = [tool for tool in ("ip", "nft") if shutil.which(tool) is None]
     if missing:
         return Finding("network", Verdict.FAIL, f"{', '.join(missing)} not found", "run `make setup`")
+    try:
+        nftables.loaded()
+    except HypervisorFailed as error:
+        return Finding("network", Verdict.FAIL, error.message, "run `make setup`")
     if not Path("/dev/net/tun").exists():
         return Finding("network", Verdict.FAIL, "no /dev/net/tun", "modprobe tun, or allow the device")
     name = f"sf-doctor-{os.getpid()}"

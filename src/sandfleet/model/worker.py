@@ -48,6 +48,14 @@ class Worker:
     memory_used_mib: int = 0
     cpu_percent: float = 0.0
     disk_used_mib: int = 0
+    host_memory_mib: int = 0
+    """What the host itself has, whatever is promised of it; 0 when the worker has not said."""
+    host_cpus: int = 0
+    host_disk_mib: int = 0
+    """Of the file system where the sandboxes' disks lie."""
+    ends_at: datetime | None = None
+    """When whoever owns the host will take it away, if they have said so."""
+    ends_because: str = ""
     last_seen_at: datetime | None = None
     instance_id: str = ""
     """Names the worker's process; `sequence` rises with each of its heartbeats."""

@@ -38,6 +38,7 @@ from sandfleet.planning.packing import Packing
 from sandfleet.planning.placement import PlacementRequest
 from sandfleet.planning.sizes_to_launch import SizeChooser, empty_worker
 
+SETTLING = "the leader is new: workers may be about to report"
 FORESEEN_MAX = 5000
 """With how many sandboxes of the typical size foreseen demand is counted at most."""
 
@@ -74,6 +75,7 @@ def plan_capacity(
     demand_mib = _demand_mib(view)
     memory = replace(memory, demand=memory.demand.with_sample(demand_mib, now=now))
     round_ = _Round(view, policy, memory, now)
+    round_.call_off()
     round_.pack(demand_mib)
     if round_.is_short:
         round_.grow()
@@ -111,6 +113,16 @@ class _Round:
         self._unplaced = 0
         self.needed = self._sum()
         self.current = self._count()
+
+    def call_off(self) -> None:
+        """Keep the workers that did not get empty by their deadline: they are needed, after all."""
+        for member in self._members:
+            if member.drained_by is DrainOwner.CAPACITY and member.is_stuck:
+                reason = "it did not get empty by its deadline"
+                self._commands.append(KeepWorker(member.worker.id, DrainOwner.CAPACITY, reason))
+                self._kept.add(member.worker.id)
+        if self._kept:
+            self._memory = self._memory.with_returned(self._kept, now=self._now)
 
     def pack(self, demand_mib: int) -> None:
         """Place what waits, what has to leave, and what is foreseen."""
@@ -270,13 +282,18 @@ class _Round:
         ours = [
             one
             for one in self._members
-            if one.drained_by is DrainOwner.CAPACITY and one.worker.state is WorkerState.READY
+            if one.drained_by is DrainOwner.CAPACITY
+            and one.worker.state is WorkerState.READY
+            and one.worker.id not in self._kept
         ]
         return sorted(ours, key=lambda one: (-one.worker.committed.memory_mib, one.worker.id))
 
     def _within_budget(self, wanted: int) -> int:
         policy = self._policy
         if self._frozen and wanted > self._opened_for_queue:
+            wanted = self._opened_for_queue
+        if self._view.is_settling and wanted > self._opened_for_queue:
+            self._hold(SETTLING)
             wanted = self._opened_for_queue
         last = self._memory.launched_at
         is_pause = last is not None and (self._now - last).total_seconds() < policy.launch_pause_s
@@ -319,6 +336,8 @@ class _Round:
         self._held = f"{self._held}; {reason}" if self._held else reason
 
     def _why_not_smaller(self) -> str | None:
+        if self._view.is_settling:
+            return SETTLING
         if self._view.surge.is_under_way:
             return "a roll-out is under way"
         if self._view.queue:

@@ -63,7 +63,9 @@ def shrink(members: Sequence[Member], ground: Ground, policy: CapacityPolicy, *,
         if reason is not None:
             refused[member.worker.id] = reason
             continue
-        drains.append(DrainWorker(member.worker.id, DrainOwner.CAPACITY, _why(member, worth)))
+        # Nobody is put to sleep to save a machine.
+        why = _why(member, worth)
+        drains.append(DrainWorker(member.worker.id, DrainOwner.CAPACITY, why, hibernates=False))
     return Shrinking(drains, refused)
 
 

@@ -5,6 +5,8 @@ Rule 2: where it goes is decided by placement, on a view that holds what was pla
 Rule 3: a sandbox that finds no place holds up none after it; it is told why, and asked about again.
 Rule 4: a move that failed is tried again later each time, and elsewhere if there is elsewhere.
 Rule 5: of a worker that does not answer nothing is moved, and nothing is concluded.
+Rule 6: shortly before the deadline what cannot leave at once is put to sleep, durably, if that may be.
+Rule 7: at the deadline a worker that is not empty is stuck: somebody is told, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -14,15 +16,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sandfleet.model.drain import Stay, StayReason
+from sandfleet.model.drain import Drain, DrainState, Stay, StayReason
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.worker import Worker, WorkerState
-from sandfleet.planning.moving import choose_target
+from sandfleet.planning.moving import choose_target, held_resources
 from sandfleet.planning.placement import FleetView, NoPlacement, Placement, PlacementPolicy
 
 RETRY_S = 5.0
 RETRY_S_MAX = 300.0
+SAVING_TIME = timedelta(minutes=5)
+"""So long before the deadline the saves begin, or half-way to it if that is less."""
+TOO_LATE = "it would not be elsewhere before the deadline"
+MOVE_MIB_PER_S = 64
+"""What a move may be relied on to bring across: one that would come too late is not begun."""
 _DOUBLINGS_MAX = 10
 
 
@@ -35,6 +42,10 @@ class Resident:
     """What else is being done with it; nothing else begins meanwhile."""
     before: Stay | None = None
     """What was known of it the time before; of a move under way, where it goes."""
+    reserved_mib: int = 0
+    """What is promised to it here, if that is more than its row says."""
+    is_cleared: bool = True
+    """Whether nothing of an earlier move is left elsewhere: until then it cannot move again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,13 @@ class DrainPolicy:
 
     moves_at_once: int
     placement: PlacementPolicy
+    deadline_at: datetime | None = None
+    saves_from: datetime | None = None
+    """From when on what cannot leave at once is put to sleep; None: nothing is."""
+    saves_at_once: int = 0
+    """How many may be put to sleep at once, if not as many as move."""
+    no_saves: str = ""
+    """Why nothing is put to sleep, if nothing may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +73,35 @@ class PlannedMove:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedSave:
+    """A sandbox that is to be put to sleep now."""
+
+    sandbox: Sandbox
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DrainPlan:
     """What begins now, and what is to be known of all the others."""
 
     moves: Sequence[PlannedMove]
     stays: Sequence[Stay]
+    saves: Sequence[PlannedSave] = ()
+
+
+def saves_begin(drain: Drain) -> datetime | None:
+    """Return from when on a drain puts sandboxes to sleep."""
+    if drain.deadline_at is None:
+        return None
+    return drain.deadline_at - min(SAVING_TIME, max(timedelta(), (drain.deadline_at - drain.begun_at) / 2))
+
+
+def state_of(drain: Drain, stays: Sequence[Stay], *, is_bare: bool, now: datetime) -> DrainState:
+    """Return how it stands. `is_bare`: nothing is promised there any more."""
+    if not stays and is_bare:
+        return DrainState.DRAINED
+    is_over = drain.deadline_at is not None and now >= drain.deadline_at
+    return DrainState.STUCK if is_over else DrainState.DRAINING
 
 
 def drain_plan(
@@ -72,12 +114,14 @@ def drain_plan(
     incoming: Mapping[WorkerId, int],
 ) -> DrainPlan:
     """Plan one round. `incoming`: how many moves of all drains are on their way to each worker."""
-    under_way = [_moving(one) for one in residents if one.sandbox.state is SandboxState.MIGRATING]
-    round_ = _Round(worker, view, policy, now, Counter(incoming), room=policy.moves_at_once - len(under_way))
-    others = [one for one in residents if one.sandbox.state is not SandboxState.MIGRATING]
+    leaving = [_leaving(one) for one in residents if one.sandbox.state in _LEAVING]
+    round_ = _Round(worker, view, policy, now, Counter(incoming))
+    for stay in leaving:
+        round_.count(stay)
+    others = [one for one in residents if one.sandbox.state not in _LEAVING]
     for resident in sorted(others, key=_lightest_first):
         round_.consider(resident)
-    return DrainPlan(tuple(round_.moves), (*under_way, *round_.stays))
+    return DrainPlan(tuple(round_.moves), (*leaving, *round_.stays), tuple(round_.saves))
 
 
 def retry_at(attempts: int, *, now: datetime) -> datetime:
@@ -90,10 +134,16 @@ def _lightest_first(resident: Resident) -> tuple[int, str]:
     return resident.sandbox.resources.memory_mib, resident.sandbox.id
 
 
-def _moving(resident: Resident) -> Stay:
-    before = resident.before or Stay(resident.sandbox.id, StayReason.MOVING, "")
+_LEAVING = {SandboxState.MIGRATING: StayReason.MOVING, SandboxState.HIBERNATING: StayReason.SAVING}
+
+
+def _leaving(resident: Resident) -> Stay:
+    reason = _LEAVING[resident.sandbox.state]
+    before = resident.before or Stay(resident.sandbox.id, reason, "")
     said = f"it moves to {before.target}" if before.target else "it moves"
-    return replace(before, reason=StayReason.MOVING, said=said, retry_at=None)
+    if reason is StayReason.SAVING:
+        before, said = replace(before, target=None), "it is being put to sleep"
+    return replace(before, reason=reason, said=said, retry_at=None)
 
 
 class _Round:
@@ -106,36 +156,87 @@ class _Round:
         policy: DrainPolicy,
         now: datetime,
         incoming: Counter[WorkerId],
-        *,
-        room: int,
     ) -> None:
         self.moves: list[PlannedMove] = []
+        self.saves: list[PlannedSave] = []
         self.stays: list[Stay] = []
         self._worker = worker
         self._workers = {one.id: one for one in view.workers}
         self._policy = policy
         self._now = now
         self._incoming = incoming
-        self._room = room
+        self._room = {
+            StayReason.MOVING: policy.moves_at_once,
+            StayReason.SAVING: policy.saves_at_once or policy.moves_at_once,
+        }
+
+    def count(self, stay: Stay) -> None:
+        """Count one that is on its way already."""
+        self._room[stay.reason] -= 1
 
     def consider(self, resident: Resident) -> None:
-        """Plan its move, or say why it stays."""
+        """Plan how it leaves, or say why it stays."""
         because = self._first_refusal(resident)
         if because is not None:
             self._stay(resident, *because)
             return
+        way = self._way_out(resident)
+        if isinstance(way, Placement):
+            self._move(resident, way)
+        else:
+            self._save_or_stay(resident, *way)
+
+    def _way_out(self, resident: Resident) -> Placement | tuple[StayReason, str]:
+        """Return where it moves now, or why it does not."""
+        if self._is_paused(resident):
+            return StayReason.HELD, resident.before.said if resident.before else ""
+        if not resident.is_cleared:
+            return StayReason.WAITING, "an earlier move of it is not cleared away yet"
         choice = self._choice(resident)
         if isinstance(choice, NoPlacement):
-            self._stay(resident, StayReason.HELD, _nowhere(choice))
-        elif self._incoming[choice.worker_id] >= self._policy.moves_at_once:
-            self._stay(resident, StayReason.WAITING, f"{choice.worker_id} takes others first")
-        elif self._room <= 0:
-            self._stay(resident, StayReason.WAITING, "others move first")
+            return StayReason.HELD, _nowhere(choice)
+        if not self._comes_in_time(resident):
+            return StayReason.HELD, TOO_LATE
+        if self._incoming[choice.worker_id] >= self._policy.moves_at_once:
+            return StayReason.WAITING, f"{choice.worker_id} takes others first"
+        if self._room[StayReason.MOVING] <= 0:
+            return StayReason.WAITING, "others move first"
+        return choice
+
+    def _save_or_stay(self, resident: Resident, reason: StayReason, said: str) -> None:
+        """Put to sleep what cannot move now, once it is time for that."""
+        begins = self._policy.saves_from
+        # What would come too late elsewhere has nothing to wait for.
+        is_time = begins is not None and (self._now >= begins or said == TOO_LATE)
+        if not is_time:
+            self._stay(resident, reason, said)
+        elif self._policy.no_saves:
+            self._stay(resident, reason, f"{said}; it is not put to sleep: {self._policy.no_saves}")
+        elif (
+            self._is_paused(resident) and resident.before is not None and resident.before.has_failed_to_sleep
+        ):
+            self._stay(resident, reason, said)
+        elif self._room[StayReason.SAVING] <= 0:
+            self._stay(resident, StayReason.WAITING, f"others are put to sleep first; {said}")
         else:
-            self._move(resident, choice)
+            self._room[StayReason.SAVING] -= 1
+            self.saves.append(PlannedSave(resident.sandbox, said))
+
+    def _is_paused(self, resident: Resident) -> bool:
+        """Whether what failed is not tried again yet."""
+        before = resident.before
+        return before is not None and before.retry_at is not None and before.retry_at > self._now
+
+    def _comes_in_time(self, resident: Resident) -> bool:
+        """Whether a move may end before the deadline; after it there is nothing to lose."""
+        deadline_at = self._policy.deadline_at
+        if deadline_at is None or self._now >= deadline_at:
+            return True
+        memory_mib = max(resident.sandbox.resources.memory_mib, resident.reserved_mib)
+        return self._now + timedelta(seconds=memory_mib / MOVE_MIB_PER_S) <= deadline_at
 
     def _first_refusal(self, resident: Resident) -> tuple[StayReason, str] | None:
-        state, before = resident.sandbox.state, resident.before
+        state = resident.sandbox.state
         if resident.sandbox.is_terminal:
             return StayReason.WAITING, "it has ended, and its machine is being cleared away"
         if self._worker.state is not WorkerState.READY:
@@ -144,8 +245,6 @@ class _Round:
             return StayReason.WAITING, f"it is {state}"
         if resident.under_way is not None:
             return StayReason.WAITING, f"{resident.under_way} is under way"
-        if before is not None and before.retry_at is not None and before.retry_at > self._now:
-            return StayReason.HELD, before.said
         return None
 
     def _choice(self, resident: Resident) -> Placement | NoPlacement:
@@ -153,16 +252,20 @@ class _Round:
         failed = resident.before.target if resident.before and resident.before.attempts else None
         everywhere = FleetView(tuple(self._workers.values()))
         elsewhere = FleetView(tuple(one for one in everywhere.workers if one.id != failed))
-        choice = choose_target(resident.sandbox, elsewhere, self._policy.placement, wanted=None)
+        choice = self._choose(resident, elsewhere)
         if isinstance(choice, NoPlacement) and failed is not None:
-            return choose_target(resident.sandbox, everywhere, self._policy.placement, wanted=None)
+            return self._choose(resident, everywhere)
         return choice
 
+    def _choose(self, resident: Resident, among: FleetView) -> Placement | NoPlacement:
+        placement, reserved = self._policy.placement, resident.reserved_mib
+        return choose_target(resident.sandbox, among, placement, wanted=None, reserved_mib=reserved)
+
     def _move(self, resident: Resident, choice: Placement) -> None:
-        self._room -= 1
+        self._room[StayReason.MOVING] -= 1
         self._incoming[choice.worker_id] += 1
         target = self._workers[choice.worker_id]
-        taken = target.committed + resident.sandbox.resources
+        taken = target.committed + held_resources(resident.sandbox, resident.reserved_mib)
         self._workers[target.id] = replace(target, committed=taken)
         self.moves.append(PlannedMove(resident.sandbox, target.id, choice.reason))
 

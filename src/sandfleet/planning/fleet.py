@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sandfleet.model.drain import DrainOwner
+from sandfleet.model.drain import DRAIN_DEADLINE_S, DrainOwner, DrainTerms
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchId
 from sandfleet.model.worker import Worker, WorkerState
@@ -34,6 +34,8 @@ class Member:
     added_at: datetime
     residents: Sequence[Resident] = ()
     drained_by: DrainOwner | None = None
+    is_stuck: bool = False
+    """Whether its drain is over its deadline, and something is there still."""
     is_proven_empty: bool = False
     """Its own fresh word that no VM is there; without that word nothing is removed."""
 
@@ -94,6 +96,14 @@ class DrainWorker:
     worker_id: WorkerId
     owner: DrainOwner
     reason: str
+    deadline_s: float = DRAIN_DEADLINE_S
+    hibernates: bool = True
+    """Whether what nobody can take may be put to sleep for it."""
+
+    @property
+    def terms(self) -> DrainTerms:
+        """What is agreed with it."""
+        return DrainTerms(self.reason, self.deadline_s, self.hibernates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +151,5 @@ class CapacityView:
     version: str = ""
     """What a machine boots that is launched now."""
     surge: Surge = Surge()
+    is_settling: bool = False
+    """The leader is new: workers that nobody has heard of yet may be about to report."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sandfleet.model.drain import Drain, DrainOwner
+from sandfleet.model.drain import Drain, DrainState
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchState, MachineSize
 from sandfleet.model.sandbox import Sandbox
@@ -35,9 +35,9 @@ def members(known: Known, *, now: datetime) -> Sequence[Member]:
     """Return a member for each worker that is not gone."""
     joined = {one.worker_id: one for one in known.launches if one.worker_id is not None}
     launches = {**joined, **_reported(known)}
-    owners = {drain.worker_id: drain.owner for drain in known.drains}
+    drains = {drain.worker_id: drain for drain in known.drains}
     return [
-        _member(worker, launches.get(worker.id), known, now, drained_by=owners.get(worker.id))
+        _member(worker, launches.get(worker.id), known, now, drain=drains.get(worker.id))
         for worker in known.workers
         if worker.state is not WorkerState.GONE
     ]
@@ -60,6 +60,12 @@ def candidates_for_removal(known: Known) -> Sequence[Worker]:
         and worker.committed.memory_mib == 0
         and not known.sandboxes.get(worker.id)
     ]
+
+
+def usual_version(workers: Sequence[Worker]) -> str:
+    """Return what most workers run: a machine for demand is one more of them."""
+    counts = Counter(one.worker_version for one in workers if one.state is WorkerState.READY)
+    return max(counts, key=lambda version: (counts[version], version), default="")
 
 
 def sizes_as_known(sizes: Sequence[MachineSize], members: Sequence[Member]) -> Sequence[MachineSize]:
@@ -98,14 +104,15 @@ def _reported(known: Known) -> Mapping[WorkerId, Launch]:
 
 
 def _member(
-    worker: Worker, launch: Launch | None, known: Known, now: datetime, *, drained_by: DrainOwner | None
+    worker: Worker, launch: Launch | None, known: Known, now: datetime, *, drain: Drain | None
 ) -> Member:
     return Member(
         worker=worker,
         size=NOT_LAUNCHED if launch is None else launch.size,
         added_at=now if launch is None else launch.ended_at or now,
         residents=_residents(worker, known.sandboxes.get(worker.id, ())),
-        drained_by=drained_by,
+        drained_by=None if drain is None else drain.owner,
+        is_stuck=drain is not None and drain.state is DrainState.STUCK,
         is_proven_empty=worker.id in known.empty,
     )
 

@@ -52,6 +52,8 @@ class PlacementPolicy:
     disk_ratio_max: float = 100.0
     memory_used_ratio_max: float | None = None
     """Where more is promised than there is: a host that uses more than this takes nothing new."""
+    host_used_ratio_max: float | None = None
+    """Of the host's own memory, where its worker has said how much that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,10 @@ def _cordoned(worker: Worker, request: PlacementRequest, policy: PlacementPolicy
 
 
 def _used(worker: Worker, request: PlacementRequest, policy: PlacementPolicy) -> str | None:
+    if policy.host_used_ratio_max is not None and worker.host_memory_mib > 0:
+        of_host = worker.memory_used_mib / worker.host_memory_mib
+        if of_host > policy.host_used_ratio_max:
+            return f"uses {of_host:.0%} of its host's memory"
     if policy.memory_used_ratio_max is None:
         return None
     share = worker.memory_used_mib / max(1, worker.total.memory_mib)

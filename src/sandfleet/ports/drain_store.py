@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from sandfleet.model.drain import Drain
+from sandfleet.model.drain import Drain, DrainTerms
 from sandfleet.model.ids import WorkerId
 
 
 class DrainStore(Protocol):
     """The drains that have not been undone."""
 
-    async def begin(self, worker_id: WorkerId, *, actor: str) -> Drain:
+    async def begin(self, worker_id: WorkerId, *, actor: str, terms: DrainTerms | None = None) -> Drain:
         """Place nothing on the worker from now on, and write the drain down; NotFound, also of a gone worker.
 
-        An operator's drain that has begun already is returned as it stands; one that a loop of the fleet has
-        begun becomes the operator's, and goes on from where it is. Loops begin theirs by `ports.fleet_store`.
+        An operator's drain that has begun already goes on from where it is, with new terms if some are given;
+        one that a loop of the fleet has begun becomes the operator's. Loops begin theirs by
+        `ports.fleet_store`.
         """
         ...
 
@@ -39,6 +40,7 @@ class DrainStore(Protocol):
     async def save(self, drain: Drain, *, term: int) -> bool:
         """Write down how far it is; false when that very drain has been ended meanwhile. StaleTerm.
 
-        `drained_at` is the database's own time, set when the state becomes `drained`.
+        `drained_at` and `stuck_at` are the database's own time, set when the state becomes so; each is told
+        in the log. What was agreed when it began stays as it is.
         """
         ...

@@ -63,6 +63,16 @@ class MachineFacts:
     """The last restart that came to its end."""
 
 
+@dataclass(frozen=True, slots=True)
+class MachineUsage:
+    """What a machine costs its host beside memory."""
+
+    cpu_s: float
+    """Seconds of CPU since its QEMU began."""
+    disk_mib: int
+    """What its own files take up; what others stand on as well is not counted."""
+
+
 class Machine(Protocol):
     """One VM. Every method raises `GuestUnresponsive` or `HypervisorFailed` within its own bound."""
 
@@ -106,6 +116,10 @@ class Machine(Protocol):
 
     async def memory_used_mib(self) -> int:
         """Return what the host has lost to this machine (PSS)."""
+        ...
+
+    async def usage(self) -> MachineUsage:
+        """Return what else the host has spent on this machine."""
         ...
 
     async def set_network(self, *, enabled: bool) -> None:

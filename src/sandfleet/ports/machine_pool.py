@@ -8,6 +8,8 @@ Rule 3: each call that changes something carries the leader's term. A pool refus
 it has seen. Where a pool cannot remember it for all its callers, only what is durably asked for is ever
 asked of it: a launch that stands, and the end of a machine that was given up.
 Rule 4: a machine is gone when the pool says so. No answer is not that word.
+Rule 5: what was made beside a machine (disk, network card, address) carries the same tags, and ends with it.
+What a broken call or a broken pool left behind is told as a part that nothing holds.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from sandfleet.model.launch import MachineSize
-from sandfleet.model.machine import Machine, MachineOrder
+from sandfleet.model.machine import Machine, MachineOrder, MachinePart
 
 
 class MachinePool(Protocol):
@@ -46,4 +48,15 @@ class MachinePool(Protocol):
 
     async def terminate(self, machine_id: str, *, term: int) -> bool:
         """Have it end; true once it is gone, or never was. False: ask again. PoolUnreachable, StaleTerm."""
+        ...
+
+    async def parts(self) -> Sequence[MachinePart]:
+        """Return the fleet's parts that nothing holds, by kind and id. PoolUnreachable, never some."""
+        ...
+
+    async def remove(self, part: MachinePart, *, term: int) -> bool:
+        """Have it end unless something holds it; true once it is gone, or never was the fleet's.
+
+        False: ask again. PoolUnreachable, StaleTerm.
+        """
         ...

@@ -28,13 +28,18 @@ class MoveBeginning:
     """What it is to have there, if that is more than it has."""
 
 
+MoveDecision = Callable[[FleetView, int], MoveBeginning | NoPlacement]
+"""Where to, given the fleet and the memory in MiB that is promised to the sandbox where it is: it may be more
+than its row says, while a change of its size is under way or has not gone as it was asked for."""
+
+
 class MoveStore(Protocol):
     """Each change of a moving sandbox's places, in one transaction with its row."""
 
     async def begin(
         self,
         sandbox: Sandbox,
-        decide: Callable[[FleetView], MoveBeginning | NoPlacement],
+        decide: MoveDecision,
         *,
         term: int | None = None,
     ) -> MoveBeginning | NoPlacement:

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Protocol
 
 from sandfleet.model.move import MoveGround, MoveSample, MoveVerdict, Outcome, Way
+from sandfleet.ports.guest import Guest
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.wire.move_manifest import Landing, MoveManifest
 
 FetchBackings = Callable[[Mapping[str, Path]], Awaitable[None]]
 """Writes the files with these digests to the given paths, verified, or raises."""
+
+Tell = Callable[[Guest], Awaitable[None]]
+"""Tells a guest what it must know before anybody reaches it. May be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,11 @@ class Mover(Protocol):
         """Return when the arriving machine could run; `HypervisorFailed` when it never will."""
         ...
 
-    async def take_over(self, machine: Machine) -> None:
-        """Have the arrived machine run, its agent answering. May be repeated."""
+    async def take_over(self, machine: Machine, *, tell: Tell) -> Mapping[str, float]:
+        """Have the arrived machine run, its agent told, and this written down. May be repeated.
+
+        Returns by when, in milliseconds since the call, each step had been done.
+        """
         ...
 
     async def send(self, machine: Machine, landing: Landing, *, move_id: str, pilot: Pilot) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from sandfleet.model.checkpoint import Checkpoint
-from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, SnapshotId
+from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.snapshot import Snapshot
 
 
@@ -27,6 +27,10 @@ class SnapshotRecords(Protocol):
 
     async def complete_of(self, sandbox_id: SandboxId) -> Sequence[Snapshot]:
         """Return the complete ones that were taken of the sandbox, newest first."""
+        ...
+
+    async def only_on(self, worker_id: WorkerId) -> Sequence[Snapshot]:
+        """Return those that are being saved on the worker or lie there and are not durable, by id."""
         ...
 
     async def mark_garbage(self, *, term: int, limit: int = 100) -> Sequence[Snapshot]:

@@ -177,6 +177,10 @@ class PlacementStore(Protocol):
         """Give the reservation back. Idempotent."""
         ...
 
+    async def reserved_on(self, worker_id: WorkerId) -> Mapping[SandboxId, int]:
+        """Return how much memory is promised there to each sandbox that it is the worker of."""
+        ...
+
     async def queue_length(self) -> int:
         """Return how many creates wait for a place."""
         ...
@@ -243,6 +247,14 @@ class OperationStore(Protocol):
 
     async def open_for(self, sandbox_id: SandboxId) -> Sequence[Operation]:
         """Return the operations of a sandbox that have not ended."""
+        ...
+
+    async def open_for_all(self, sandbox_ids: Sequence[SandboxId]) -> Mapping[SandboxId, Sequence[Operation]]:
+        """Return those of many, with one statement; who has none is left out."""
+        ...
+
+    async def find(self, operation_ids: Sequence[OperationId]) -> Mapping[OperationId, Operation]:
+        """Return many, with one statement; what is not there is left out."""
         ...
 
 

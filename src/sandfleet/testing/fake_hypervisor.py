@@ -16,7 +16,14 @@ from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import HypervisorFailed, PortClosed
 from sandfleet.ports.clock import Clock
-from sandfleet.ports.hypervisor import Accelerator, Machine, MachineFacts, MachineOrder, TemplateInfo
+from sandfleet.ports.hypervisor import (
+    Accelerator,
+    Machine,
+    MachineFacts,
+    MachineOrder,
+    MachineUsage,
+    TemplateInfo,
+)
 from sandfleet.testing.fake_guest import FakeGuest
 from sandfleet.testing.fake_programs import Program, small_shell
 from sandfleet.testing.faults import Faults
@@ -26,6 +33,7 @@ class FakeMachine:
     """One VM of a fake host."""
 
     def __init__(self, host: FakeHypervisor, facts: MachineFacts, guest: FakeGuest) -> None:
+        self.used = MachineUsage(cpu_s=0.0, disk_mib=0)
         self._host = host
         self._facts = facts
         self._guest = guest
@@ -116,6 +124,10 @@ class FakeMachine:
     async def memory_used_mib(self) -> int:
         """Return what an idle clone costs."""
         return 46
+
+    async def usage(self) -> MachineUsage:
+        """Return what was spent, as tests say."""
+        return self.used
 
     async def set_network(self, *, enabled: bool) -> None:
         """Remember it."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from sandfleet.model.errors import MachineRefused, PoolUnreachable, StaleTerm
 from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
-from sandfleet.model.machine import Machine, MachineOrder, MachineState
+from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState, PartKind
 from sandfleet.ports.clock import Clock
 from sandfleet.testing.builders import resources
 
@@ -25,6 +25,8 @@ class FakeAccount:
     """By id, with the fleet's tag."""
     ended_at: dict[str, datetime] = field(default_factory=dict)
     """When a machine was told to end."""
+    parts: dict[str, tuple[str, MachinePart]] = field(default_factory=dict)
+    """What nothing holds, by id, with the fleet's tag."""
     terms: dict[str, int] = field(default_factory=dict)
     begun: int = 0
 
@@ -72,6 +74,36 @@ class FakeMachinePool:
             self._account.ended_at.setdefault(machine_id, self._clock.now())
         self._answer()
         return found is None or self._is_gone(found)
+
+    async def parts(self) -> Sequence[MachinePart]:
+        """Return what was left."""
+        self._reach(None)
+        mine = [part for fleet, part in self._account.parts.values() if fleet == self._fleet]
+        self._answer()
+        return sorted(mine, key=lambda one: (one.kind, one.id))
+
+    async def remove(self, part: MachinePart, *, term: int) -> bool:
+        """Have it gone from the next call on."""
+        self._reach(term)
+        fleet, _ = self._account.parts.get(part.id, (None, None))
+        if fleet == self._fleet:
+            del self._account.parts[part.id]
+        self._answer()
+        return fleet != self._fleet
+
+    def leave_part(
+        self, kind: PartKind, *, launch_id: LaunchId | None, made_at: datetime | None
+    ) -> MachinePart:
+        """Have a part there that nothing holds."""
+        part = MachinePart(kind, f"p-{len(self._account.parts) + 1:04}", launch_id, made_at)
+        self._account.parts[part.id] = (self._fleet, part)
+        return part
+
+    def fail_machine(self, machine_id: str, failure: LaunchFailure) -> None:
+        """Have a machine that was begun come to nothing."""
+        fleet, machine = self._account.machines[machine_id]
+        failed = replace(machine, failure=failure, said="it was begun, and then there was none")
+        self._account.machines[machine_id] = (fleet, failed)
 
     def give_notice(self, machine_id: str, *, ends_at: datetime) -> None:
         """Say that the machine will be taken away."""
@@ -130,4 +162,5 @@ class FakeMachinePool:
             return replace(machine, state=MachineState.ENDING)
         size = next(one for one in self.sizes if one.name == machine.size)
         is_up = self._clock.now() - machine.launched_at >= timedelta(seconds=size.boot_s)
+        is_up = is_up and machine.failure is None
         return replace(machine, state=MachineState.RUNNING if is_up else MachineState.STARTING)

@@ -6,13 +6,14 @@ The two hosts know each other by one `Wires`, which stands for the network betwe
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.model.move import Course, MoveGround, MoveSample, Outcome
 from sandfleet.ports.hypervisor import Machine, MachineOrder
-from sandfleet.ports.moves import Arrival, FetchBackings, Pilot
+from sandfleet.ports.moves import Arrival, FetchBackings, Pilot, Tell
 from sandfleet.testing.fake_hypervisor import FakeHypervisor, FakeMachine
 from sandfleet.testing.fake_snapshots import a_manifest
 from sandfleet.wire.move_manifest import Landing, MovedDisk, MoveManifest
@@ -82,10 +83,12 @@ class FakeMover:
         if self._move_of(machine) not in self._wires.landed:
             raise HypervisorFailed("the machine has not arrived")
 
-    async def take_over(self, machine: Machine) -> None:
+    async def take_over(self, machine: Machine, *, tell: Tell) -> Mapping[str, float]:
         """Run it."""
         await self._host.faults.at("take_over")
         await self.landed(machine)
+        await tell(machine.guest)
+        return {"told": 0.0}
 
     async def send(self, machine: Machine, landing: Landing, *, move_id: str, pilot: Pilot) -> None:
         """Give the inside over, as the pilot wants it."""

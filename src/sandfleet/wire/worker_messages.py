@@ -208,6 +208,10 @@ class VmStatus(msgspec.Struct, frozen=True, kw_only=True):
     cpu_count: int = 1
     disk_mib: int = 0
     memory_used_mib: int = 0
+    cpu_used: float | None = None
+    """Cores that it kept busy between the last two times it was measured."""
+    disk_used_mib: int | None = None
+    """What its own disks take up on the host."""
     in_flight: int = 0
     idle_s: float = 0.0
     template: str = ""
@@ -239,6 +243,13 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     memory_used_mib: int
     cpu_percent: float
     disk_used_mib: int
+    host_memory_mib: int = 0
+    """What the host itself has, whatever is promised of it: `…_used_…` and `cpu_percent` are of that."""
+    host_cpus: int = 0
+    host_disk_mib: int = 0
+    ends_in_s: float | None = None
+    """In how many seconds whoever owns the host will take it away, if they have said so."""
+    ends_because: str = ""
     warm: int = 0
     exec_sessions: int = 0
     """Commands, sessions and terminals that run in all VMs, as they were last counted."""

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -25,6 +26,7 @@ from sandfleet.wire.move_messages import AbandonMove
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.host import Host
+from sandfleet.worker.notice import read_notice
 from sandfleet.worker.operations.fence import fence
 from sandfleet.worker.operations.receive_move import abandon_move
 from sandfleet.worker.operations.stop import end
@@ -58,6 +60,7 @@ class WorkerFacts:
     control_url: str
     join_token: str = field(repr=False)
     interval_s: float = 2.0
+    notice_file: Path | None = None
 
 
 class HeartbeatSender:
@@ -118,7 +121,8 @@ class HeartbeatSender:
     def _compose(self) -> Heartbeat:
         host, facts = self._host, self._facts
         self._sequence += 1
-        memory = psutil.virtual_memory()
+        memory, disk = psutil.virtual_memory(), psutil.disk_usage(facts.data_dir)
+        notice = read_notice(facts.notice_file, now=host.clock.now())
         return Heartbeat(
             worker_id=facts.worker_id,
             instance_id=self._instance_id,
@@ -135,7 +139,12 @@ class HeartbeatSender:
             total_disk_mib=facts.total_disk_mib,
             memory_used_mib=int((memory.total - memory.available) // 2**20),
             cpu_percent=psutil.cpu_percent(interval=None),
-            disk_used_mib=int(psutil.disk_usage(facts.data_dir).used // 2**20),
+            disk_used_mib=int((disk.total - disk.free) // 2**20),
+            host_memory_mib=int(memory.total // 2**20),
+            host_cpus=os.cpu_count() or 0,
+            host_disk_mib=int(disk.total // 2**20),
+            ends_in_s=notice.ends_in_s if notice else None,
+            ends_because=notice.because if notice else "",
             warm=len(host.pool),
             exec_sessions=sum(resident.running_execs for resident in host.residents),
             stopping=host.is_stopping,
@@ -161,7 +170,9 @@ class HeartbeatSender:
             if resident.machine is None:
                 continue
             try:
-                resident.memory_used_mib = await resident.machine.memory_used_mib()
+                memory_mib = await resident.machine.memory_used_mib()
+                usage, at_s = await resident.machine.usage(), self._host.clock.monotonic()
+                resident.measured.note(memory_mib=memory_mib, usage=usage, at_s=at_s)
             except (SandfleetError, OSError) as error:
                 log.info("not_measured", sandbox=resident.sandbox_id, reason=str(error))
         self._measure_from += _MEASURED_PER_BEAT

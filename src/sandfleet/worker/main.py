@@ -180,6 +180,7 @@ def worker_facts(settings: WorkerSettings, *, port: int) -> WorkerFacts:
         control_url=settings.control_url,
         join_token=settings.join_token.get_secret_value(),
         interval_s=settings.heartbeat_interval_s,
+        notice_file=settings.notice_file,
     )
 
 

@@ -50,7 +50,7 @@ class HostCollector(Collector):
         for state, count in states.items():
             vms.add_metric([state.value], count)
         yield vms
-        used = sum(resident.memory_used_mib for resident in host.residents)
+        used = sum(resident.measured.memory_mib for resident in host.residents)
         for name, text, value in (
             ("warm_machines", "Machines that stand ready.", len(host.pool)),
             ("memory_budget_mib", "Memory that may be promised.", host.limits.memory_budget_mib),

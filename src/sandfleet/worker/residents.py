@@ -25,6 +25,7 @@ from sandfleet.wire.worker_messages import VmStatus
 from sandfleet.worker.background import OwnedTask
 from sandfleet.worker.budget import Budget
 from sandfleet.worker.executions import SANDBOX_BYTES_MAX, Executions
+from sandfleet.worker.measured import Measured
 from sandfleet.worker.moves import Arrival, Departure
 from sandfleet.worker.session_clients import SessionClients
 from sandfleet.worker.size_orders import SizeOrders
@@ -61,7 +62,7 @@ class Resident:
         self.state = VmState.STARTING
         self.reason: str | None = None
         self.in_flight = 0
-        self.memory_used_mib = 0
+        self.measured = Measured()
         self.is_identity_certain = False
         """Whether this process saw the guest take its identity (see `operations.start`)."""
         self.starting: OwnedTask[Any] | None = None
@@ -264,7 +265,9 @@ class Resident:
             memory_mib=self.order.memory_mib,
             cpu_count=self.order.cpu_count,
             disk_mib=self.order.disk_mib,
-            memory_used_mib=self.memory_used_mib,
+            memory_used_mib=self.measured.memory_mib,
+            cpu_used=self.measured.cpu_used,
+            disk_used_mib=self.measured.disk_mib,
             in_flight=self.in_flight,
             idle_s=self.idle_s,
             template=self.order.template,

@@ -111,6 +111,8 @@ class WorkerSettings(BaseSettings):
     """Time-out of commands that name none."""
     uid_first: int = Field(default=200_000, ge=1000)
     """First of the host users that VMs run as, one each; no two workers of a host share them."""
+    notice_file: Path | None = None
+    """A file whose presence says that the host is about to be taken away; it may say when and why."""
     heartbeat_interval_s: float = Field(default=2.0, gt=0, le=60)
     """How often it reports until the control plane says otherwise."""
     stop_grace_s: float = Field(default=10.0, ge=0, le=300)

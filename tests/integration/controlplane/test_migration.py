@@ -140,7 +140,7 @@ async def test_calls_wait_while_it_stands_still(pair: Pair) -> None:
     pair.hosts[home].faults.hold("hand_over")
     async with asyncio.TaskGroup() as group:
         moving = group.create_task(moved(pair, sandbox, away))
-        await asyncio.sleep(0.5)
+        await pair.hosts[home].faults.reached("hand_over")
         run = pair.client.post(f"/api/sandboxes/{sandbox}/exec/run", json={"cmd": "echo waited"})
         running = group.create_task(run)
         await asyncio.sleep(0.2)
@@ -223,6 +223,54 @@ async def test_of_a_drain_that_goes_nowhere_each_reason_is_told(pair: Pair) -> N
     assert (await pair.client.post(f"/admin/workers/{home}/drain?drain=maybe")).status_code == 400
     async with await pair.fleet.other_organisation() as other:
         assert (await other.post(f"/admin/workers/{home}/drain")).status_code == 403
+
+
+async def test_a_drain_past_its_deadline_is_stuck_everywhere_it_is_shown(pair: Pair) -> None:
+    sandbox, home, away = await pair.create()
+    drain = f"/admin/workers/{home}/drain"
+    assert (await pair.client.post(f"/admin/workers/{away}/drain")).status_code == 200
+    begun = (await pair.client.post(f"{drain}?deadline_s=0&hibernate=false&reason=a%20new%20disk")).json()
+    assert (begun["reason"], begun["hibernates"]) == ("a new disk", False)
+    assert begun["deadlineAt"] == begun["begunAt"]
+    shown: dict[str, Any] = {}
+    for _ in range(POLLS_MAX):
+        shown = (await pair.client.get(drain)).json()
+        if shown["state"] == "stuck":
+            break
+        await asyncio.sleep(0.02)
+    assert shown["stuckAt"] is not None
+    assert [stay["sandboxID"] for stay in shown["sandboxes"]] == [sandbox]
+    metrics = (await pair.client.get("/metrics")).text
+    assert f'sandfleet_worker_drain_stuck{{worker="{home}"}} 1.0' in metrics
+    assert 'sandfleet_worker_drains{state="stuck"} 1.0' in metrics
+    later = (await pair.client.post(f"{drain}?deadline_s=600")).json()
+    assert later["deadlineAt"] > begun["deadlineAt"]
+    for wrong in ("deadline_s=soon", "deadline_s=-1", "hibernate=maybe"):
+        assert (await pair.client.post(f"{drain}?{wrong}")).status_code == 400
+    for worker in (home, away):
+        await pair.client.post(f"/admin/workers/{worker}/undrain")
+    assert "drain_stuck{" not in (await pair.client.get("/metrics")).text
+
+
+async def test_what_others_have_room_for_is_evicted_and_the_rest_says_why(pair: Pair) -> None:
+    sandbox, home, away = await pair.create()
+    evict = f"/admin/workers/{home}/evict"
+    await pair.client.post(f"/admin/workers/{away}/drain")
+    nowhere = (await pair.client.post(evict)).json()
+    assert (nowhere["workerID"], nowhere["evicted"], nowhere["remaining"]) == (home, [], 1)
+    assert f"{away} is draining" in nowhere["sandboxes"][0]["reason"]
+    await pair.client.post(f"/admin/workers/{away}/undrain")
+    gone = (await pair.client.post(evict)).json()
+    assert [(one["sandboxID"], one["to"]) for one in gone["evicted"]] == [(sandbox, away)]
+    assert (gone["remaining"], gone["evicted"][0]["reason"][:8]) == (0, "best fit")
+    for _ in range(POLLS_MAX):
+        row = (await pair.client.get(f"/api/sandboxes/{sandbox}")).json()
+        if (row["workerID"], row["status"]) == (away, "running"):
+            break
+        await asyncio.sleep(0.02)
+    assert (row["workerID"], row["status"]) == (away, "running")
+    assert not (await pair.workers())[home]["draining"]
+    assert (await pair.client.post("/admin/workers/wk-none/evict")).status_code == 404
 
 
 async def test_a_size_that_does_not_fit_moves_the_sandbox_and_is_given_there(pair: Pair) -> None:

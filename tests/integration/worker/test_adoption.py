@@ -49,6 +49,19 @@ async def test_a_start_that_a_dead_worker_left_half_done_is_finished_by_its_repe
             assert len(machine.guest.identities) == 1
 
 
+async def test_a_guest_that_a_dead_worker_did_not_tell_who_it_is_is_told_by_the_repeated_commit() -> None:
+    async with FakeHypervisor() as hypervisor:
+        machine = await hypervisor.clone(DEFAULT)
+        await machine.assign(ID, epoch=2)  # at home, and nobody knows what its guest was told
+        async with a_worker(hypervisor) as worker:
+            for _ in range(2):
+                order = msgspec.json.encode({"sandbox_id": ID, "epoch": 2, "envs": {"A": "1"}})
+                async with worker.http.post("/moves/mv-one/commit", data=order) as answer:
+                    assert (answer.status, (await answer.json())["state"]) == (200, "running")
+            (told,) = machine.guest.identities
+            assert (told.host_name, told.envs) == (ID, {"A": "1"})
+
+
 async def test_a_restart_that_came_to_its_end_is_not_done_again_by_the_next_worker() -> None:
     async with FakeHypervisor() as hypervisor:
         async with a_worker(hypervisor) as first:

@@ -22,6 +22,7 @@ from sandfleet.wire.move_messages import CommitMove, EndMove
 from sandfleet.wire.worker_messages import ResizeVm
 from sandfleet.worker.operations import end_move
 from sandfleet.worker.operations.commit_move import commit_move
+from sandfleet.worker.residents import VmState
 
 ID, MOVE = "sb-one", "mv-one"
 
@@ -124,6 +125,27 @@ async def test_a_guest_that_does_not_run_on_is_not_said_to_run(*, is_shut_off: b
         assert (await pair.source.vm(ID))[1]["state"] == ("moving" if is_shut_off else "running")
         assert (await pair.stay())["state"] == "running"
         assert mover.stays == 1
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+async def test_a_hand_over_whose_source_died_is_not_undecided_for_ever(*, is_seen: bool) -> None:
+    """QEMU may end before the worker sees it: the hand-over is then undecided at first."""
+    async with a_pair() as pair:
+        await pair.receive()
+        fake_host(pair.source).faults.fail("hand_over", MoveUndecided("QEMU ended during the hand-over"))
+        assert (await pair.send())["step"] == "undecided"
+        (machine,) = fake_host(pair.source).machines.values()
+        await machine.crash()
+        if is_seen:
+            resident = pair.source.host.residents.find(ID)
+            assert resident is not None
+            async with asyncio.timeout(30):
+                while resident.state is not VmState.DEAD:
+                    await asyncio.sleep(0)
+        assert (await pair.send())["step"] == "failed"
+        assert (await pair.source.vm(ID))[1]["state"] == "dead"
+        released = await pair.ask(pair.source, "POST", f"/vms/{ID}/move/release", epoch=1, move_id=MOVE)
+        assert released["existed"]  # what has landed may be run: nothing is needed of it
 
 
 async def test_who_is_told_to_stay_while_it_is_looked_what_has_come_of_it_stays() -> None:

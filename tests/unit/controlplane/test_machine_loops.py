@@ -9,15 +9,16 @@ from typing import Any, cast
 import pytest
 from tests.unit.controlplane.machine_world import ORPHANS, World, launching, named
 
-from sandfleet.controlplane.loops.machines import CALLS_MAX, SILENCES_MAX, UNSEEN
+from sandfleet.controlplane.loops.machines import CALLS_MAX, LOOK_EVERY, ROUND, SILENCES_MAX, UNSEEN
+from sandfleet.controlplane.loops.orphans import REMOVALS_MAX
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.errors import PoolUnreachable, StaleTerm, StoreUnavailable
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
-from sandfleet.model.machine import Machine, MachineOrder, MachineState
+from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState, PartKind
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.fleet import AbandonLaunch, DrainWorker, RemoveWorker
-from sandfleet.planning.orphans import find_orphans
+from sandfleet.planning.orphans import find_orphan_parts, find_orphans
 from sandfleet.testing.builders import NOON, an_organisation
 from sandfleet.testing.conformance.placement_store import asked_for, place
 from sandfleet.testing.fake_machine_pool import FakeAccount, FakeMachinePool
@@ -134,6 +135,22 @@ async def test_everybody_has_a_turn_when_there_are_more_than_one_round_holds() -
     await world.decide(*(AbandonLaunch(named(number), "late") for number in range(CALLS_MAX)))
     await world.tick()
     assert len({one.launch_id for one in await world.machines()}) == count
+
+
+async def test_a_slow_pool_is_not_asked_for_longer_than_a_round_holds() -> None:
+    world = World()
+    launch = world.pool.launch
+
+    async def slow(order: MachineOrder, *, term: int) -> Machine:
+        await world.clock.advance(ROUND.total_seconds() / 2)
+        return await launch(order, term=term)
+
+    cast(Any, world.pool).launch = slow
+    await world.decide(*(launching(number) for number in range(5)))
+    await world.tick()
+    assert len(await world.machines()) == 2
+    await world.tick()
+    assert len(await world.machines()) == 4
 
 
 async def test_one_launch_that_never_gets_an_answer_does_not_hold_up_those_after_it() -> None:
@@ -307,3 +324,83 @@ def test_who_was_owned_in_between_is_reported_anew() -> None:
     later = NOON + timedelta(seconds=700)
     again = find_orphans([machine], [], owned.seen, ORPHANS, now=later)
     assert (again.seen, list(again.ending)) == ({"m-1": later}, [])
+
+
+@pytest.mark.parametrize("failure", [LaunchFailure.STOCKOUT, LaunchFailure.QUOTA])
+async def test_a_machine_that_was_begun_and_came_to_nothing_fails_its_launch_by_its_name(
+    failure: LaunchFailure,
+) -> None:
+    world = World()
+    await world.decide(launching(1), launching(2))
+    await world.tick()
+    world.pool.fail_machine("m-0001", failure)
+    said = await world.tick(seconds=LOOK_EVERY.total_seconds())
+    assert said == f"fake: 1 failed ({failure})"
+    failed = await world.launch()
+    assert (failed.state, failed.failure) == (LaunchState.FAILED, failure)
+    assert failed.said == "it was begun, and then there was none"
+    assert (await world.launch(2)).state is LaunchState.PENDING
+    await world.tick(seconds=1)
+    await world.tick(seconds=20)
+    assert (await world.launch()).gone_at is not None
+
+
+async def test_machines_that_boot_are_not_looked_at_in_every_round() -> None:
+    world = World()
+    looks = 0
+    listed = world.pool.list
+
+    async def counting() -> Any:
+        nonlocal looks
+        looks += 1
+        return await listed()
+
+    cast(Any, world.pool).list = counting
+    await world.decide(launching(1))
+    for _ in range(2 * int(LOOK_EVERY.total_seconds())):
+        await world.tick(seconds=1)
+    assert looks == 2
+
+
+async def test_a_part_of_no_launch_is_reported_first_and_removed_after_its_grace() -> None:
+    world = World()
+    await world.decide(launching(1))
+    old = world.clock.now() - timedelta(seconds=ORPHANS.age_s_min)
+    world.pool.leave_part(PartKind.DISK, launch_id=named(1), made_at=old)
+    for kind, made_at in ((PartKind.DISK, old), (PartKind.DISK, world.clock.now()), (PartKind.ADDRESS, None)):
+        world.pool.leave_part(kind, launch_id=LaunchId("long-gone"), made_at=made_at)
+    seen = "fake: no launch owns address p-0004, disk p-0002"
+    assert await look_for_orphans(world) == seen
+    said = await look_for_orphans(world, seconds=ORPHANS.reported_s_min)
+    assert said == f"{seen}, 1 of them to be removed"
+    said = await look_for_orphans(world, seconds=ORPHANS.age_s_min)
+    assert said == "fake: no launch owns address p-0004, disk p-0003, 1 of them to be removed"
+    await look_for_orphans(world, seconds=ORPHANS.reported_s_min)
+    # What a launch that stands may have left belongs to it still.
+    assert [part.id for part in await world.pool.parts()] == ["p-0001"]
+
+
+async def test_a_new_leader_reports_parts_anew_and_one_round_removes_so_many() -> None:
+    world = World()
+    for _ in range(REMOVALS_MAX + 3):
+        world.pool.leave_part(PartKind.DISK, launch_id=None, made_at=NOON - timedelta(days=1))
+    await look_for_orphans(world)
+    await world.stores.terms.raise_term("another")
+    await look_for_orphans(world, seconds=ORPHANS.reported_s_min)
+    assert len(await world.pool.parts()) == REMOVALS_MAX + 3
+    await look_for_orphans(world, seconds=ORPHANS.reported_s_min)
+    assert len(await world.pool.parts()) == 3
+
+
+def test_a_part_is_its_launchs_until_the_machine_is_gone_and_then_reported_anew() -> None:
+    part = MachinePart(PartKind.NETWORK_CARD, "p-1", named(1))
+    name = (PartKind.NETWORK_CARD, "p-1")
+    owner = Launch(named(1), "fake/small", "v1", NOON)
+    first = find_orphan_parts([part], [], {}, ORPHANS, now=NOON)
+    assert first.seen == {name: NOON}
+    owned = find_orphan_parts([part], [owner], first.seen, ORPHANS, now=NOON + timedelta(days=1))
+    assert (owned.seen, list(owned.removing)) == ({}, [])
+    later = NOON + timedelta(days=2)
+    gone = Launch(named(1), "fake/small", "v1", NOON, gone_at=later)
+    again = find_orphan_parts([part], [gone], owned.seen, ORPHANS, now=later)
+    assert (again.seen, list(again.removing)) == ({name: later}, [])

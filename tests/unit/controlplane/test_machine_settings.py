@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from sandfleet.adapters.machines.azure import AzureMachinePool
 from sandfleet.adapters.machines.ec2 import Ec2MachinePool
 from sandfleet.adapters.machines.local import LocalMachinePool
 from sandfleet.adapters.machines.static import StaticMachinePool
@@ -48,6 +49,23 @@ sizes = [
   {{name = "spot", {BOUGHT}, is_spot = true, region = "there"}},
 ]
 """
+AZURE = f"""
+[[pools]]
+kind = "azure"
+fleet = "first"
+subscription_id = "0000"
+resource_group = "workers"
+location = "westeurope"
+subnet_id = "/subscriptions/0000/subnet"
+gallery = "images"
+gallery_resource_group = "shared"
+image = "worker"
+ssh_public_key = "ssh-ed25519 AAAA"
+sizes = [
+  {{name = "large", {BOUGHT.partition(", instance")[0]}, vm_size = "Standard_D16s_v5", zone = "2"}},
+  {{name = "spot", {BOUGHT.partition(", instance")[0]}, vm_size = "Standard_D16s_v5", is_spot = true}},
+]
+"""
 STATIC = '[[pools]]\nkind = "static"\n'
 
 
@@ -70,18 +88,19 @@ def test_a_server_that_is_told_nothing_has_no_pools_and_wants_no_workers(tmp_pat
 
 
 def test_pools_are_opened_by_kind_and_preferred_in_their_order(tmp_path: Path) -> None:
-    given = settings(tmp_path, STATIC + EC2 + LOCAL + "[capacity]\nworkers_max = 7\n")
+    given = settings(tmp_path, STATIC + EC2 + LOCAL + AZURE + "[capacity]\nworkers_max = 7\n")
     pools = open_pools(given, JumpingClock())
     assert [(name, type(pool)) for name, pool in pools.items()] == [
         ("static", StaticMachinePool),
         ("ec2", Ec2MachinePool),
         ("local", LocalMachinePool),
+        ("azure", AzureMachinePool),
     ]
     policy = capacity_policy(given, pools)
     assert policy is not None
     found = {size.key: size for size in policy.sizes}
-    assert list(found) == ["ec2/large", "ec2/spot", "local/worker"]
-    assert [found[key].region for key in found] == ["here", "there", "here"]
+    assert list(found) == ["ec2/large", "ec2/spot", "local/worker", "azure/large", "azure/spot"]
+    assert [found[key].region for key in found] == ["here", "there", "here", "here", "here"]
     assert found["ec2/large"].price_per_hour == 0.8
     assert found["local/worker"].resources.memory_mib == 1024
     assert policy.placement == given.placement_policy
@@ -107,6 +126,8 @@ def test_what_is_left_out_of_the_policy_is_as_the_planner_has_it(tmp_path: Path)
         (LOCAL + "[capacity]\nworkers_most = 3\n", "workers_most"),
         (LOCAL.replace('"local"', '"cloud"'), "cloud"),
         (LOCAL.partition("[[pools.sizes]]")[0], "sizes"),
+        (AZURE.replace('"first"', '"First"'), "fleet"),
+        (AZURE.replace("vm_size", "instance_type"), "vm_size"),
         (LOCAL.replace('"worker"', '"a/b"'), "name"),
     ],
 )

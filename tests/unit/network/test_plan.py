@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from sandfleet.adapters.network import plan
+from sandfleet.adapters.network import plan, rtnetlink
 
 RANGE = IPv4Network("10.210.0.0/24")
 
@@ -32,14 +32,17 @@ def test_names_fit_into_the_kernels_limit_and_longer_ids_are_refused() -> None:
         plan.links("abcdefghijklm", 0, RANGE)
 
 
-def test_rules_are_loaded_before_anything_is_connected() -> None:
-    script = plan.connection_script(plan.links("abcdefghijkl", 3, RANGE), "THE RULES")
-    assert script.startswith("set -e\n")
-    assert script.index("THE RULES") < script.index("link add") < script.index("tap0 up")
-
-
 def test_a_guest_finds_the_same_gateway_everywhere() -> None:
-    scripts = [plan.connection_script(plan.links("abcdefghijkl", slot, RANGE), "") for slot in (0, 1)]
-    for script in scripts:
-        assert f"link set tap0 address {plan.GATEWAY_MAC}" in script
-        assert "addr add 10.0.2.2/24 dev tap0" in script
+    """What differs is only what lies on the host's side of the namespace."""
+    machines = [plan.links("abcdefghijkl", slot, RANGE) for slot in (0, 1)]
+    one, other = (plan.inside(names, tap=2, uplink=3) for names in machines)
+    differing = [request.what for request, its in zip(one, other, strict=True) if request != its]
+    assert differing == [f"address {machines[0].address}"]
+    assert rtnetlink.link_up(2, hardware_address=plan.GATEWAY_MAC) in one
+    assert rtnetlink.new_address("10.0.2.2", prefix_length=24, index=2) in one
+
+
+def test_the_host_leads_a_machines_own_address_alone_to_its_link() -> None:
+    names = plan.links("abcdefghijkl", 3, RANGE)
+    assert rtnetlink.new_route("10.210.0.19", index=9) in plan.outside(names, link=9)
+    assert len([one for one in plan.outside(names, link=9) if "route" in one.what]) == 1

@@ -13,7 +13,7 @@ from sandfleet_sdk.attached_models import (
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Output
 from sandfleet_sdk.calls import Sink, Source
 from sandfleet_sdk.client import AsyncClient, Client
-from sandfleet_sdk.drains import Drain, Stay
+from sandfleet_sdk.drains import Drain, Eviction, Stay
 from sandfleet_sdk.errors import (
     ApiError,
     BadAnswer,
@@ -46,6 +46,7 @@ from sandfleet_sdk.models import (
     Sandbox,
     Worker,
 )
+from sandfleet_sdk.plans import Candidate, Decision, Placement, Plan, Rejection
 from sandfleet_sdk.quotas import Caps, Quotas
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
 from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
@@ -63,12 +64,15 @@ __all__ = [
     "Autoscale",
     "BadAnswer",
     "BadRequest",
+    "Candidate",
     "Caps",
     "Checkpoint",
     "Client",
     "Conflict",
+    "Decision",
     "Drain",
     "Event",
+    "Eviction",
     "ExecProgress",
     "ExecResult",
     "FileEntry",
@@ -84,11 +88,14 @@ __all__ = [
     "NotFound",
     "Organisation",
     "Output",
+    "Placement",
+    "Plan",
     "PlanLimit",
     "Preview",
     "QuotaExceeded",
     "Quotas",
     "RateLimited",
+    "Rejection",
     "RetryPolicy",
     "Sandbox",
     "SandfleetError",

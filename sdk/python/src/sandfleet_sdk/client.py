@@ -22,6 +22,7 @@ from sandfleet_sdk import (
     drains,
     files,
     fleet,
+    plans,
     previews,
     quotas,
     sandboxes,
@@ -78,6 +79,7 @@ class Sandboxes(_Blocking):
     kill = _blocking(sandboxes.kill)
     set_timeout = _blocking(sandboxes.set_timeout)
     events = _blocking(sandboxes.events)
+    placement = _blocking(plans.placement)
     stats = _blocking(attached.stats)
     tags = _blocking(attached.tags)
     set_tags = _blocking(attached.set_tags)
@@ -110,6 +112,7 @@ class AsyncSandboxes(_Awaiting):
     kill = _awaiting(sandboxes.kill)
     set_timeout = _awaiting(sandboxes.set_timeout)
     events = _awaiting(sandboxes.events)
+    placement = _awaiting(plans.placement)
     stats = _awaiting(attached.stats)
     tags = _awaiting(attached.tags)
     set_tags = _awaiting(attached.set_tags)
@@ -278,6 +281,8 @@ class Fleet(_Blocking):
     drain_worker = _blocking(drains.begin_drain)
     undrain_worker = _blocking(drains.undo_drain)
     drain = _blocking(drains.show_drain)
+    plan = _blocking(plans.plan)
+    evict_worker = _blocking(drains.evict)
     organisations = _blocking(fleet.list_organisations)
     organisation = _blocking(quotas.get_organisation)
     create_organisation = _blocking(quotas.create_organisation)
@@ -296,6 +301,8 @@ class AsyncFleet(_Awaiting):
     drain_worker = _awaiting(drains.begin_drain)
     undrain_worker = _awaiting(drains.undo_drain)
     drain = _awaiting(drains.show_drain)
+    plan = _awaiting(plans.plan)
+    evict_worker = _awaiting(drains.evict)
     organisations = _awaiting(fleet.list_organisations)
     organisation = _awaiting(quotas.get_organisation)
     create_organisation = _awaiting(quotas.create_organisation)

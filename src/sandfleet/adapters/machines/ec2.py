@@ -25,13 +25,13 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sandfleet.adapters.machines.ec2_errors import launch_error, unreachable
+from sandfleet.adapters.machines.ec2_parts import Ec2Parts
+from sandfleet.adapters.machines.tags import FLEET_TAG, LAUNCH_TAG, SIZE_TAG, VERSION_TAG
 from sandfleet.adapters.machines.terms import newest_of
 from sandfleet.model.errors import MachineRefused
 from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
-from sandfleet.model.machine import Machine, MachineOrder, MachineState
+from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState
 
-FLEET_TAG, LAUNCH_TAG = "sandfleet:fleet", "sandfleet:launch"
-SIZE_TAG, VERSION_TAG = "sandfleet:size", "sandfleet:version"
 SPOT_NOTICE = timedelta(minutes=2)
 _TOKEN_LENGTH_MAX = 64
 _STATES: Mapping[str, MachineState] = {
@@ -43,7 +43,8 @@ _STATES: Mapping[str, MachineState] = {
 }
 _TAGGED = ("instance", "volume", "network-interface")
 _ENDING_EVENTS = frozenset({"instance-stop", "instance-retirement"})
-_CONNECT_S, _READ_S, _ATTEMPTS_MAX = 5, 30, 2
+# A call and its repetition end well within a tick of the loops that make them.
+_CONNECT_S, _READ_S, _ATTEMPTS_MAX = 5, 15, 2
 T = TypeVar("T")
 
 
@@ -63,6 +64,7 @@ class Ec2Config:
     fleet: str
     region: str
     launch_template: str
+    """Its id (`lt-…`) or its name."""
     sizes: Sequence[Ec2Size]
     endpoint_url: str | None = None
 
@@ -87,6 +89,7 @@ class Ec2MachinePool:
                 retries={"total_max_attempts": _ATTEMPTS_MAX, "mode": "standard"},
             ),
         )
+        self._parts = Ec2Parts(self._client, config.fleet)
 
     async def launch(self, order: MachineOrder, *, term: int) -> Machine:
         """Run an instance under the launch's token; first look for the one that it has."""
@@ -117,6 +120,15 @@ class Ec2MachinePool:
 
         return await self._called(work)
 
+    async def parts(self) -> Sequence[MachinePart]:
+        """Return what no instance holds."""
+        return await self._called(self._parts.loose)
+
+    async def remove(self, part: MachinePart, *, term: int) -> bool:
+        """Delete or release it, if it is the fleet's and nothing holds it."""
+        self._term = newest_of(self._term, term)
+        return await self._called(lambda: self._parts.remove(part))
+
     def _launch(self, order: MachineOrder) -> Machine:
         token = f"{self._config.fleet}/{order.launch_id}"
         wanted = self._by_name.get(order.size)
@@ -144,13 +156,15 @@ class Ec2MachinePool:
             "MarketType": "spot",
             "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
         }
+        template = self._config.launch_template
+        named = "LaunchTemplateId" if template.startswith("lt-") else "LaunchTemplateName"
         begun = self._client.run_instances(
             ClientToken=token,
             MinCount=1,
             MaxCount=1,
             ImageId=self._image(order.version),
             InstanceType=wanted.instance_type,
-            LaunchTemplate={"LaunchTemplateName": self._config.launch_template, "Version": "$Default"},
+            LaunchTemplate={named: template, "Version": "$Default"},
             TagSpecifications=[{"ResourceType": kind, "Tags": listed} for kind in _TAGGED],
             **({"InstanceMarketOptions": spot} if wanted.is_spot else {}),
         )

@@ -14,7 +14,7 @@ import msgspec
 from sandfleet.adapters.machines.local_orders import LocalMachine, LocalMachinesDirectory, LocalOrder
 from sandfleet.model.errors import MachineRefused, PoolUnreachable
 from sandfleet.model.launch import LaunchFailure, MachineSize
-from sandfleet.model.machine import Machine, MachineOrder
+from sandfleet.model.machine import Machine, MachineOrder, MachinePart
 from sandfleet.ports.clock import Clock
 
 KEPT = timedelta(days=7)
@@ -83,6 +83,15 @@ class LocalMachinePool:
             return False
 
         return await self._locked(work)
+
+    async def parts(self) -> Sequence[MachinePart]:
+        """Return none: what a machine has here goes before it is said to be gone."""
+        return []
+
+    async def remove(self, part: MachinePart, *, term: int) -> bool:
+        """Say that there is no such part of the fleet's."""
+        await self._locked(lambda: self._directory.require_newest(term))
+        return True
 
     def _accepted(self, order: MachineOrder, living: Sequence[LocalMachine]) -> LocalOrder:
         size = next((one for one in self.sizes if one.name == order.size), None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sandfleet.adapters.machines.terms import newest_of
 from sandfleet.model.errors import MachineRefused
 from sandfleet.model.launch import LaunchFailure, MachineSize
-from sandfleet.model.machine import Machine, MachineOrder
+from sandfleet.model.machine import Machine, MachineOrder, MachinePart
 
 
 class StaticMachinePool:
@@ -30,5 +30,14 @@ class StaticMachinePool:
 
     async def terminate(self, machine_id: str, *, term: int) -> bool:
         """Say that there is no such machine of the fleet's."""
+        self._term = newest_of(self._term, term)
+        return True
+
+    async def parts(self) -> Sequence[MachinePart]:
+        """Return none: these hosts are their owner's with all that they have."""
+        return []
+
+    async def remove(self, part: MachinePart, *, term: int) -> bool:
+        """Say that there is no such part of the fleet's."""
         self._term = newest_of(self._term, term)
         return True

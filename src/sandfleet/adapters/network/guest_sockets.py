@@ -16,7 +16,7 @@ BACKLOG = 32
 
 async def connect_to_guest(machine_id: str, port: int) -> socket.socket:
     """Return a connected socket; PortClosed when the guest refuses."""
-    connection = await within(plan.NAMESPACE_PREFIX + machine_id, _fresh_socket)
+    connection = await within(plan.NAMESPACE_PREFIX + machine_id, _fresh_socket, take_back=_close)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await asyncio.get_running_loop().sock_connect(connection, (plan.GUEST_ADDRESS, port))
@@ -34,7 +34,7 @@ async def connect_to_guest(machine_id: str, port: int) -> socket.socket:
 
 async def listen_for_metadata(machine_id: str) -> socket.socket:
     """Return a listening socket at the address to which the namespace leads metadata requests."""
-    return await within(plan.NAMESPACE_PREFIX + machine_id, _listening_socket)
+    return await within(plan.NAMESPACE_PREFIX + machine_id, _listening_socket, take_back=_close)
 
 
 def _fresh_socket() -> socket.socket:
@@ -48,6 +48,10 @@ def _listening_socket() -> socket.socket:
     made = socket.create_server((plan.GATEWAY_ADDRESS, plan.METADATA_PORT), backlog=BACKLOG)
     made.setblocking(False)
     return made
+
+
+def _close(made: socket.socket) -> None:
+    made.close()
 
 
 def _reason(error: OSError) -> str:

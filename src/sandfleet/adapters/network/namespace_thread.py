@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from sandfleet.adapters.thread_work import to_its_end
 from sandfleet.model.errors import HypervisorFailed
 
 NAMESPACE_DIRECTORY = Path("/run/netns")
@@ -34,8 +35,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 async def create_with_tap(name: str, tap: str, *, sysctls: Mapping[str, str]) -> int:
     """Make the namespace `name` with a tap in it and return the tap's descriptor.
 
-    Nothing stays when that fails. A thread cannot be cancelled: when the caller is,
-    what the thread still makes is taken back.
+    Nothing stays when that fails, or when the caller is cancelled.
     """
 
     def create() -> int:
@@ -52,29 +52,18 @@ async def create_with_tap(name: str, tap: str, *, sysctls: Mapping[str, str]) ->
             remove_namespace(name)
             raise
 
-    def take_back(made: asyncio.Future[int]) -> None:
-        if made.exception() is None:
-            os.close(made.result())
-            remove_namespace(name)
+    def take_back(tap: int) -> None:
+        os.close(tap)
+        remove_namespace(name)
 
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"in-{name}")
-    making = asyncio.get_running_loop().run_in_executor(pool, create)
-    try:
-        return await asyncio.shield(making)
-    except asyncio.CancelledError:
-        making.add_done_callback(take_back)
-        await asyncio.wait([making])
-        raise
-    except OSError as error:
-        raise HypervisorFailed(f"network namespace {name}: {error}") from error
-    finally:
-        pool.shutdown(wait=False)
+    return await _in_own_thread(create, name=name, take_back=take_back)
 
 
-async def within(name: str, work: Callable[[], _T]) -> _T:
+async def within(name: str, work: Callable[[], _T], *, take_back: Callable[[_T], None] | None = None) -> _T:
     """Return what `work` gives when a thread of its own does it inside the namespace `name`.
 
-    A socket belongs to the namespace it was made in, whoever uses it afterwards.
+    A socket belongs to the namespace it was made in, whoever uses it afterwards. When the caller is
+    cancelled, `take_back` gets what came of it.
     """
 
     def enter() -> _T:
@@ -85,9 +74,14 @@ async def within(name: str, work: Callable[[], _T]) -> _T:
             os.close(entrance)
         return work()
 
+    return await _in_own_thread(enter, name=name, take_back=take_back)
+
+
+async def _in_own_thread(work: Callable[[], _T], *, name: str, take_back: Callable[[_T], None] | None) -> _T:
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"in-{name}")
+    working = asyncio.get_running_loop().run_in_executor(pool, work)
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, enter)
+        return await to_its_end(working, take_back=take_back)
     except OSError as error:
         raise HypervisorFailed(f"network namespace {name}: {error}") from error
     finally:

@@ -9,13 +9,15 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from socket import socket
 
-from sandfleet.adapters.network import guest_sockets, plan, rules
+from sandfleet.adapters.network import connection, guest_sockets, nftables, plan, rules
 from sandfleet.adapters.network.namespace_thread import (
     NAMESPACE_DIRECTORY,
     create_with_tap,
     remove_namespace,
+    within,
 )
 from sandfleet.adapters.network.resolvers import host_resolvers
+from sandfleet.adapters.network.rtnetlink import KernelNetwork
 from sandfleet.adapters.processes import run_program
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.network import NetworkSeat
@@ -52,12 +54,12 @@ class NamespaceNetwork:
             address_range=self._range,
             local_resolvers=[address for address in self._resolvers if address in local],
         )
-        await run_program(["nft", "-f", "-"], given=text)
+        await asyncio.to_thread(nftables.carry_out, text)
 
     async def withdraw(self) -> None:
         """Remove our table from the host. Forwarding stays on: others may use it by now."""
         text = f"add table inet {self._host_table}\ndelete table inet {self._host_table}\n"
-        await run_program(["nft", "-f", "-"], given=text)
+        await asyncio.to_thread(nftables.carry_out, text)
 
     async def create(self, seat: NetworkSeat) -> int:
         """Create the machine's namespace and return an open descriptor of its tap; the caller closes it."""
@@ -67,12 +69,14 @@ class NamespaceNetwork:
     async def connect(self, seat: NetworkSeat, *, enabled: bool) -> None:
         """Connect the namespace with the host, under its rules. The tap must be open."""
         ruleset = rules.namespace_rules(resolvers=self._resolvers, address_range=self._range, enabled=enabled)
-        script = plan.connection_script(self._links(seat), ruleset)
-        await run_program(["sh", "-s"], given=script)
+        names = self._links(seat)
+        with _host_side() as host:
+            await within(names.namespace, lambda: connection.connect(host, names, rules_text=ruleset))
 
     async def set_egress(self, seat: NetworkSeat, *, enabled: bool) -> None:
         """Open or close the way out."""
-        await _in_namespace_nft(self._links(seat).namespace, rules.egress_change(enabled=enabled))
+        commands = rules.egress_change(enabled=enabled)
+        await within(self._links(seat).namespace, lambda: nftables.carry_out(commands))
 
     async def connect_to_guest(self, machine_id: str, port: int) -> socket:
         """Return a socket connected to the guest."""
@@ -114,9 +118,11 @@ class NamespaceNetwork:
         return plan.links(seat.machine_id, seat.slot, self._range)
 
 
-async def _in_namespace_nft(namespace: str, text: str) -> None:
-    entry = f"--net={NAMESPACE_DIRECTORY / namespace}"
-    await run_program(["nsenter", entry, "nft", "-f", "-"], given=text)
+def _host_side() -> KernelNetwork:
+    try:
+        return KernelNetwork()
+    except OSError as error:
+        raise HypervisorFailed(f"the host's links cannot be changed: {error}") from error
 
 
 async def _local_addresses() -> set[str]:

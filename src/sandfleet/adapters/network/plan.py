@@ -1,4 +1,4 @@
-"""Names, addresses and commands of one machine's network, computed without touching the host.
+"""Names, addresses and requests of one machine's network, computed without touching the host.
 
     guest 10.0.2.15 -- tap0 10.0.2.2 [namespace sf-ID] up0 A/32 -- sfID G/32 [host] -- outside
 
@@ -9,9 +9,16 @@ whose they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+
+from sandfleet.adapters.network.rtnetlink import (
+    Request,
+    link_up,
+    new_address,
+    new_default_route,
+    new_route,
+)
 
 GUEST_ADDRESS = "10.0.2.15"
 GATEWAY_ADDRESS = "10.0.2.2"
@@ -23,6 +30,8 @@ METADATA_PORT = 80
 """At the gateway's address; asked for at any other than the metadata address it does not answer."""
 TAP = "tap0"
 UPLINK = "up0"
+LOOPBACK_INDEX = 1
+"""The same in each namespace."""
 NAMESPACE_PREFIX = "sf-"
 LINK_PREFIX = "sf"
 MACHINE_ID_LENGTH = 12
@@ -74,39 +83,26 @@ def machine_count(address_range: IPv4Network) -> int:
     return max(0, address_range.num_addresses - _FIRST_MACHINE_OFFSET - 1)
 
 
-def connection_script(names: Links, rules_text: str) -> str:
-    """Return the shell script that connects a namespace, in which the tap is, with the host.
+def outside(names: Links, *, link: int) -> list[Request]:
+    """Return what the host's end of the pair needs, which has the number `link`."""
+    return [
+        new_address(names.host_address, prefix_length=32, index=link),
+        link_up(link),
+        new_route(names.address, index=link),
+    ]
 
-    One script, because starting a program from a large process costs more than what the program does.
-    """
-    outside = [
-        f"link add {names.host_link} type veth peer name {UPLINK} netns {names.namespace}",
-        f"addr add {names.host_address}/32 dev {names.host_link}",
-        f"link set {names.host_link} up",
-        f"route add {names.address}/32 dev {names.host_link}",
+
+def inside(names: Links, *, tap: int, uplink: int) -> list[Request]:
+    """Return what the links inside the namespace need."""
+    return [
+        link_up(LOOPBACK_INDEX),
+        link_up(tap, hardware_address=GATEWAY_MAC),
+        new_address(GATEWAY_ADDRESS, prefix_length=GUEST_PREFIX_LENGTH, index=tap),
+        new_address(names.address, prefix_length=32, index=uplink),
+        link_up(uplink),
+        new_route(names.host_address, index=uplink),
+        new_default_route(names.host_address, index=uplink),
     ]
-    inside = [
-        "link set lo up",
-        f"link set {TAP} address {GATEWAY_MAC}",
-        f"addr add {GATEWAY_ADDRESS}/{GUEST_PREFIX_LENGTH} dev {TAP}",
-        f"link set {TAP} up",
-        f"addr add {names.address}/32 dev {UPLINK}",
-        f"link set {UPLINK} up",
-        f"route add {names.host_address}/32 dev {UPLINK}",
-        f"route add default via {names.host_address} dev {UPLINK}",
-    ]
-    enter = f"nsenter --net=/run/netns/{names.namespace}"
-    # The rules come first: there is no moment at which the guest is connected and not confined.
-    return "\n".join(
-        [
-            "set -e",
-            _given(f"{enter} nft -f -", [rules_text]),
-            _given("ip -batch -", outside),
-            # Not `ip -n`: that also remounts /, which fails where the root directory is no mount (a chroot).
-            _given(f"{enter} ip -batch -", inside),
-            "",
-        ]
-    )
 
 
 NAMESPACE_SYSCTLS: dict[str, str] = {
@@ -116,7 +112,3 @@ NAMESPACE_SYSCTLS: dict[str, str] = {
     "net/ipv4/conf/all/send_redirects": "0",
     "net/ipv4/conf/all/accept_redirects": "0",
 }
-
-
-def _given(command: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"{command} <<'END_OF_INPUT'", *lines, "END_OF_INPUT"])

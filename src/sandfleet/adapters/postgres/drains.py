@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import BindParameter, Row, Text, bindparam, case, delete, exists, func, select, update
+from sqlalchemy import (
+    BindParameter,
+    Column,
+    ColumnElement,
+    Double,
+    Row,
+    Text,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import statements
@@ -14,13 +29,12 @@ from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
 from sandfleet.adapters.postgres.tables import drains, transitions, workers
 from sandfleet.adapters.postgres.terms import require_term
-from sandfleet.model.drain import Drain, DrainOwner, DrainState, Stay
+from sandfleet.model.drain import ASKED_FOR, Drain, DrainOwner, DrainState, DrainTerms, Stay
 from sandfleet.model.errors import NotFound
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.worker import WorkerState
 
-_ASKED_FOR = "asked for"
-_DRAINED = DrainState.DRAINED.value
+_DEADLINE_S: BindParameter[float] = bindparam("deadline_s", type_=Double())
 _OF = drains.c.worker_id == bindparam("worker")
 _READ = select(drains).where(_OF)
 _STATE = select(workers.c.state).where(
@@ -38,14 +52,23 @@ _BEGIN = drains.insert().values(
     begun_at=func.now(),
     state=DrainState.DRAINING.value,
     moved=0,
+    slept=0,
     stays=[],
     owner=bindparam("owner"),
     reason=bindparam("reason"),
+    deadline_at=statements.in_seconds(_DEADLINE_S),
+    hibernates=bindparam("hibernates", type_=drains.c.hibernates.type),
 )
 _TAKE_OVER = (
     update(drains)
     .where(_OF)
-    .values(actor=bindparam("new_actor"), owner=bindparam("new_owner"), reason=bindparam("new_reason"))
+    .values(
+        actor=bindparam("new_actor"),
+        owner=bindparam("new_owner"),
+        reason=bindparam("new_reason"),
+        deadline_at=statements.in_seconds(_DEADLINE_S),
+        hibernates=bindparam("new_hibernates", type_=drains.c.hibernates.type),
+    )
 )
 _END = delete(drains).where(_OF)
 _MARK = (
@@ -54,20 +77,28 @@ _MARK = (
     .values(draining=bindparam("is_draining"), version=workers.c.version + 1)
 )
 _HELD = statements.guard(term=True)
-_NEW_STATE: BindParameter[str] = bindparam("new_state", type_=Text())
+_new_state: BindParameter[str] = bindparam("new_state", type_=Text())
+
+
+def _since(state: DrainState, before: Column[datetime | None]) -> ColumnElement[datetime | None]:
+    """Return when it became so: now, if it was not so before."""
+    return case((_new_state == state.value, func.coalesce(before, func.now())), else_=None)
+
+
 _SAVE = (
     update(drains)
     .where(_OF, drains.c.begun_at == bindparam("begun"), exists(select(_HELD)))
     .values(
-        state=_NEW_STATE,
+        state=_new_state,
         moved=bindparam("new_moved"),
+        slept=bindparam("new_slept"),
         stays=bindparam("new_stays", type_=drains.c.stays.type),
-        drained_at=case(
-            (_NEW_STATE != _DRAINED, None),
-            else_=func.coalesce(drains.c.drained_at, func.now()),
-        ),
+        drained_at=_since(DrainState.DRAINED, drains.c.drained_at),
+        stuck_at=_since(DrainState.STUCK, drains.c.stuck_at),
     )
-    .returning((drains.c.drained_at == func.now()).label("is_news"))
+    .returning(
+        (func.coalesce(drains.c.drained_at, drains.c.stuck_at) == func.now()).label("is_news"),
+    )
 )
 
 
@@ -77,14 +108,12 @@ class PostgresDrainStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(self, worker_id: WorkerId, *, actor: str) -> Drain:
+    async def begin(self, worker_id: WorkerId, *, actor: str, terms: DrainTerms | None = None) -> Drain:
         """Write it down, under the lock of placements: none is decided on the view of before."""
 
         async def work(connection: AsyncConnection) -> Drain:
             await connection.execute(PLACEMENT_LOCKED)
-            await begin_drain(
-                connection, worker_id, owner=DrainOwner.OPERATOR, actor=actor, reason=_ASKED_FOR
-            )
+            await begin_drain(connection, worker_id, owner=DrainOwner.OPERATOR, actor=actor, terms=terms)
             return drain_from((await connection.execute(_READ, {"worker": worker_id})).one())
 
         return await self._database.transact(work, repeatable=True)
@@ -94,7 +123,7 @@ class PostgresDrainStore:
 
         async def work(connection: AsyncConnection) -> bool:
             await connection.execute(PLACEMENT_LOCKED)
-            return await end_drain(connection, worker_id, actor=actor, reason=_ASKED_FOR)
+            return await end_drain(connection, worker_id, actor=actor, reason=ASKED_FOR)
 
         return await self._database.transact(work, repeatable=True)
 
@@ -118,6 +147,7 @@ class PostgresDrainStore:
             "begun": drain.begun_at,
             "new_state": drain.state.value,
             "new_moved": drain.moved,
+            "new_slept": drain.slept,
             "new_stays": msgspec.to_builtins(list(drain.stays)),
             "term": term,
         }
@@ -128,33 +158,41 @@ class PostgresDrainStore:
                 await require_term(connection, term)
                 return False
             if written.is_news:
-                reason = f"{drain.moved} sandboxes moved"
-                await connection.execute(_log(drain.worker_id, event="drained", actor="drain", reason=reason))
+                event, reason = drain.news
+                await connection.execute(_log(drain.worker_id, event=event, actor="drain", reason=reason))
             return True
 
         return await self._database.transact(work, repeatable=True)
 
 
 async def begin_drain(
-    connection: AsyncConnection, worker_id: WorkerId, *, owner: DrainOwner, actor: str, reason: str
+    connection: AsyncConnection,
+    worker_id: WorkerId,
+    *,
+    owner: DrainOwner,
+    actor: str,
+    terms: DrainTerms | None,
 ) -> DrainOwner:
     """Write it down, or take over what a loop has begun; return whose it is. NotFound.
 
     The caller holds the lock of placements.
     """
     state = await _require_known(connection, worker_id)
-    named = {"owner": owner.value, "actor": actor, "reason": reason}
-    before = (await connection.execute(_READ, {"worker": worker_id})).first()
+    agreed = terms or DrainTerms()
+    named = {"owner": owner.value, "actor": actor, "reason": agreed.reason, "hibernates": agreed.hibernates}
+    which = {"worker": worker_id, "deadline_s": agreed.deadline_s}
+    row = (await connection.execute(_READ, {"worker": worker_id})).first()
+    before = None if row is None else DrainOwner(row.owner)
     if before is None:
-        await connection.execute(_BEGIN, {"worker": worker_id, **named})
+        await connection.execute(_BEGIN, {**which, **named})
         await connection.execute(_MARK, {"worker": worker_id, "is_draining": True})
-    elif owner is DrainOwner.OPERATOR and DrainOwner(before.owner) is not owner:
+    elif owner.takes_over(before) or (owner.may_renew and owner is before and terms is not None):
         changed = {f"new_{name}": value for name, value in named.items()}
-        await connection.execute(_TAKE_OVER, {"worker": worker_id, **changed})
+        await connection.execute(_TAKE_OVER, {**which, **changed})
     else:
-        return DrainOwner(before.owner)
+        return before
     await connection.execute(
-        _log(worker_id, event="drain_requested", actor=actor, reason=reason, state=state)
+        _log(worker_id, event="drain_requested", actor=actor, reason=agreed.reason, state=state)
     )
     return owner
 
@@ -213,4 +251,8 @@ def drain_from(row: Row[Any]) -> Drain:
         stays=tuple(msgspec.convert(row.stays, list[Stay])),
         owner=DrainOwner(row.owner),
         reason=row.reason,
+        deadline_at=row.deadline_at,
+        hibernates=row.hibernates,
+        slept=row.slept,
+        stuck_at=row.stuck_at,
     )

@@ -138,8 +138,9 @@ async def _abandon(connection: AsyncConnection, command: AbandonLaunch) -> str |
 
 
 async def _drain(connection: AsyncConnection, command: DrainWorker) -> str | None:
+    actor = command.owner.value
     owner = await begin_drain(
-        connection, command.worker_id, owner=command.owner, actor=command.owner.value, reason=command.reason
+        connection, command.worker_id, owner=command.owner, actor=actor, terms=command.terms
     )
     return None if owner is command.owner else f"{command.worker_id} is drained by {owner} already"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +22,7 @@ from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.transition import Transition
 from sandfleet.planning.placement import FleetView, NoPlacement
-from sandfleet.ports.move_store import MoveBeginning
+from sandfleet.ports.move_store import MoveBeginning, MoveDecision
 
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=PLACEMENT_LOCK)
 _OF_THE_SANDBOX: BindParameter[str] = bindparam("sandbox")
@@ -85,7 +84,7 @@ class PostgresMoveStore:
     async def begin(
         self,
         sandbox: Sandbox,
-        decide: Callable[[FleetView], MoveBeginning | NoPlacement],
+        decide: MoveDecision,
         *,
         term: int | None = None,
     ) -> MoveBeginning | NoPlacement:
@@ -101,7 +100,7 @@ class PostgresMoveStore:
             if (await connection.execute(_IS_MOVING, {"sandbox": sandbox.id})).first() is not None:
                 raise Conflict("an earlier move is not cleared away yet", code="operation_in_progress")
             fleet, _ = await read_view(connection)
-            beginning = decide(FleetView(fleet))
+            beginning = decide(FleetView(fleet), int(reserved))
             if isinstance(beginning, NoPlacement):
                 return beginning
             memory_mib = max(sandbox.resources.memory_mib, int(reserved), beginning.memory_mib)

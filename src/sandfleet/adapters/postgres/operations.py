@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Double, bindparam, func, select, update
+from sqlalchemy import ARRAY, BindParameter, Double, Text, any_, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import rows, saved_rows, statements
@@ -27,6 +27,13 @@ _OPEN = (
     .where(operations.c.sandbox_id == bindparam("sandbox"), operations.c.state == "running")
     .order_by(operations.c.created_at)
 )
+_IDS: BindParameter[Any] = bindparam("ids", type_=ARRAY(Text))
+_OPEN_OF_ALL = (
+    statements.select_operation()
+    .where(operations.c.sandbox_id == any_(_IDS), operations.c.state == "running")
+    .order_by(operations.c.created_at)
+)
+_FIND = statements.select_operation().where(operations.c.id == any_(_IDS))
 _HELD = statements.guard(operation=True)
 _WRITTEN = statements.update_operation(_HELD)
 _SAVE = select(_WRITTEN)
@@ -155,6 +162,25 @@ class PostgresOperationStore:
         """Return those that have not ended."""
         found = await self._database.statement(
             lambda connection: connection.execute(_OPEN, {"sandbox": sandbox_id}), repeatable=True
+        )
+        return [rows.operation_from(row) for row in found]
+
+    async def open_for_all(self, sandbox_ids: Sequence[SandboxId]) -> Mapping[SandboxId, Sequence[Operation]]:
+        """Return those of many."""
+        found: dict[SandboxId, list[Operation]] = {}
+        for operation in await self._read(_OPEN_OF_ALL, sandbox_ids):
+            found.setdefault(operation.sandbox_id, []).append(operation)
+        return found
+
+    async def find(self, operation_ids: Sequence[OperationId]) -> Mapping[OperationId, Operation]:
+        """Return many."""
+        return {operation.id: operation for operation in await self._read(_FIND, operation_ids)}
+
+    async def _read(self, statement: Any, ids: Sequence[str]) -> Sequence[Operation]:
+        if not ids:
+            return []
+        found = await self._database.statement(
+            lambda connection: connection.execute(statement, {"ids": list(ids)}), repeatable=True
         )
         return [rows.operation_from(row) for row in found]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -83,6 +83,9 @@ _WAITING = (
 _RELEASE = delete(reservations).where(
     reservations.c.sandbox_id == bindparam("sandbox"), reservations.c.worker_id == bindparam("worker")
 )
+_RESERVED_ON = select(reservations.c.sandbox_id, reservations.c.memory_mib).where(
+    reservations.c.worker_id == bindparam("worker")
+)
 _TOKEN = select(operations.c.lease_token).where(
     operations.c.id == bindparam("id"), operations.c.state == "running"
 )
@@ -134,7 +137,7 @@ class PostgresPlacementStore:
             if isinstance(decision, NoPlacement):
                 return decision
             worker = next(worker for worker in fleet if worker.id == decision.worker_id)
-            placed = placed_rows(operation, sandbox, worker, reason=decision.reason, at=at)
+            placed = placed_rows(operation, sandbox, worker, decision=decision, at=at)
             await _write(connection, placed)
             return Placed(
                 sandbox=placed.sandbox, operation=placed.operation, worker=worker, placement=decision
@@ -164,6 +167,13 @@ class PostgresPlacementStore:
         await self._database.statement(
             lambda connection: connection.execute(_RELEASE, parameters), repeatable=True
         )
+
+    async def reserved_on(self, worker_id: WorkerId) -> Mapping[SandboxId, int]:
+        """Return what is promised there."""
+        found = await self._database.statement(
+            lambda connection: connection.execute(_RESERVED_ON, {"worker": worker_id}), repeatable=True
+        )
+        return {SandboxId(row.sandbox_id): int(row.memory_mib) for row in found}
 
     async def waiting(self) -> Sequence[Waiting]:
         """Return the creates that wait."""

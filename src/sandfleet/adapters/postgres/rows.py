@@ -236,6 +236,11 @@ def worker_values(worker: Worker) -> Values:
         "memory_used_mib": worker.memory_used_mib,
         "cpu_percent": worker.cpu_percent,
         "disk_used_mib": worker.disk_used_mib,
+        "host_memory_mib": worker.host_memory_mib,
+        "host_cpus": worker.host_cpus,
+        "host_disk_mib": worker.host_disk_mib,
+        "ends_at": worker.ends_at,
+        "ends_because": worker.ends_because,
         "instance_id": worker.instance_id,
         "sequence": worker.sequence,
     }
@@ -270,6 +275,11 @@ def worker_from(row: Row[Any]) -> Worker:
         last_seen_at=row.last_seen_at,
         instance_id=row.instance_id,
         sequence=row.sequence,
+        host_memory_mib=row.host_memory_mib,
+        host_cpus=row.host_cpus,
+        host_disk_mib=row.host_disk_mib,
+        ends_at=row.ends_at,
+        ends_because=row.ends_because,
     )
 
 

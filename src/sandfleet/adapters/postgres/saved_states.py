@@ -14,7 +14,7 @@ from sandfleet.adapters.postgres.tables import checkpoints, operations, sandboxe
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.checkpoint import Checkpoint, CheckpointState
 from sandfleet.model.errors import NotFound
-from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, SnapshotId
+from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.operation import OperationKind
 from sandfleet.model.sandbox import TERMINAL_STATES, SandboxState
 from sandfleet.model.snapshot import Snapshot, SnapshotState
@@ -48,6 +48,14 @@ _IS_NEEDED = or_(
             _newest.c.state != _DURABLE,
         )
     ),
+)
+_ONLY_ON = (
+    select(snapshots)
+    .where(
+        snapshots.c.worker_id == bindparam("worker"),
+        snapshots.c.state.in_([SnapshotState.SAVING.value, SnapshotState.LOCAL.value]),
+    )
+    .order_by(snapshots.c.id)
 )
 _UNNEEDED = (
     select(snapshots.c.id)
@@ -121,6 +129,13 @@ class PostgresSnapshotRecords:
         """Return what a VM of the sandbox can be started from."""
         found = await self._database.statement(
             lambda connection: connection.execute(_COMPLETE_OF, {"sandbox": sandbox_id}), repeatable=True
+        )
+        return [saved_rows.snapshot_from(row) for row in found]
+
+    async def only_on(self, worker_id: WorkerId) -> Sequence[Snapshot]:
+        """Return what would be lost with the worker."""
+        found = await self._database.statement(
+            lambda connection: connection.execute(_ONLY_ON, {"worker": worker_id}), repeatable=True
         )
         return [saved_rows.snapshot_from(row) for row in found]
 

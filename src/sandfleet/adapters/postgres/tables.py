@@ -84,6 +84,11 @@ workers = Table(
     Column("instance_id", Text, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("quarantined", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("host_memory_mib", BigInteger, nullable=False, server_default=text("0")),
+    Column("host_cpus", Integer, nullable=False, server_default=text("0")),
+    Column("host_disk_mib", BigInteger, nullable=False, server_default=text("0")),
+    Column("ends_at", _TIME),
+    Column("ends_because", Text, nullable=False, server_default=text("''")),
 )
 
 drains = Table(
@@ -98,6 +103,10 @@ drains = Table(
     Column("stays", JSONB, nullable=False),
     Column("owner", Text, nullable=False, server_default=text("'operator'")),
     Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("deadline_at", _TIME, nullable=False),
+    Column("hibernates", Boolean, nullable=False),
+    Column("slept", Integer, nullable=False),
+    Column("stuck_at", _TIME),
 )
 
 launches = Table(

@@ -50,6 +50,11 @@ _SAID = (
     "memory_used_mib",
     "cpu_percent",
     "disk_used_mib",
+    "host_memory_mib",
+    "host_cpus",
+    "host_disk_mib",
+    "ends_at",
+    "ends_because",
     "instance_id",
     "sequence",
 )
@@ -82,7 +87,8 @@ def _register_statement() -> Any:
         {name: bindparam(name, type_=workers.c[name].type) for name in ("id", "version", *_SAID)}
         | {"state": case((is_ending, _GONE), else_=said), "last_seen_at": func.now()}
     )
-    state = case((workers.c.state == _GONE, _GONE), else_=new.excluded.state)
+    # One that was there before the end was decided holds sandboxes perhaps: it is taken off when it is empty.
+    state = case((workers.c.state == _GONE, _GONE), else_=said)
     written = (
         new.on_conflict_do_update(
             index_elements=[workers.c.id],

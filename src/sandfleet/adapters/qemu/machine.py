@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from socket import socket
 
 import msgspec
@@ -14,12 +16,12 @@ from sandfleet.adapters.qemu.full_disk import RoomForWrites
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.manifest import Manifest, write_manifest
-from sandfleet.adapters.qemu.process import ProcessHandle, is_running, memory_used_mib
+from sandfleet.adapters.qemu.process import ProcessHandle, cpu_seconds, is_running, memory_used_mib
 from sandfleet.adapters.qemu.qmp import Qmp
 from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.guest import Guest
-from sandfleet.ports.hypervisor import MachineFacts
+from sandfleet.ports.hypervisor import MachineFacts, MachineUsage
 from sandfleet.ports.network import NetworkSeat
 from sandfleet.wire.qemu_command import DATA_DRIVE
 
@@ -126,6 +128,15 @@ class QemuMachine:
             return 0
         return await asyncio.to_thread(memory_used_mib, process.pid)
 
+    async def usage(self) -> MachineUsage:
+        """Return the CPU time of its QEMU, and what its directory takes up."""
+        process, directory = self.manifest.process, self.host.directory(self.manifest.machine_id)
+
+        def read() -> MachineUsage:
+            return MachineUsage(cpu_seconds(process.pid) if process else 0.0, _allocated_mib(directory))
+
+        return await asyncio.to_thread(read)
+
     async def set_network(self, *, enabled: bool) -> None:
         """Open or close egress."""
         seat = NetworkSeat(self.manifest.machine_id, self.manifest.slot)
@@ -188,3 +199,12 @@ class QemuMachine:
         """Write down how the machine has changed."""
         write_manifest(self.host.directory(manifest.machine_id), manifest, durable=False)
         self.manifest = manifest
+
+
+def _allocated_mib(directory: Path) -> int:
+    """Return what the files of a directory take up on the disk; they may come and go meanwhile."""
+    blocks = 0
+    for path in directory.iterdir():
+        with suppress(OSError):
+            blocks += path.lstat().st_blocks
+    return blocks * 512 // 2**20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from sandfleet.adapters.qemu.backings import Backings
@@ -20,7 +20,7 @@ from sandfleet.adapters.qemu.take_over import landed, take_over
 from sandfleet.model.errors import HypervisorFailed
 from sandfleet.model.move import Outcome
 from sandfleet.ports.hypervisor import Accelerator, Machine
-from sandfleet.ports.moves import Arrival, FetchBackings, Pilot
+from sandfleet.ports.moves import Arrival, FetchBackings, Pilot, Tell
 from sandfleet.wire.move_manifest import Landing, MovedDisk, MoveManifest
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
 
@@ -69,11 +69,11 @@ class QemuMover:
         """Return when the arriving machine could run."""
         await landed(_ours(machine))
 
-    async def take_over(self, machine: Machine) -> None:
+    async def take_over(self, machine: Machine, *, tell: Tell) -> Mapping[str, float]:
         """Have the arrived machine run."""
         ours = _ours(machine)
         async with ours.changing, asyncio.timeout(TAKE_OVER_TIMEOUT_S):
-            await take_over(self._host, ours)
+            return await take_over(self._host, ours, tell=tell)
 
     async def send(self, machine: Machine, landing: Landing, *, move_id: str, pilot: Pilot) -> None:
         """Return when the target has all it needs to run."""

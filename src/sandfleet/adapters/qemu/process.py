@@ -102,6 +102,14 @@ def memory_used_mib(pid: int) -> int:
     return kib // 1024
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return how long `pid` has kept CPUs busy."""
+    fields = _stat_fields(pid)
+    if fields is None:
+        raise HypervisorFailed(f"the CPU time of process {pid} cannot be read")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def processes_of(uid: int) -> list[int]:
     """Return the pids whose real user is `uid`: a machine's uid is used by nothing else."""
     return [int(name) for name in os.listdir(PROC) if name.isdigit() and _owner(name) == uid]

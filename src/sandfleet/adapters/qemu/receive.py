@@ -28,7 +28,7 @@ from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
 from sandfleet.adapters.qemu.manifest import ARRIVING, Manifest, write_manifest
-from sandfleet.adapters.qemu.migration import BYTES_PER_S_MAX, prepare_move
+from sandfleet.adapters.qemu.migration import BYTES_PER_S_MAX, UNANNOUNCED, prepare_move
 from sandfleet.adapters.qemu.process import ProcessHandle
 from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused
 from sandfleet.adapters.qemu.spawn import SpawnRecipe, spawn
@@ -153,7 +153,7 @@ async def _export_disks(qmp: Qmp, address: str) -> int:
 
 async def _prepare(qmp: Qmp) -> bool:
     """Set how the memory is received; return whether it may follow its guest."""
-    parameters = {"tls-creds": move_keys.CREDENTIALS, "max-bandwidth": BYTES_PER_S_MAX}
+    parameters = {"tls-creds": move_keys.CREDENTIALS, "max-bandwidth": BYTES_PER_S_MAX, **UNANNOUNCED}
     try:
         await prepare_move(qmp, [*CAPABILITIES, *POST_COPY], parameters)
     except QmpRefused:

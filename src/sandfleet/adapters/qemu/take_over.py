@@ -1,9 +1,16 @@
-"""The target's end of a move: is the machine there, and running it when the move counts."""
+"""The target's end of a move: is the machine there, and running it when the move counts.
+
+The guest stands still until it is told to run, and nobody reaches it before it has been told who it is. So
+only what must be comes before these, and what is written down and put away is so beside them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -15,8 +22,9 @@ from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import ARRIVING, READY, write_manifest
 from sandfleet.adapters.qemu.qmp import QmpRefused
 from sandfleet.adapters.qemu.standstill import thaw
-from sandfleet.model.errors import HypervisorFailed
-from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
+from sandfleet.adapters.together import both
+from sandfleet.model.errors import HypervisorFailed, SandfleetError
+from sandfleet.ports.moves import Tell
 
 LANDED = frozenset({"completed", "postcopy-active"})
 LOST = frozenset({"failed", "cancelled", "postcopy-paused"})
@@ -39,35 +47,74 @@ async def landed(machine: QemuMachine) -> None:
     raise HypervisorFailed(f"the machine has not arrived ({said}) {tail}".strip())
 
 
-async def take_over(host: Host, machine: QemuMachine) -> None:
-    """Run the machine, open a session with its agent, and write down that it is at home here."""
+@dataclass(slots=True)
+class _Steps:
+    """By when, in milliseconds since the beginning, each step had been done."""
+
+    now_s: Callable[[], float]
+    began_s: float
+    ms: dict[str, float] = field(default_factory=dict)
+
+    def done(self, step: str) -> None:
+        self.ms[step] = round((self.now_s() - self.began_s) * 1000, 1)
+
+
+async def take_over(host: Host, machine: QemuMachine, *, tell: Tell) -> dict[str, float]:
+    """Run the machine, have its agent told, and write down that it is at home here; return its steps."""
     qmp = machine.monitor
-    directory = host.directory(machine.manifest.machine_id)
+    now_s = asyncio.get_running_loop().time
+    steps = _Steps(now_s, now_s())
     await landed(machine)
-    for drive in (ROOT_DRIVE, DATA_DRIVE):
-        with suppress(QmpRefused):  # it was withdrawn before
-            await qmp.execute("block-export-del", {"id": drive, "mode": "hard"})
-    with suppress(QmpRefused):
-        await qmp.execute("nbd-server-stop")
+    steps.done("landed")
+    with suppress(QmpRefused):  # they were withdrawn before
+        await qmp.execute("nbd-server-stop")  # ends every export with it, whoever still writes to one
+    steps.done("withdrawn")
     await thaw(qmp)
+    steps.done("running")
     await host.faults.at("land.running")
-    if machine.sessions is not None and machine.sessions.guest is None:
-        machine.sessions.guest = await guest_session(host, machine.manifest.machine_id)
+    refusal = await both(_greet(host, machine, tell, steps), _settle(host, machine, steps))
+    if refusal is not None:
+        raise refusal
+    return steps.ms
+
+
+async def _greet(host: Host, machine: QemuMachine, tell: Tell, steps: _Steps) -> SandfleetError | None:
+    """Return what keeps the guest from being told: it does not end what is written down beside it."""
+    try:
+        if machine.sessions is not None and machine.sessions.guest is None:
+            machine.sessions.guest = await guest_session(host, machine.manifest.machine_id)
+        steps.done("greeted")
+        await tell(machine.guest)
+    except SandfleetError as error:
+        return error
+    steps.done("told")
+    return None
+
+
+async def _settle(host: Host, machine: QemuMachine, steps: _Steps) -> None:
+    """Write down that it is at home here, and put away what was needed to come."""
+    qmp, directory = machine.monitor, host.directory(machine.manifest.machine_id)
     if machine.manifest.state == ARRIVING:
-        memory_mib = await memory.current(qmp, machine.manifest.shape)
-        at_home = msgspec.structs.replace(
-            machine.manifest,
-            state=READY,
-            memory_mib=memory_mib,
-            move_id="",
-            landing_host="",
-            landing_ports=[],
-        )
-        # It may have grown since its place was made.
-        host.cgroups.set_limits(
-            at_home.machine_id,
-            limits(memory_mib=memory_mib, cpu_count=at_home.cpu_count, cpu_percent=at_home.cpu_percent),
-        )
-        await asyncio.to_thread(write_manifest, directory, at_home, durable=True)
-        machine.manifest = at_home
+        await _write_home(host, machine, directory)
+    steps.done("written")
     await move_keys.remove_credentials(qmp, directory)
+    steps.done("put_away")
+
+
+async def _write_home(host: Host, machine: QemuMachine, directory: Path) -> None:
+    memory_mib = await memory.current(machine.monitor, machine.manifest.shape)
+    at_home = msgspec.structs.replace(
+        machine.manifest,
+        state=READY,
+        memory_mib=memory_mib,
+        move_id="",
+        landing_host="",
+        landing_ports=[],
+    )
+    # It may have grown since its place was made.
+    host.cgroups.set_limits(
+        at_home.machine_id,
+        limits(memory_mib=memory_mib, cpu_count=at_home.cpu_count, cpu_percent=at_home.cpu_percent),
+    )
+    await asyncio.to_thread(write_manifest, directory, at_home, durable=True)
+    machine.manifest = at_home

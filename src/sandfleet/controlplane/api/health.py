@@ -12,6 +12,7 @@ from sandfleet.controlplane.edge import Edge
 from sandfleet.controlplane.http.answers import Answer, json_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.model.drain import DrainState
 from sandfleet.model.errors import SandfleetError
 from sandfleet.model.worker import WorkerState
 
@@ -82,6 +83,7 @@ async def _read_fleet(edge: Edge) -> None:
         gauges.sandboxes.labels(state.value, edge.plane.settings.region).set(count)
     gauges.queue_length.set(await stores.placements.queue_length())
     gauges.leader_term.set(await stores.terms.current_term())
+    await _read_drains(edge)
     gauges.worker_committed.clear()
     gauges.worker_used.clear()
     gauges.exec_sessions.clear()
@@ -91,6 +93,16 @@ async def _read_fleet(edge: Edge) -> None:
         running = gauges.execs_reported.get(worker.id)
         if running is not None and worker.state is WorkerState.READY:
             gauges.exec_sessions.labels(worker.id).set(running)
+
+
+async def _read_drains(edge: Edge) -> None:
+    drains, gauges = await edge.plane.stores.drains.list(), edge.metrics
+    gauges.drain_stuck.clear()
+    for state in DrainState:
+        gauges.drains.labels(state.value).set(sum(drain.state is state for drain in drains))
+    for drain in drains:
+        if drain.state is DrainState.STUCK:
+            gauges.drain_stuck.labels(drain.worker_id).set(len(drain.stays))
 
 
 ENDPOINTS = (

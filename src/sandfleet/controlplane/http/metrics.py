@@ -100,6 +100,12 @@ class Metrics(Observer):
         self.worker_used = self._gauge(
             "sandfleet_worker_memory_used_bytes", "Memory in use on a worker.", "worker"
         )
+        self.drains = self._gauge("sandfleet_worker_drains", "Workers that are being drained.", "state")
+        self.drain_stuck = self._gauge(
+            "sandfleet_worker_drain_stuck",
+            "Sandboxes that are still on a worker whose drain is past its deadline: somebody should look.",
+            "worker",
+        )
         self.socket_clients = self._gauge("sandfleet_ws_clients", "Attached sockets by kind.", "kind")
         for kind in SOCKET_KINDS:
             self.socket_clients.labels(kind)  # none is a figure as well

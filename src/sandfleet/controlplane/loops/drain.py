@@ -1,10 +1,10 @@
 """Empties the workers that are being drained: sees who is there, plans, begins moves, writes down the rest.
 
-Everything that it needs to go on stands in the database: the drain, the moves under way and why a
-sandbox stays. So a new leader goes on where the old one was, and a move that was begun ends by itself.
+Everything that it needs to go on stands in the database: the drain, the moves and saves under way and why
+a sandbox stays. So a new leader goes on where the old one was, and a move that was begun ends by itself.
 
-A worker is `drained` when no row and no promise names it: the last promise goes when the worker has proven
-that nothing is left. Sandboxes that sleep are on no worker; what is saved only there `forget` asks after.
+A worker is `drained` when no row and no promise names it and no saved state lies there alone: the last
+promise goes when its worker has proven that nothing is left. One that is not empty in time is `stuck`.
 """
 
 from __future__ import annotations
@@ -15,25 +15,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sandfleet.controlplane.dependencies import ControlPlane
+from sandfleet.controlplane.loops.drain_sight import Sight, look
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
+from sandfleet.controlplane.operations.hibernate import begin_hibernate, hibernation_ids
 from sandfleet.model.drain import Drain, DrainState, Stay, StayReason
-from sandfleet.model.errors import NotFound, SandfleetError, StaleTerm, StaleVersion, StoreUnavailable
-from sandfleet.model.ids import OperationId, SandboxId, WorkerId, operation_id
-from sandfleet.model.operation import BACKGROUND_KINDS, Operation, OperationKind, OperationState
+from sandfleet.model.errors import SandfleetError, StaleTerm, StaleVersion, StoreUnavailable
+from sandfleet.model.ids import SandboxId, WorkerId, operation_id
+from sandfleet.model.operation import Operation
 from sandfleet.model.resources import NOTHING
-from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.worker import Worker
 from sandfleet.planning.draining import (
     DrainPlan,
     DrainPolicy,
     PlannedMove,
-    Resident,
+    PlannedSave,
     drain_plan,
-    retry_at,
+    saves_begin,
+    state_of,
 )
 from sandfleet.planning.placement import FleetView
 
 ACTOR = "drain"
+SAVES_FACTOR = 4
+"""So many times as many are put to sleep at once as move: there is little time left for them."""
+NO_STORE = "there is no object store, so it would not be safe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,130 +62,109 @@ class DrainLoop:
         self, drain: Drain, workers: Sequence[Worker], incoming: Counter[WorkerId | None], *, term: int
     ) -> str:
         worker = next(one for one in workers if one.id == drain.worker_id)
-        rows = await self.plane.stores.sandboxes.on_worker(worker.id)
-        before, drain = drain, await self._with_ended_moves(drain)
-        rows = await self._as_their_moves_left_them(rows, before, drain)
-        residents = [await self._resident(row, drain) for row in rows]
-        settings = self.plane.settings
+        sight = await look(self.plane, drain)
         plan = drain_plan(
             worker,
-            residents,
+            sight.residents,
             FleetView(workers),
-            DrainPolicy(settings.drain_moves_at_once, settings.placement_policy),
+            self._policy(drain),
             now=self.plane.clock.now(),
             incoming={name: count for name, count in incoming.items() if name is not None},
         )
-        begun = [await self._begin(move, drain, term=term) for move in plan.moves]
+        begun = [await self._begin(move, sight.drain, term=term) for move in plan.moves]
         incoming.update(move.target for move in plan.moves)
-        begun += _arriving(drain, {row.id for row in rows})
-        return await self._write(drain, worker, plan, begun, term=term)
+        begun += [await self._begin(save, sight.drain, term=term) for save in plan.saves]
+        begun += _arriving(sight)
+        begun += [self._alone(name) for name in sight.alone]
+        return await self._write(sight.drain, worker, plan, begun, term=term)
 
-    async def _with_ended_moves(self, drain: Drain) -> Drain:
-        """Take in how the moves ended that were under way the time before."""
-        moved, stays = drain.moved, []
-        for stay in drain.stays:
-            ended = await self._ended(stay)
-            if ended is None:
-                stays.append(stay)
-            elif ended.state is OperationState.SUCCEEDED:
-                moved += 1
-            else:
-                stays.append(self._failed(stay, ended))
-        return replace(drain, moved=moved, stays=tuple(stays))
-
-    async def _as_their_moves_left_them(
-        self, rows: Sequence[Sandbox], before: Drain, after: Drain
-    ) -> Sequence[Sandbox]:
-        """Read again whose moves have just failed: of a row that moves still the pause is forgotten."""
-        attempts = {stay.sandbox_id: stay.attempts for stay in before.stays}
-        failed = {stay.sandbox_id for stay in after.stays if stay.attempts > attempts[stay.sandbox_id]}
-        if not failed:
-            return rows
-        now = {row.id: row for row in await self.plane.stores.sandboxes.on_worker(before.worker_id)}
-        others = [row for row in rows if row.id not in failed]
-        return [*others, *(now[name] for name in sorted(failed) if name in now)]
-
-    async def _ended(self, stay: Stay) -> Operation | None:
-        if stay.reason is not StayReason.MOVING or stay.operation_id is None:
-            return None
-        try:
-            operation = await self.plane.stores.operations.get(stay.operation_id)
-        except NotFound:
-            return None
-        return None if operation.state is OperationState.RUNNING else operation
-
-    def _failed(self, stay: Stay, ended: Operation) -> Stay:
-        attempts = stay.attempts + 1
-        return replace(
-            stay,
-            reason=StayReason.HELD,
-            said=f"its move to {stay.target} failed: {ended.error_message or ended.state}",
-            operation_id=None,
-            attempts=attempts,
-            retry_at=retry_at(attempts, now=self.plane.clock.now()),
+    def _policy(self, drain: Drain) -> DrainPolicy:
+        settings = self.plane.settings
+        refusal = "" if drain.hibernates else "its drain does not ask for that"
+        return DrainPolicy(
+            settings.drain_moves_at_once,
+            settings.placement_policy,
+            deadline_at=drain.deadline_at,
+            saves_from=saves_begin(drain),
+            saves_at_once=SAVES_FACTOR * settings.drain_moves_at_once,
+            no_saves=NO_STORE if settings.blob_store_url is None else refusal,
         )
 
-    async def _resident(self, row: Sandbox, drain: Drain) -> Resident:
-        """Read its operations after its row: what begins later changes the row's version."""
-        before = next((stay for stay in drain.stays if stay.sandbox_id == row.id), None)
-        if row.state not in (SandboxState.RUNNING, SandboxState.MIGRATING):
-            return Resident(row, before=before)
-        still_open = await self.plane.stores.operations.open_for(row.id)
-        move = next((one for one in still_open if one.kind is OperationKind.MIGRATE), None)
-        if move is not None:
-            before = before or Stay(row.id, StayReason.MOVING, "")
-            target = WorkerId(move.arguments["target"])
-            return Resident(row, before=replace(before, target=target, operation_id=move.id))
-        busy = next((one.kind.value for one in still_open if one.kind not in BACKGROUND_KINDS), None)
-        return Resident(row, under_way=busy, before=before)
-
-    async def _begin(self, move: PlannedMove, drain: Drain, *, term: int) -> Stay:
+    async def _begin(self, planned: PlannedMove | PlannedSave, drain: Drain, *, term: int) -> Stay:
         """Begin it; what refuses it now is told, and the next round plans anew."""
-        before = next((stay for stay in drain.stays if stay.sandbox_id == move.sandbox.id), None)
-        stay = before or Stay(move.sandbox.id, StayReason.WAITING, "")
+        name = planned.sandbox.id
+        stay = next((one for one in drain.stays if one.sandbox_id == name), None)
+        stay = stay or Stay(name, StayReason.WAITING, "")
         try:
-            operation = await begin_migrate(
-                self.plane,
-                move.sandbox,
-                target=move.target,
-                operation_id=operation_id(secrets.token_bytes(16)),
-                actor=ACTOR,
-                term=term,
-            )
+            if isinstance(planned, PlannedMove):
+                return await self._move(planned, stay, term=term)
+            return await self._save(planned, stay, drain, term=term)
         except (StoreUnavailable, StaleTerm):
             raise
         except StaleVersion:
             return replace(stay, reason=StayReason.WAITING, said="it has just changed", operation_id=None)
         except SandfleetError as error:
             return replace(stay, reason=StayReason.WAITING, said=error.message, operation_id=None)
+
+    async def _move(self, move: PlannedMove, stay: Stay, *, term: int) -> Stay:
+        operation = await begin_migrate(
+            self.plane,
+            move.sandbox,
+            target=move.target,
+            operation_id=operation_id(secrets.token_bytes(16)),
+            actor=ACTOR,
+            term=term,
+        )
         self.start(operation)
         return replace(
             stay,
             reason=StayReason.MOVING,
             said=f"it moves to {move.target}: {move.reason}",
             target=move.target,
-            operation_id=OperationId(operation.id),
+            operation_id=operation.id,
             retry_at=None,
         )
+
+    async def _save(self, save: PlannedSave, stay: Stay, drain: Drain, *, term: int) -> Stay:
+        reason = f"{drain.worker_id} is drained ({drain.reason or drain.owner}): {save.reason}"
+        operation = await begin_hibernate(
+            self.plane, save.sandbox, ids=hibernation_ids(), actor=ACTOR, reason=reason, term=term
+        )
+        self.start(operation)
+        return replace(
+            stay,
+            reason=StayReason.SAVING,
+            said=f"it is being put to sleep: {save.reason}",
+            target=None,
+            operation_id=operation.id,
+            retry_at=None,
+        )
+
+    def _alone(self, name: SandboxId) -> Stay:
+        if self.plane.settings.blob_store_url is None:
+            return Stay(
+                name, StayReason.HELD, "a saved state of it is only here, and there is no object store"
+            )
+        return Stay(name, StayReason.SAVING, "a saved state of it is only here yet")
 
     async def _write(
         self, drain: Drain, worker: Worker, plan: DrainPlan, begun: Sequence[Stay], *, term: int
     ) -> str:
         stays = tuple(sorted((*plan.stays, *begun), key=lambda stay: stay.sandbox_id))
-        is_done = not stays and worker.committed == NOTHING
-        state = DrainState.DRAINED if is_done else DrainState.DRAINING
-        seen = replace(drain, state=state, stays=stays)
+        is_bare, now = worker.committed == NOTHING, self.plane.clock.now()
+        seen = replace(drain, state=state_of(drain, stays, is_bare=is_bare, now=now), stays=stays)
         if seen != await self.plane.stores.drains.get(worker.id):
             await self.plane.stores.drains.save(seen, term=term)
         return _sentence(seen, worker)
 
 
-def _arriving(drain: Drain, residents: set[SandboxId]) -> list[Stay]:
+def _arriving(sight: Sight) -> list[Stay]:
     """Return those whose row is their target's already, and whose move has not ended: it is counted then."""
+    here = {one.sandbox.id for one in sight.residents}
     return [
         replace(stay, said=f"it arrives at {stay.target}")
-        for stay in drain.stays
-        if stay.reason is StayReason.MOVING and stay.operation_id and stay.sandbox_id not in residents
+        for stay in sight.drain.stays
+        if stay.reason is StayReason.MOVING and stay.operation_id and stay.sandbox_id not in here
     ]
 
 
@@ -195,4 +179,5 @@ def _sentence(drain: Drain, worker: Worker) -> str:
     shown = ", ".join(f"{counts[reason]} {reason}" for reason in StayReason if counts[reason])
     if not shown:
         shown = f"{worker.committed.memory_mib} MiB are being cleared away"
-    return f"{drain.worker_id}: {drain.moved} moved, {shown}"
+    stuck = " is stuck" if drain.state is DrainState.STUCK else ""
+    return f"{drain.worker_id}{stuck}: {drain.moved} moved, {drain.slept} put to sleep, {shown}"

@@ -10,30 +10,39 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+import structlog
 
 from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.model.errors import MachineRefused, PoolUnreachable
-from sandfleet.model.launch import Launch, LaunchId, LaunchState
-from sandfleet.model.machine import MachineOrder
+from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
+from sandfleet.model.machine import Machine, MachineOrder
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.ports.machine_pool import MachinePool
 
+_log = structlog.get_logger(__name__)
+
 CALLS_MAX = 50
 """Of each pool in one round; the others have their turn in the next."""
+ROUND = timedelta(seconds=20)
+"""So long one pool is asked in one round: the others' rounds wait for it."""
 SILENCES_MAX = 3
 """So many calls of one round without an answer, and the pool is left alone until the next."""
+LOOK_EVERY = timedelta(seconds=10)
+"""So often at most a pool is asked whether machines that boot have come to nothing."""
 UNSEEN = timedelta(minutes=5)
 """So long after a launch was given up a machine of it that nobody has seen may still come to light."""
 
 
 @dataclass(slots=True)
 class MachineLoop:
-    """The leader's loop; it remembers only whose turn was last."""
+    """The leader's loop; it remembers only whose turn was last, and when it looked."""
 
     plane: ControlPlane
     _last: dict[str, LaunchId] = field(default_factory=dict)
+    _looked_at: dict[str, datetime] = field(default_factory=dict)
 
     async def tick(self, *, term: int) -> str:
         """Go on with every launch that is pending, or whose machine is to end."""
@@ -66,12 +75,23 @@ class MachineLoop:
             said.append(f"{name}: there is no such pool here, {len(launches)} launches wait")
             return
         round_ = _Round(self.plane, pool, term)
+        began_at = self.plane.clock.now()
         for launch in self._in_turn(name, launches):
-            if round_.calls >= CALLS_MAX or len(round_.silences) >= SILENCES_MAX:
+            is_over = self.plane.clock.now() - began_at >= ROUND
+            if is_over or round_.calls >= CALLS_MAX or len(round_.silences) >= SILENCES_MAX:
                 break
             self._last[name] = launch.id
             await round_.go_on(launch, workers)
+        await self._look(round_, launches)
         said.append(f"{name}: {round_.sentence(launches)}")
+
+    async def _look(self, round_: _Round, launches: Sequence[Launch]) -> None:
+        """Now and then see what became of machines that were begun."""
+        booting = {one.machine_id: one for one in launches if _is_booting(one)}
+        now, before = self.plane.clock.now(), self._looked_at.get(round_.pool_name)
+        if booting and not round_.silences and (before is None or now - before >= LOOK_EVERY):
+            self._looked_at[round_.pool_name] = now
+            await round_.look(booting)
 
     def _in_turn(self, name: str, launches: Sequence[Launch]) -> Sequence[Launch]:
         last = self._last.get(name, "")
@@ -84,7 +104,8 @@ class _Round:
     def __init__(self, plane: ControlPlane, pool: MachinePool, term: int) -> None:
         self._plane, self._pool, self._term = plane, pool, term
         self._fleet = plane.stores.fleet
-        self._tagged: Mapping[LaunchId | None, str] | None = None
+        self._listed: Sequence[Machine] | None = None
+        self.pool_name = pool.name
         self._done: Counter[str] = Counter()
         self.calls = 0
         self.silences: list[str] = []
@@ -103,6 +124,17 @@ class _Round:
         except PoolUnreachable as error:
             self.silences.append(error.message)
 
+    async def look(self, booting: Mapping[str | None, Launch]) -> None:
+        """Give those up of which the pool says that their machine never comes up."""
+        try:
+            for machine in await self._machines():
+                launch = booting.get(machine.id)
+                if launch is not None and machine.failure is not None:
+                    is_failed = await self._fail(launch, machine.failure, said=machine.said)
+                    self._done[f"failed ({machine.failure})"] += is_failed
+        except PoolUnreachable as error:
+            self.silences.append(error.message)
+
     def sentence(self, launches: Sequence[Launch]) -> str:
         """Say what was done, or what is waited for."""
         ending = sum(one.is_ending for one in launches)
@@ -116,12 +148,17 @@ class _Round:
         try:
             machine = await self._pool.launch(order, term=self._term)
         except MachineRefused as error:
-            said, why = error.message, error.failure
-            if await self._fleet.fail(launch.id, why, said=said, term=self._term):
-                self._done[f"refused ({why})"] += 1
+            if await self._fail(launch, error.failure, said=error.message):
+                self._done[f"refused ({error.failure})"] += 1
                 await self._fleet.let_go(launch.id, term=self._term)
         else:
             self._done["begun"] += await self._fleet.name_machine(launch.id, machine.id, term=self._term)
+
+    async def _fail(self, launch: Launch, why: LaunchFailure, *, said: str) -> bool:
+        is_failed = await self._fleet.fail(launch.id, why, said=said, term=self._term)
+        if is_failed:
+            _log.warning("launch_failed", launch=launch.id, size=launch.size, failure=why, said=said)
+        return is_failed
 
     async def _end(self, launch: Launch) -> None:
         machine_id = launch.machine_id or await self._found(launch)
@@ -139,13 +176,17 @@ class _Round:
         """Find a machine by its tag, of a launch that was given up before its pool had answered."""
         if not self._is_settled(launch):
             return None
-        if self._tagged is None:
-            self.calls += 1
-            self._tagged = {one.launch_id: one.id for one in await self._pool.list()}
-        found = self._tagged.get(launch.id)
+        tagged = {one.launch_id: one.id for one in await self._machines()}
+        found = tagged.get(launch.id)
         if found is not None:
             await self._fleet.name_machine(launch.id, found, term=self._term)
         return found
+
+    async def _machines(self) -> Sequence[Machine]:
+        if self._listed is None:
+            self.calls += 1
+            self._listed = await self._pool.list()
+        return self._listed
 
     def _is_settled(self, launch: Launch) -> bool:
         """Whether no call for it can be under way any more."""
@@ -155,3 +196,7 @@ class _Round:
 
 def _is_open(launch: Launch) -> bool:
     return launch.state is LaunchState.PENDING or launch.is_ending
+
+
+def _is_booting(launch: Launch) -> bool:
+    return launch.state is LaunchState.PENDING and launch.machine_id is not None

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from sandfleet.adapters.task_group import TaskGroup
-from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, NewSize
+from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, Eviction, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
 from sandfleet.controlplane.loops.autoscale import AutoscaleLoop
@@ -21,7 +21,9 @@ from sandfleet.controlplane.loops.capacity import CapacityLoop
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
 from sandfleet.controlplane.loops.machines import MachineLoop
+from sandfleet.controlplane.loops.notices import NoticeLoop
 from sandfleet.controlplane.loops.orphans import OrphanLoop
+from sandfleet.controlplane.loops.pressure import PressureLoop
 from sandfleet.controlplane.loops.reconcile import Reconciler
 from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
@@ -29,6 +31,7 @@ from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_check
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
 from sandfleet.controlplane.operations.destroy import DESTROY
 from sandfleet.controlplane.operations.engine import LET_GO_TOPIC, OperationEngine
+from sandfleet.controlplane.operations.evict import evict
 from sandfleet.controlplane.operations.expire import EXPIRE
 from sandfleet.controlplane.operations.fork import FORK, begin_fork
 from sandfleet.controlplane.operations.hibernate import HIBERNATE, begin_hibernate
@@ -69,6 +72,8 @@ CLEANUP_EVERY_S = 600.0
 GARBAGE_EVERY_S = 5.0
 STRAYS_EVERY_S = 60.0
 CAPACITY_EVERY_S = 5.0
+PRESSURE_EVERY_S = 2.0
+NOTICES_EVERY_S = 5.0
 ORPHANS_EVERY_S = 60.0
 SWEEP_EVERY_S = 3600.0
 
@@ -144,6 +149,10 @@ class Fleet:
         self.engine.start(operation)
         return operation
 
+    async def evict(self, worker_id: WorkerId, *, actor: str) -> Eviction:
+        """Plan, reserve, write rows and operations, and run them."""
+        return await evict(self._plane, worker_id, actor=actor, begin=self.engine.start)
+
     async def restart(self, sandbox: Sandbox, *, is_clean: bool, operation_id: str, actor: str) -> Operation:
         """Write the row and the operation, and run it."""
         operation = await begin_restart(
@@ -202,10 +211,16 @@ class Fleet:
         """Write down what a worker says."""
         return await record_heartbeat(self._plane, beat)
 
+    def _autoscale_loops(self) -> tuple[Loop, ...]:
+        every_s = self._plane.settings.autoscale_interval_s
+        if every_s == 0:
+            return ()
+        return (Loop("autoscale", every_s, lambda term: self.autoscaling.tick(term=term)),)
+
     def _loops(self) -> tuple[Loop, ...]:
         plane, engine = self._plane, self.engine
         every_s = plane.settings.loop_interval_s
-        lead, take_over = self.leadership.tick, takeover.tick
+        lead, take_over, notices = self.leadership.tick, takeover.tick, NoticeLoop(plane)
         return (
             Loop("leadership", self.leadership.interval_s, lambda _: lead(), for_leader=False, topic=TOPIC),
             Loop(
@@ -214,11 +229,9 @@ class Fleet:
             Loop("expiry", every_s, lambda term: expiry.tick(plane, engine, term=term)),
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
             Loop("drain", every_s, lambda term: self.draining.tick(term=term)),
-            Loop(
-                "autoscale",
-                plane.settings.autoscale_interval_s,
-                lambda term: self.autoscaling.tick(term=term),
-            ),
+            *self._autoscale_loops(),
+            *self._pressure_loops(),
+            Loop("notices", NOTICES_EVERY_S, lambda term: notices.tick(term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),
             Loop("garbage", GARBAGE_EVERY_S, lambda term: garbage.tick(plane, term=term)),
             Loop("strays", STRAYS_EVERY_S, lambda term: strays.tick(plane, term=term)),
@@ -226,6 +239,12 @@ class Fleet:
             Loop("cleanup", CLEANUP_EVERY_S, lambda _: cleanup.tick(plane)),
             *(self._machine_loops() if plane.pools else ()),
         )
+
+    def _pressure_loops(self) -> tuple[Loop, ...]:
+        if not self._plane.settings.pressure:
+            return ()
+        pressure = PressureLoop(self._plane, self.engine.start)
+        return (Loop("pressure", PRESSURE_EVERY_S, lambda term: pressure.tick(term=term)),)
 
     def _machine_loops(self) -> tuple[Loop, ...]:
         every_s, machines = self._plane.settings.loop_interval_s, MachineLoop(self._plane)

@@ -56,13 +56,14 @@ def hibernation_ids() -> Mapping[str, str]:
     }
 
 
-async def begin_hibernate(
+async def begin_hibernate(  # noqa: PLR0913 -- a save, and who asks for it, why and in which term
     plane: ControlPlane,
     sandbox: Sandbox,
     *,
     ids: Mapping[str, str],
     actor: str,
     idle_s: float | None = None,
+    reason: str = "requested",
     term: int | None = None,
 ) -> Operation:
     """Move the row out of `running` and write the operation; StaleVersion, StaleTerm.
@@ -83,7 +84,7 @@ async def begin_hibernate(
             "idle_since_s": None if idle_s is None else float(sandbox.timeout_s),
         },
     )
-    event, reason = SandboxEvent.HIBERNATE_REQUESTED, "requested"
+    event = SandboxEvent.HIBERNATE_REQUESTED
     if idle_s is not None:
         event = SandboxEvent.IDLE_EXPIRED
         reason = f"idle for {idle_s:.0f} s, its timeout is {sandbox.timeout_s} s"

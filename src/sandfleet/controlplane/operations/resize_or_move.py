@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sandfleet.controlplane.dependencies import ControlPlane, NewSize
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
-from sandfleet.controlplane.operations.resize import begin_resize
+from sandfleet.controlplane.operations.resize import begin_resize, told
 from sandfleet.model.errors import Forbidden, NoCapacity, TargetUnavailable
 from sandfleet.model.operation import Operation
 from sandfleet.model.sandbox import Sandbox
@@ -35,7 +35,14 @@ async def begin_resize_or_move(
             raise
         try:
             return await begin_migrate(
-                plane, sandbox, target=None, operation_id=operation_id, actor=actor, term=term, grow=wanted
+                plane,
+                sandbox,
+                target=None,
+                operation_id=operation_id,
+                actor=actor,
+                because=told(sandbox, wanted) if wanted.reason else "",
+                term=term,
+                grow=wanted,
             )
         except TargetUnavailable as elsewhere:
             raise NoCapacity(

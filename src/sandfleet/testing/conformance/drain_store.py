@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from sandfleet.controlplane.dependencies import Stores
-from sandfleet.model.drain import Drain, DrainState, Stay, StayReason
+from sandfleet.model.drain import DRAIN_DEADLINE_S, Drain, DrainState, DrainTerms, Stay, StayReason
 from sandfleet.model.errors import NotFound, StaleTerm
 from sandfleet.model.ids import OperationId, SandboxId, WorkerId
 from sandfleet.model.worker import WorkerState
@@ -65,6 +65,42 @@ async def what_the_leader_saw_comes_back_as_it_was(stores: Stores) -> None:
     assert await stores.drains.get(ONE) == seen
 
 
+async def what_is_agreed_stands_until_its_owner_agrees_otherwise(stores: Stores) -> None:
+    """The deadline is the database's own time from then; a repeat without terms changes nothing."""
+    await _begun(stores)
+    first = await stores.drains.get(ONE)
+    assert first is not None
+    assert first.deadline_at is not None
+    assert first.deadline_at - first.begun_at == timedelta(seconds=DRAIN_DEADLINE_S)
+    assert (first.reason, first.hibernates, first.slept) == ("asked for", True, 0)
+    assert await stores.drains.begin(ONE, actor="another") == first
+    terms = DrainTerms("a new disk", 120, hibernates=False)
+    now = await stores.drains.begin(ONE, actor="another", terms=terms)
+    assert now.begun_at == first.begun_at
+    assert now.deadline_at is not None
+    assert now.deadline_at < first.deadline_at
+    assert (now.reason, now.hibernates, now.actor) == ("a new disk", False, "another")
+    assert await stores.drains.get(ONE) == now
+
+
+async def a_drain_that_is_stuck_says_since_when_and_goes_on(stores: Stores) -> None:
+    """Each change of its state is told once; what was agreed is not what the leader writes."""
+    drain, term = await _begun(stores)
+    stuck = replace(drain, state=DrainState.STUCK, stays=STAYS, slept=2, deadline_at=NOON, reason="other")
+    assert await stores.drains.save(stuck, term=term)
+    seen = await stores.drains.get(ONE)
+    assert seen is not None
+    assert seen.stuck_at is not None
+    assert seen == replace(stuck, deadline_at=drain.deadline_at, reason=drain.reason, stuck_at=seen.stuck_at)
+    assert await stores.drains.save(replace(stuck, moved=1), term=term)
+    again = await stores.drains.get(ONE)
+    assert again == replace(seen, moved=1)
+    assert await stores.drains.save(replace(stuck, state=DrainState.DRAINING), term=term)
+    draining = await stores.drains.get(ONE)
+    assert draining is not None
+    assert draining.stuck_at is None
+
+
 async def an_undone_drain_is_gone_and_what_was_seen_of_it_is_not_written(stores: Stores) -> None:
     """Nor what was seen of it into the one that begins after it."""
     drain, term = await _begun(stores)
@@ -118,6 +154,8 @@ async def placement_sees_a_drain_from_the_moment_it_stands(stores: Stores) -> No
 CHECKS: tuple[Check, ...] = (
     a_drain_marks_its_worker_and_comes_back,
     what_the_leader_saw_comes_back_as_it_was,
+    what_is_agreed_stands_until_its_owner_agrees_otherwise,
+    a_drain_that_is_stuck_says_since_when_and_goes_on,
     an_undone_drain_is_gone_and_what_was_seen_of_it_is_not_written,
     an_old_leader_writes_nothing_of_a_drain,
     nobody_drains_what_is_not_there_or_gone,

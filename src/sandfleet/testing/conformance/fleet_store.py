@@ -287,6 +287,7 @@ async def a_machine_whose_name_came_late_ends_only_if_its_worker_is_empty(stores
     await stores.workers.register(a_worker(ONE, machine_id="m-1"))
     await _hold(stores)
     await stores.fleet.name_machine(FIRST, "m-1", term=term)
+    await stores.workers.register(a_worker(ONE, machine_id="m-1", sequence=2))
     assert not await stores.fleet.take_off(FIRST, term=term)
     found = await _launch(stores)
     assert (found.state, found.worker_id, found.failure) == (LaunchState.JOINED, ONE, None)
@@ -329,6 +330,9 @@ async def a_machine_that_comes_back_is_its_launchs_again(stores: Stores) -> None
     assert await stores.fleet.end_orphan(machine, pool="local", term=term)
     ending = await _launch(stores)
     assert (ending.id, ending.machine_id, ending.is_ending) == (FIRST, "m-1", True)
+    # Who was there before the end was decided is not lost by its next heartbeat.
+    await stores.workers.register(a_worker(ONE, machine_id="m-1", sequence=2))
+    assert (await stores.workers.get(ONE)).state is WorkerState.READY
     assert not await stores.fleet.take_off(FIRST, term=term)
     found = await _launch(stores)
     assert (found.state, found.worker_id, found.gone_at) == (LaunchState.JOINED, ONE, None)

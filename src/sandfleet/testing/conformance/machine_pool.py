@@ -6,12 +6,12 @@ A check is given a pool in which the fleet has no machine yet.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sandfleet.model.errors import MachineRefused, StaleTerm
 from sandfleet.model.launch import LaunchFailure, LaunchId
-from sandfleet.model.machine import Machine, MachineOrder, MachineState
+from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState, PartKind
 from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.testing.conformance.checking import refusing
 
@@ -34,6 +34,10 @@ class Subject:
     """Have the next launch refused in each way that this pool knows."""
     remembers_terms: bool = True
     """Whether the pool itself knows the newest term, not only one of its callers."""
+    leave_parts: Callable[[], Awaitable[int]] | None = None
+    """Have parts of the fleet there that nothing holds, of the first launch; return how many."""
+    parts_of: Callable[[Machine], Sequence[MachinePart]] = lambda _: ()
+    """What a machine holds, where the check can know it."""
 
 
 Check = Callable[[Subject], Awaitable[None]]
@@ -114,6 +118,8 @@ async def an_older_term_changes_nothing(subject: Subject) -> None:
             await pool.launch(an_order(subject, SECOND), term=2)
         with refusing(StaleTerm):
             await pool.terminate(machine.id, term=2)
+        with refusing(StaleTerm):
+            await pool.remove(MachinePart(PartKind.DISK, "any", FIRST), term=2)
     (seen,) = await subject.pool.list()
     assert seen.id == machine.id
     assert seen.state is not MachineState.ENDING
@@ -129,6 +135,55 @@ async def what_is_refused_is_not_there(subject: Subject) -> None:
         assert refused.value.failure is failure
         assert refused.value.message
         assert await subject.pool.list() == []
+        # What was made for it goes meanwhile.
+        await subject.pass_time()
+
+
+async def a_part_that_nothing_holds_is_told_until_it_is_removed(subject: Subject) -> None:
+    """Those that a machine has are not told, and go with it."""
+    pool = subject.pool
+    machine = await pool.launch(an_order(subject, SECOND), term=1)
+    assert await pool.parts() == []
+    count = 0 if subject.leave_parts is None else await subject.leave_parts()
+    parts = await subject.again().parts()
+    assert len(parts) == count
+    assert parts == sorted(parts, key=lambda one: (one.kind, one.id))
+    assert {part.launch_id for part in parts} <= {FIRST}
+
+    async def are_removed() -> bool:
+        # What one of them holds is told when that has gone.
+        return all([await pool.remove(part, term=1) for part in await pool.parts()])
+
+    await _until(subject, are_removed)
+    assert all([await pool.remove(part, term=1) for part in parts])
+    await _ended(subject, machine)
+    assert await pool.parts() == []
+
+
+async def the_parts_of_another_fleet_are_neither_told_nor_removed(subject: Subject) -> None:
+    if subject.leave_parts is None:
+        return
+    await subject.leave_parts()
+    parts = await subject.pool.parts()
+    assert await subject.stranger.parts() == []
+    for part in parts:
+        assert await subject.stranger.remove(part, term=1)
+    assert await subject.pool.parts() == parts
+
+
+async def a_part_that_a_machine_has_is_not_removed(subject: Subject) -> None:
+    """Not even by one who thinks that it lies there on its own."""
+    if subject.leave_parts is None:
+        return
+    await subject.leave_parts()
+    parts = await subject.pool.parts()
+    machine = await subject.pool.launch(an_order(subject, SECOND), term=1)
+    for part in subject.parts_of(machine):
+        assert not await subject.pool.remove(part, term=1)
+    for kind in PartKind:
+        assert await subject.pool.remove(MachinePart(kind, "no-such-part", None), term=1)
+    assert await subject.pool.parts() == parts
+    assert [one.id for one in await subject.pool.list()] == [machine.id]
 
 
 async def a_size_that_is_not_there_is_refused(subject: Subject) -> None:
@@ -160,6 +215,9 @@ CHECKS: tuple[Check, ...] = (
     the_same_launch_is_the_same_machine,
     of_a_launch_whose_machine_has_ended_there_is_never_another,
     an_older_term_changes_nothing,
+    a_part_that_nothing_holds_is_told_until_it_is_removed,
+    the_parts_of_another_fleet_are_neither_told_nor_removed,
+    a_part_that_a_machine_has_is_not_removed,
     what_is_refused_is_not_there,
     a_size_that_is_not_there_is_refused,
     the_machines_of_another_fleet_are_neither_told_nor_ended,

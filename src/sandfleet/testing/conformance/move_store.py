@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from sandfleet.controlplane.dependencies import Stores
@@ -13,14 +12,13 @@ from sandfleet.model.ids import WorkerId
 from sandfleet.model.operation import Lease, Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.planning.placement import FleetView, NoPlacement
-from sandfleet.ports.move_store import MoveBeginning
+from sandfleet.ports.move_store import MoveBeginning, MoveDecision
 from sandfleet.ports.stores import Placed
 from sandfleet.testing.builders import NOON, a_transition, a_worker, an_operation, an_organisation
 from sandfleet.testing.conformance.checking import Check, refusing
 from sandfleet.testing.conformance.placement_store import asked_for, place
 
 HOME, AWAY = WorkerId("wk-one"), WorkerId("wk-two")
-Decision = Callable[[FleetView], MoveBeginning | NoPlacement]
 
 
 async def _running(stores: Stores) -> Sandbox:
@@ -35,11 +33,11 @@ async def _running(stores: Stores) -> Sandbox:
     return running
 
 
-def _beginning(sandbox: Sandbox, name: str = "op-move") -> tuple[Sandbox, Decision, Operation]:
+def _beginning(sandbox: Sandbox, name: str = "op-move") -> tuple[Sandbox, MoveDecision, Operation]:
     after = advance(sandbox, SandboxEvent.MIGRATE_REQUESTED, at=NOON)
     operation = an_operation(name, kind=OperationKind.MIGRATE, sandbox=sandbox.id, step="receive")
     log = a_transition(sandbox_id=sandbox.id)
-    return after, lambda _view: MoveBeginning(AWAY, operation, log), operation
+    return after, lambda _view, _reserved: MoveBeginning(AWAY, operation, log), operation
 
 
 async def _promised(stores: Stores) -> dict[str, int]:
@@ -63,23 +61,27 @@ async def a_move_has_two_places_and_counts_once_for_its_organisation(stores: Sto
     assert (await stores.organisations.usage(sandbox.organisation_id)).sandboxes == 1
     assert [one.has_reservation for one in await stores.sandboxes.presence(AWAY)] == [True]
     assert await stores.sandboxes.on_worker(AWAY) == []
+    assert await stores.placements.reserved_on(HOME) == {sandbox.id: 1024}
+    assert await stores.placements.reserved_on(AWAY) == {}
     with refusing(Conflict) as refused:
         await stores.workers.forget(AWAY, is_lost=False, actor="test")
     assert refused.value.code == "worker_not_empty"
 
 
 async def what_finds_no_place_writes_nothing(stores: Stores) -> None:
-    """The decision is the caller's, over all workers."""
+    """The decision is the caller's, over all workers and what is promised to it where it is."""
     sandbox = await _running(stores)
     after, _, operation = _beginning(sandbox)
     seen: list[str] = []
+    promised: list[int] = []
 
-    def nowhere(view: FleetView) -> NoPlacement:
+    def nowhere(view: FleetView, reserved_mib: int) -> NoPlacement:
         seen.extend(worker.id for worker in view.workers)
+        promised.append(reserved_mib)
         return NoPlacement(refusals={}, candidates=())
 
     assert isinstance(await stores.moves.begin(after, nowhere), NoPlacement)
-    assert sorted(seen) == [HOME, AWAY]
+    assert (sorted(seen), promised) == ([HOME, AWAY], [1024])
     assert await stores.sandboxes.get_any(sandbox.id) == sandbox
     assert await stores.operations.open_for(operation.sandbox_id) == []
 
@@ -121,8 +123,8 @@ async def a_move_to_grow_has_its_larger_place_where_it_goes(stores: Stores) -> N
     sandbox = await _running(stores)
     after, decide, operation = _beginning(sandbox)
 
-    def larger(view: FleetView) -> MoveBeginning | NoPlacement:
-        beginning = decide(view)
+    def larger(view: FleetView, reserved_mib: int) -> MoveBeginning | NoPlacement:
+        beginning = decide(view, reserved_mib)
         return replace(beginning, memory_mib=3072) if isinstance(beginning, MoveBeginning) else beginning
 
     await stores.moves.begin(after, larger)

@@ -10,7 +10,7 @@ from typing import Any
 from sandfleet.controlplane.dependencies import Stores
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance
 from sandfleet.model.errors import NotFound, StaleLease, StaleVersion
-from sandfleet.model.ids import OperationId
+from sandfleet.model.ids import OperationId, SandboxId
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.testing.builders import (
     NOON,
@@ -47,6 +47,16 @@ async def every_field_comes_back_and_times_are_the_databases(stores: Stores) -> 
     assert (stored.lease.holder, stored.lease.token) == ("replica-1", 1)
     # 60 and 15 seconds from the database's now, whatever the writer's clock says (it says 2030).
     assert timedelta(seconds=44) < stored.deadline_at - stored.lease.deadline_at < timedelta(seconds=46)
+
+
+async def many_are_read_at_once_and_what_is_not_there_is_left_out(stores: Stores) -> None:
+    stored, none = await begin(stores), OperationId("op-none")
+    assert await stores.operations.find([stored.id, none]) == {stored.id: stored}
+    assert await stores.operations.find([]) == {}
+    both = [stored.sandbox_id, SandboxId("sb-none")]
+    assert await stores.operations.open_for_all(both) == {stored.sandbox_id: [stored]}
+    await stores.operations.finish(replace(stored, state=OperationState.FAILED, finished_at=NOON))
+    assert await stores.operations.open_for_all(both) == {}
 
 
 async def a_write_needs_the_token(stores: Stores) -> None:
@@ -132,6 +142,7 @@ async def an_unknown_operation_is_not_found(stores: Stores) -> None:
 
 CHECKS: tuple[Check, ...] = (
     every_field_comes_back_and_times_are_the_databases,
+    many_are_read_at_once_and_what_is_not_there_is_left_out,
     a_write_needs_the_token,
     only_what_nobody_holds_is_taken_and_by_one_only,
     who_was_taken_over_from_can_write_no_more,

@@ -31,7 +31,16 @@ SCOPE = (ORGANISATION, "POST", "/api/sandboxes", "key-1")
 
 async def a_worker_comes_back_as_it_said(stores: Stores) -> None:
     worker = a_worker(
-        worker_version="1", accelerator="tcg", cpu_model="max", memory_used_mib=5, cpu_percent=1.5
+        worker_version="1",
+        accelerator="tcg",
+        cpu_model="max",
+        memory_used_mib=5,
+        cpu_percent=1.5,
+        host_memory_mib=7,
+        host_cpus=3,
+        host_disk_mib=9,
+        ends_at=NOON,
+        ends_because="spot",
     )
     stored = (await stores.workers.register(worker)).worker
     assert stored.last_seen_at

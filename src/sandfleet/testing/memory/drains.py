@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
-from sandfleet.model.drain import Drain, DrainOwner, DrainState
+from sandfleet.model.drain import ASKED_FOR, Drain, DrainOwner, DrainState, DrainTerms
 from sandfleet.model.errors import NotFound
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.link import Link
-
-_ASKED_FOR = "asked for"
 
 
 class MemoryDrainStore:
@@ -23,12 +22,11 @@ class MemoryDrainStore:
         self._database = database
         self._link = link
 
-    async def begin(self, worker_id: WorkerId, *, actor: str) -> Drain:
+    async def begin(self, worker_id: WorkerId, *, actor: str, terms: DrainTerms | None = None) -> Drain:
         """Write it down."""
 
         def work() -> Drain:
-            owner = DrainOwner.OPERATOR
-            begin_drain(self._database, worker_id, owner=owner, actor=actor, reason=_ASKED_FOR)
+            begin_drain(self._database, worker_id, owner=DrainOwner.OPERATOR, actor=actor, terms=terms)
             return self._database.drains[worker_id]
 
         return await self._link.call(work, repeatable=True, name="begin_drain")
@@ -37,7 +35,7 @@ class MemoryDrainStore:
         """Take it back."""
 
         def work() -> bool:
-            return end_drain(self._database, worker_id, actor=actor, reason=_ASKED_FOR)
+            return end_drain(self._database, worker_id, actor=actor, reason=ASKED_FOR)
 
         return await self._link.call(work, repeatable=True, name="end_drain")
 
@@ -69,36 +67,52 @@ class MemoryDrainStore:
             before = database.drains.get(drain.worker_id)
             if before is None or before.begun_at != drain.begun_at:
                 return False
-            is_news = drain.state is DrainState.DRAINED and before.state is not DrainState.DRAINED
-            drained_at = database.now() if is_news else before.drained_at
-            if drain.state is not DrainState.DRAINED:
-                drained_at = None
+            now, is_news = database.now(), drain.state is not before.state
+            is_drained, is_stuck = (drain.state is one for one in (DrainState.DRAINED, DrainState.STUCK))
             database.drains[drain.worker_id] = replace(
-                before, state=drain.state, moved=drain.moved, stays=tuple(drain.stays), drained_at=drained_at
+                before,
+                state=drain.state,
+                moved=drain.moved,
+                slept=drain.slept,
+                stays=tuple(drain.stays),
+                drained_at=(before.drained_at or now) if is_drained else None,
+                stuck_at=(before.stuck_at or now) if is_stuck else None,
             )
-            if is_news:
-                worker = database.workers[drain.worker_id]
-                _log(
-                    database, worker, event="drained", actor="drain", reason=f"{drain.moved} sandboxes moved"
-                )
+            if is_news and (is_drained or is_stuck):
+                worker, (event, reason) = database.workers[drain.worker_id], drain.news
+                _log(database, worker, event=event, actor="drain", reason=reason)
             return True
 
         return await self._link.call(work, repeatable=True, name="save_drain")
 
 
 def begin_drain(
-    database: MemoryDatabase, worker_id: WorkerId, *, owner: DrainOwner, actor: str, reason: str
+    database: MemoryDatabase,
+    worker_id: WorkerId,
+    *,
+    owner: DrainOwner,
+    actor: str,
+    terms: DrainTerms | None,
 ) -> DrainOwner:
     """Write it down, or take over what a loop has begun; return whose it is. NotFound."""
     worker, before = _known(database, worker_id), database.drains.get(worker_id)
+    agreed = terms or DrainTerms()
+    if before is not None and not owner.takes_over(before.owner):
+        is_new = before.owner is owner and owner.may_renew and terms is not None
+        if not is_new:
+            return before.owner
+    now = database.now()
+    database.drains[worker_id] = replace(
+        before or Drain(worker_id, actor, now),
+        actor=actor,
+        owner=owner,
+        reason=agreed.reason,
+        deadline_at=now + timedelta(seconds=agreed.deadline_s),
+        hibernates=agreed.hibernates,
+    )
     if before is None:
-        database.drains[worker_id] = Drain(worker_id, actor, database.now(), owner=owner, reason=reason)
         worker = _mark(database, worker, draining=True)
-    elif owner is DrainOwner.OPERATOR and before.owner is not owner:
-        database.drains[worker_id] = replace(before, actor=actor, owner=owner, reason=reason)
-    else:
-        return before.owner
-    _log(database, worker, event="drain_requested", actor=actor, reason=reason)
+    _log(database, worker, event="drain_requested", actor=actor, reason=agreed.reason)
     return owner
 
 

@@ -169,8 +169,8 @@ def _recorded(database: MemoryDatabase, command: FleetCommand, *, by: DrainOwner
                 return None
             case AbandonLaunch(launch_id=launch_id, reason=reason):
                 return _give_up(database, launch_id, LaunchFailure.BROKEN, reason)
-            case DrainWorker(worker_id=worker_id, owner=owner, reason=reason):
-                now = begin_drain(database, worker_id, owner=owner, actor=owner.value, reason=reason)
+            case DrainWorker(worker_id=worker_id, owner=owner):
+                now = begin_drain(database, worker_id, owner=owner, actor=owner.value, terms=command.terms)
                 return None if now is owner else f"{worker_id} is drained by {now} already"
             case KeepWorker(worker_id=worker_id, owner=owner, reason=reason):
                 ended = end_drain(database, worker_id, actor=owner.value, reason=reason, owner=owner)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from sandfleet.model.errors import Conflict, StaleVersion
@@ -13,7 +12,7 @@ from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.placement import FleetView, NoPlacement
-from sandfleet.ports.move_store import MoveBeginning
+from sandfleet.ports.move_store import MoveBeginning, MoveDecision
 from sandfleet.testing.memory.database import MemoryDatabase, SecondPlace
 from sandfleet.testing.memory.link import Link
 
@@ -28,7 +27,7 @@ class MemoryMoveStore:
     async def begin(
         self,
         sandbox: Sandbox,
-        decide: Callable[[FleetView], MoveBeginning | NoPlacement],
+        decide: MoveDecision,
         *,
         term: int | None = None,
     ) -> MoveBeginning | NoPlacement:
@@ -43,7 +42,9 @@ class MemoryMoveStore:
             if sandbox.id in database.second_places:
                 raise Conflict("an earlier move is not cleared away yet", code="operation_in_progress")
             workers = [one for one in database.workers.values() if one.state is not WorkerState.GONE]
-            beginning = decide(FleetView([database.read_worker(one) for one in workers]))
+            beginning = decide(
+                FleetView([database.read_worker(one) for one in workers]), held.resources.memory_mib
+            )
             if isinstance(beginning, NoPlacement):
                 return beginning
             memory_mib = max(sandbox.resources.memory_mib, held.resources.memory_mib, beginning.memory_mib)

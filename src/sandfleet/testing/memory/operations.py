@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -130,6 +130,28 @@ class MemoryOperationStore:
             return sorted(found, key=lambda one: one.created_at)
 
         return await self._link.call(work, repeatable=True, name="open_for")
+
+    async def open_for_all(self, sandbox_ids: Sequence[SandboxId]) -> Mapping[SandboxId, Sequence[Operation]]:
+        """Return those of many."""
+
+        def work() -> Mapping[SandboxId, Sequence[Operation]]:
+            database, found = self._database, {}
+            for sandbox_id in sandbox_ids:
+                its_own = [database.read_operation(one) for one in database.open_operations(sandbox_id)]
+                if its_own:
+                    found[sandbox_id] = sorted(its_own, key=lambda one: one.created_at)
+            return found
+
+        return await self._link.call(work, repeatable=True, name="open_for_all")
+
+    async def find(self, operation_ids: Sequence[OperationId]) -> Mapping[OperationId, Operation]:
+        """Return many."""
+
+        def work() -> Mapping[OperationId, Operation]:
+            known = self._database.operations
+            return {one: self._database.read_operation(known[one]) for one in operation_ids if one in known}
+
+        return await self._link.call(work, repeatable=True, name="find_operations")
 
     def _in(self, seconds: float) -> datetime:
         return self._database.now() + timedelta(seconds=seconds)

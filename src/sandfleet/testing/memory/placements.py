@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -42,7 +42,7 @@ class MemoryPlacementStore:
             if isinstance(decision, NoPlacement):
                 return decision
             worker = next(worker for worker in fleet if worker.id == decision.worker_id)
-            placed = placed_rows(operation, sandbox, worker, reason=decision.reason, at=at)
+            placed = placed_rows(operation, sandbox, worker, decision=decision, at=at)
             self._require(placed.operation, placed.sandbox)
             self._write(placed)
             return Placed(
@@ -72,6 +72,18 @@ class MemoryPlacementStore:
                 del self._database.reservations[sandbox_id]
 
         await self._link.call(work, repeatable=True, name="release")
+
+    async def reserved_on(self, worker_id: WorkerId) -> Mapping[SandboxId, int]:
+        """Return what is promised there."""
+
+        def work() -> Mapping[SandboxId, int]:
+            return {
+                name: held.resources.memory_mib
+                for name, held in self._database.reservations.items()
+                if held.worker_id == worker_id
+            }
+
+        return await self._link.call(work, repeatable=True, name="reserved_on")
 
     async def queue_length(self) -> int:
         """Return how many creates wait."""

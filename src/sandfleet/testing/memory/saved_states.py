@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sandfleet.model.checkpoint import Checkpoint, CheckpointState
 from sandfleet.model.errors import NotFound
-from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, SnapshotId
+from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.operation import OperationKind
 from sandfleet.model.sandbox import SandboxState
 from sandfleet.model.snapshot import Snapshot, SnapshotState
@@ -57,6 +57,16 @@ class MemorySnapshotRecords:
             return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
 
         return await self._link.call(work, repeatable=True, name="complete_of")
+
+    async def only_on(self, worker_id: WorkerId) -> Sequence[Snapshot]:
+        """Return what would be lost with the worker."""
+
+        def work() -> Sequence[Snapshot]:
+            unsafe = (SnapshotState.SAVING, SnapshotState.LOCAL)
+            found = [one for one in self._database.snapshots.values() if one.worker_id == worker_id]
+            return sorted((one for one in found if one.state in unsafe), key=lambda one: one.id)
+
+        return await self._link.call(work, repeatable=True, name="only_on")
 
     async def mark_garbage(self, *, term: int, limit: int = 100) -> Sequence[Snapshot]:
         """Mark what nothing needs, and return all that is marked."""

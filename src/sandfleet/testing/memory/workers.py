@@ -132,7 +132,7 @@ class MemoryWorkerStore:
             said.machine_id in launch.machine_names and launch.ending_since is not None
             for launch in database.launches.values()
         )
-        if is_ending:
+        if is_ending and before is None:
             said = replace(said, state=WorkerState.GONE)
             after = replace(after, state=WorkerState.GONE)
         if before is not None:

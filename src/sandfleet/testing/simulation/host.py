@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from sandfleet.model.errors import Conflict, Gone, NoCapacity, NotFound, NotReady, StaleEpoch
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import Resources
+from sandfleet.testing.simulation.host_beat import VERSION, heartbeat_of
 from sandfleet.testing.simulation.loop import Process, VirtualLoop
 from sandfleet.testing.simulation.vm import (
     ARRIVING,
@@ -33,7 +34,6 @@ from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer, StartVm, 
 from sandfleet.worker.size_orders import SizeOrders
 
 T = TypeVar("T")
-VERSION = "digest-1"
 
 
 @dataclass
@@ -87,6 +87,8 @@ class Host:
         self.process.kill(self.loop)
         self.is_adopted = False
         self.sequence = 0
+        self.neighbours_mib = 0
+        """What else uses the host's memory."""
         for table in (self.buried, self.captures, self.uploads, self.upload_failures):
             table.clear()
         self.named_before = frozenset()
@@ -332,6 +334,7 @@ class Host:
             epoch=vm.epoch,
             state=vm.state,
             memory_mib=vm.memory_mib,
+            memory_used_mib=vm.memory_mib,
             idle_s=max(0.0, self.loop.time() - vm.idle_since),
             template="base",
             template_version=VERSION,
@@ -353,25 +356,7 @@ class Host:
     def beat(self) -> Heartbeat:
         """Return the next heartbeat."""
         self.sequence += 1
-        return Heartbeat(
-            worker_id=self.worker_id,
-            instance_id=f"{self.worker_id}.{self.incarnation}",
-            sequence=self.sequence,
-            machine_id=self.worker_id,
-            region="local",
-            http_url=f"http://{self.worker_id}:9000",
-            worker_version="1",
-            accelerator="tcg",
-            cpu_model="max",
-            templates={"base": VERSION},
-            total_memory_mib=self.total.memory_mib,
-            total_cpu=self.total.cpu_count,
-            total_disk_mib=self.total.disk_mib,
-            memory_used_mib=self.committed_mib,
-            cpu_percent=0.0,
-            disk_used_mib=0,
-            vms=[self.status(vm) for vm in self.vms.values()] if self.is_adopted else None,
-        )
+        return heartbeat_of(self)
 
     def learn(self, answer: HeartbeatAnswer) -> None:
         """Take a heartbeat's answer in: VMs that two answers in a row have named, or that are over, end."""

@@ -99,7 +99,7 @@ class WatchedSecondPlaces(dict[SandboxId, SecondPlace]):
 
 
 class WatchedDrains(dict[WorkerId, Drain]):
-    """A worker that is called drained has promised nothing to anybody."""
+    """A worker that is called drained has promised nothing, and has nothing that is nowhere else."""
 
     def __init__(self, watch: WatchedDatabase) -> None:
         super().__init__()
@@ -110,6 +110,13 @@ class WatchedDrains(dict[WorkerId, Drain]):
         promised = self._watch.promised_mib(worker_id)
         is_true = drain.state is not DrainState.DRAINED or promised == 0
         self._watch.findings.require(is_true, f"{worker_id} is called drained, {promised} MiB are promised")
+        alone = [
+            one.id
+            for one in self._watch.snapshots.values()
+            if one.worker_id == worker_id and one.state in (SnapshotState.SAVING, SnapshotState.LOCAL)
+        ]
+        is_safe = drain.state is not DrainState.DRAINED or not alone
+        self._watch.findings.require(is_safe, f"{worker_id} is called drained, and alone has {alone}")
 
 
 class WatchedSnapshots(dict[SnapshotId, Snapshot]):

@@ -11,6 +11,7 @@ from sandfleet.testing.memory.link import DirectLink
 from sandfleet.testing.memory.workers import MemoryWorkerStore
 from sandfleet.testing.simulation.clients import Client
 from sandfleet.testing.simulation.host import Host
+from sandfleet.testing.simulation.host_beat import HOST_FACTOR
 from sandfleet.testing.simulation.replica import Request
 from sandfleet.testing.simulation.vm import ARRIVING, DEAD, MOVING, RUNNING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 1.0
 LOST_WITHIN_S = 60.0
 """By then somebody has said of a host that is no more that it is lost."""
+CROWDED_S = 20.0
+HURRY_S = 8
+"""The deadline of a drain in a hurry: what has not moved in half of it is put to sleep."""
 
 
 class Nemesis:
@@ -28,6 +32,7 @@ class Nemesis:
     def __init__(self, world: World) -> None:
         self._world = world
         self._dice = world.dice("nemesis")
+        self._drains = 0
         self._operator = MemoryWorkerStore(world.database, DirectLink())
 
     async def run(self) -> None:
@@ -55,6 +60,7 @@ class Nemesis:
             if replica.process.is_dead:
                 world.begin_replica(slot)
         for host in world.hosts.values():
+            host.neighbours_mib = 0
             if host.process.is_paused:
                 host.process.resume(world.loop)
             world.begin_host_again(host)
@@ -119,16 +125,26 @@ class Nemesis:
         self._later(0.5 + 9 * self._dice.random(), setattr, weather, "is_down", False)
 
     def _drain_worker(self) -> None:
-        """An operator empties a worker, and may think better of it."""
+        """An operator empties a worker, and may think better of it; every other time he is in a hurry."""
         host = self._host()
         self._note(f"{host.worker_id} is to be drained")
-        self._order(host, "drain")
+        self._drains += 1
+        self._crowd(list(self._world.hosts.values())[self._drains % len(self._world.hosts)])
+        self._order(host, "drain", query=f"deadline_s={HURRY_S}" if self._drains % 2 else "")
         if self._dice.random() < 0.7:
             self._later(1.0 + 10 * self._dice.random(), self._order, host, "undrain")
 
-    def _order(self, host: Host, verb: str) -> None:
+    def _crowd(self, host: Host) -> None:
+        """Something else takes so much of the host's memory that sandboxes must leave, and gives it back."""
+        self._note(f"{host.worker_id} is crowded")
+        host.neighbours_mib = HOST_FACTOR * host.total.memory_mib - host.committed_mib // 2
+        self._later(CROWDED_S, setattr, host, "neighbours_mib", 0)
+
+    def _order(self, host: Host, verb: str, *, query: str = "") -> None:
         world = self._world
-        request = Request("POST", f"/admin/workers/{{worker}}/{verb}", {"worker": host.worker_id})
+        request = Request(
+            "POST", f"/admin/workers/{{worker}}/{verb}", {"worker": host.worker_id}, query=query
+        )
         operator = Client(world, f"operator-{len(world.chores)}")
         world.chores.append(world.loop.create_task(operator.ask(request)))
 

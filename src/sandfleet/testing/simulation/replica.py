@@ -54,6 +54,7 @@ class Request:
     values: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
     key: str | None = None
+    query: str = ""
 
     @property
     def path(self) -> str:
@@ -143,7 +144,7 @@ class Replica:
             "type": "http",
             "method": request.method,
             "path": request.path,
-            "query_string": b"",
+            "query_string": request.query.encode(),
             "headers": headers,
             "scheme": "http",
         }

@@ -1,4 +1,9 @@
-"""Commit: run here what has landed. From here on only this side is repaired, never the other one woken."""
+"""Commit: run here what has landed. From here on only this side is repaired, never the other one woken.
+
+What if this process dies
+    before it is written that the machine is at home   the next one repeats all of it
+    before the guest was told who it is                the next one serves it, and tells it on a repeat
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ from dataclasses import replace
 import structlog
 
 from sandfleet.model.errors import NotFound, StaleEpoch
+from sandfleet.ports.guest import Guest
 from sandfleet.ports.hypervisor import Machine
+from sandfleet.ports.moves import Tell
 from sandfleet.wire.move_messages import CommitMove
 from sandfleet.wire.worker_messages import VmStatus
 from sandfleet.worker.host import Host
@@ -52,18 +59,30 @@ async def _confirm_identity(host: Host, resident: Resident, order: CommitMove) -
     machine = resident.machine
     if resident.is_identity_certain or machine is None or resident.state is not VmState.RUNNING:
         return
-    await machine.guest.assume_identity(identity(host, resident.sandbox_id, order.envs))
+    await _told(host, resident, order)(machine.guest)
     resident.is_identity_certain = True
 
 
 async def _take_over(host: Host, resident: Resident, order: CommitMove, *, machine: Machine) -> None:
     began_s = host.clock.monotonic()
-    await host.require_mover().take_over(machine)
+    steps_ms = await host.require_mover().take_over(machine, tell=_told(host, resident, order))
     # The sizes count as the hypervisor reads them back, not as the manifest remembers them.
     resident.order = replace(resident.order, memory_mib=machine.facts.order.memory_mib)
-    await machine.guest.assume_identity(identity(host, resident.sandbox_id, order.envs))
     serve(host, resident, machine)
     resume_work(host, resident)
     host.changed.set()
-    took_ms = round((host.clock.monotonic() - began_s) * 1000, 1)
-    log.info("vm_moved_here", sandbox=resident.sandbox_id, epoch=resident.epoch, took_ms=took_ms)
+    log.info(
+        "vm_moved_here",
+        sandbox=resident.sandbox_id,
+        epoch=resident.epoch,
+        took_ms=round((host.clock.monotonic() - began_s) * 1000, 1),
+        steps_ms=dict(steps_ms),
+    )
+
+
+def _told(host: Host, resident: Resident, order: CommitMove) -> Tell:
+    async def tell(guest: Guest) -> None:
+        # Made when it is sent: it steps the clock.
+        await guest.assume_identity(identity(host, resident.sandbox_id, order.envs))
+
+    return tell

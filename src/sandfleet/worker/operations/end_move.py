@@ -68,7 +68,8 @@ async def release(host: Host, sandbox_id: str, order: EndMove) -> VmStopped:
         host.residents.bury(sandbox_id, epoch=order.epoch)
         return VmStopped(sandbox_id=sandbox_id, existed=False)
     resident, departure = _moving(host, sandbox_id, order)
-    if resident.state is VmState.RUNNING or departure.step not in (READY, UNDECIDED):
+    is_over = resident.state is VmState.DEAD or departure.step in (READY, UNDECIDED)
+    if resident.state is VmState.RUNNING or not is_over:
         raise Conflict(f"sandbox {sandbox_id} has not been handed over", code="busy")
     machine = resident.machine
     if machine is not None and resident.state is VmState.MOVING and await machine.is_alive():

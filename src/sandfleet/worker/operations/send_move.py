@@ -126,11 +126,11 @@ async def _decide(host: Host, resident: Resident, departure: Departure) -> None:
 
 async def _look(host: Host, resident: Resident, departure: Departure) -> None:
     machine = resident.machine
-    if machine is None or resident.state is not VmState.MOVING:
-        return
-    if not await machine.is_alive():
+    if resident.state is VmState.MOVING and machine is not None and not await machine.is_alive():
         resident.die(await machine.wait_dead())
+    if resident.state is VmState.DEAD:  # whoever has seen it first
         departure.settle(FAILED, "QEMU ended during the hand-over")
+    if machine is None or resident.state is not VmState.MOVING:
         return
     outcome = await host.require_mover().outcome(machine)
     if outcome is Outcome.HANDED_OVER:

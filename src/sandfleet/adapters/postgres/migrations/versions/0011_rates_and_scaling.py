@@ -8,7 +8,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0011"
-down_revision = "0007"
+down_revision = "0010"
 
 COLUMNS = (
     ("organisations", "quota_creates_per_s", "BIGINT"),

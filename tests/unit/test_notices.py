@@ -1,0 +1,126 @@
+"""Workers whose hosts are about to be taken away are drained until then, and kept if that was called off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from sandfleet.controlplane.dependencies import ControlPlane
+from sandfleet.controlplane.loops.notices import NoticeLoop
+from sandfleet.model.drain import Drain, DrainOwner, DrainTerms
+from sandfleet.model.errors import PoolUnreachable
+from sandfleet.model.ids import WorkerId
+from sandfleet.model.launch import LaunchId
+from sandfleet.model.machine import Machine, MachineState
+from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.planning.fleet import DrainWorker, KeepWorker
+from sandfleet.planning.notices import NoticeView, plan_notices
+from sandfleet.testing.builders import NOON, a_worker
+from sandfleet.testing.clock import JumpingClock
+from sandfleet.testing.memory.database import MemoryDatabase
+from sandfleet.testing.memory.wiring import memory_stores
+
+ONE = WorkerId("wk-one")
+SOON = NOON + timedelta(seconds=120)
+SAID = a_worker(ends_at=SOON, ends_because="spot")
+DRAINED = DrainWorker(ONE, DrainOwner.NOTICE, "its host ends at 2030-01-01 12:02:00: spot", deadline_s=110)
+
+
+def a_machine(ends_at: datetime | None = None, **names: str | None) -> Machine:
+    launch = names.get("launch")
+    return Machine(
+        id=names.get("id") or "machine-1",
+        launch_id=LaunchId(launch) if launch else None,
+        size="small",
+        state=MachineState.RUNNING,
+        launched_at=NOON,
+        ends_at=ends_at,
+    )
+
+
+def a_drain(owner: DrainOwner) -> dict[WorkerId, Drain]:
+    return {ONE: Drain(ONE, owner.value, NOON, owner=owner)}
+
+
+def test_who_says_so_itself_is_drained_until_a_little_before() -> None:
+    assert plan_notices(NoticeView([SAID], {}), now=NOON) == [DRAINED]
+    over = plan_notices(NoticeView([SAID], {}), now=SOON + timedelta(seconds=1))
+    assert over == [replace(DRAINED, deadline_s=0)]
+
+
+@pytest.mark.parametrize("machine", [a_machine(SOON), a_machine(SOON, id="i-1", launch="machine-1")])
+def test_so_is_whose_pool_says_so_by_either_name_and_the_earlier_counts(machine: Machine) -> None:
+    (command,) = plan_notices(NoticeView([a_worker()], {}, [machine]), now=NOON)
+    assert command.reason == "its host ends at 2030-01-01 12:02:00: its pool takes the machine away"
+    later = replace(SAID, ends_at=SOON + timedelta(hours=1))
+    assert plan_notices(NoticeView([later], {}, [machine]), now=NOON) == [command]
+
+
+@pytest.mark.parametrize("owner", [DrainOwner.CAPACITY, DrainOwner.ROLLOUT, DrainOwner.OPERATOR])
+def test_a_notice_goes_before_every_other_drain_and_is_begun_once(owner: DrainOwner) -> None:
+    assert plan_notices(NoticeView([SAID], a_drain(owner)), now=NOON) == [DRAINED]
+    assert DrainOwner.NOTICE.takes_over(owner)
+    assert plan_notices(NoticeView([SAID], a_drain(DrainOwner.NOTICE)), now=NOON) == []
+
+
+@pytest.mark.parametrize(
+    ("worker", "is_complete", "is_kept"),
+    [
+        (a_worker(), True, True),
+        (a_worker(), False, False),
+        (a_worker(state=WorkerState.SILENT), True, False),
+    ],
+)
+def test_it_was_called_off_only_when_everybody_has_answered(
+    worker: Worker, is_complete: bool, is_kept: bool
+) -> None:
+    view = NoticeView([worker], a_drain(DrainOwner.NOTICE), is_complete=is_complete)
+    kept = KeepWorker(ONE, DrainOwner.NOTICE, "its host is not taken away, after all")
+    assert plan_notices(view, now=NOON) == ([kept] if is_kept else [])
+
+
+def test_what_is_gone_and_what_others_drain_is_left_alone() -> None:
+    gone = replace(SAID, state=WorkerState.GONE)
+    assert plan_notices(NoticeView([gone], {}), now=NOON) == []
+    assert plan_notices(NoticeView([a_worker()], a_drain(DrainOwner.OPERATOR)), now=NOON) == []
+
+
+class Pool:
+    """Tells its machines, or does not answer."""
+
+    def __init__(self) -> None:
+        self.machines: list[Machine] = []
+        self.is_silent = False
+
+    async def list(self) -> list[Machine]:
+        if self.is_silent:
+            raise PoolUnreachable("no answer")
+        return self.machines
+
+
+async def test_the_leader_writes_the_drain_down_with_its_deadline_and_calls_it_off() -> None:
+    clock, pool = JumpingClock(now=NOON), Pool()
+    stores = memory_stores(MemoryDatabase(clock.now))
+    term = await stores.terms.raise_term("leader")
+    loop = NoticeLoop(cast(ControlPlane, SimpleNamespace(stores=stores, pools={"pool": pool}, clock=clock)))
+    await stores.workers.register(a_worker())
+    await stores.drains.begin(ONE, actor="operator", terms=DrainTerms("tidy", 3600, hibernates=False))
+    assert await loop.tick(term=term) == "no host is about to be taken away"
+    pool.machines = [a_machine(SOON)]
+    assert (await loop.tick(term=term)).startswith("wk-one is drained: its host ends at")
+    drain = await stores.drains.get(ONE)
+    assert drain is not None
+    assert (drain.owner, drain.hibernates) == (DrainOwner.NOTICE, True)
+    assert drain.deadline_at == NOON + timedelta(seconds=110)
+    assert await loop.tick(term=term) == "no host is about to be taken away"
+    pool.machines, pool.is_silent = [], True
+    assert await loop.tick(term=term) == "pool does not answer"
+    assert await stores.drains.get(ONE) == drain
+    pool.is_silent = False
+    assert await loop.tick(term=term) == "wk-one is kept: its host is not taken away, after all"
+    assert await stores.drains.get(ONE) is None
+    assert not (await stores.workers.get(ONE)).draining
