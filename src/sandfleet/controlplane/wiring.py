@@ -16,6 +16,7 @@ from sandfleet.adapters.postgres.migrate import migrate
 from sandfleet.adapters.postgres.wiring import PostgresStores, open_stores
 from sandfleet.adapters.redis.connection import RedisConnection
 from sandfleet.adapters.redis.leases import RedisLeaseStore
+from sandfleet.adapters.redis.rates import RedisRateLimiter
 from sandfleet.adapters.redis.routes import RedisRouteCache
 from sandfleet.adapters.redis.wakeups import RedisWakeUps
 from sandfleet.adapters.task_group import TaskGroup
@@ -93,6 +94,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             background=background,
             drain=Drain(),
             metrics=metrics,
+            rates=RedisRateLimiter(connection, clock),
         )
         stack.callback(group.create_task(start_what_others_left(edge), name="pending-commands").cancel)
         yield edge

@@ -208,7 +208,7 @@ class FakeGuest:
         return GuestStats(
             memory_total=self.memory_mib << 20,
             memory_used=self.memory_used_mib << 20,
-            memory_limit=2**30,
+            memory_limit=self.limits.get("memory_mib", 1024) << 20,
             cpu_percent=0.0,
             pids=2,
             net_input=0,
