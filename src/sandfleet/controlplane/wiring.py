@@ -57,8 +57,11 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         connection = RedisConnection(settings.redis_url.get_secret_value(), clock)
         stack.push_async_callback(connection.close)
         session = await stack.enter_async_context(worker_session())
-        wake_ups, metrics = RedisWakeUps(connection, clock), Metrics()
-        faults = armed(settings.fault_points_dir)
+        wake_ups, metrics, faults = (
+            RedisWakeUps(connection, clock),
+            Metrics(),
+            armed(settings.fault_points_dir),
+        )
         plane = ControlPlane(
             settings=settings,
             clock=clock,

@@ -1,14 +1,14 @@
 """How many creates an organisation may make a second, and how a sandbox's size may change by itself.
 
-Revision ID: 0011
+Revision ID: 0010
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0010"
+down_revision = "0009"
 
 COLUMNS = (
     ("organisations", "quota_creates_per_s", "BIGINT"),
