@@ -54,14 +54,10 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         stores = _open_stores(settings)
         stack.push_async_callback(stores.database.close)
         signer = await _prepare(stores, settings, clock)
-        connection = RedisConnection(settings.redis_url.get_secret_value(), clock)
-        stack.push_async_callback(connection.close)
+        connection = _redis(settings, clock, stack)
         session = await stack.enter_async_context(worker_session())
-        wake_ups, metrics, faults = (
-            RedisWakeUps(connection, clock),
-            Metrics(),
-            armed(settings.fault_points_dir),
-        )
+        wake_ups, metrics = RedisWakeUps(connection, clock), Metrics()
+        faults = armed(settings.fault_points_dir)
         plane = ControlPlane(
             settings=settings,
             clock=clock,
@@ -114,6 +110,12 @@ def _open_stores(settings: ControlPlaneSettings) -> PostgresStores:
         master_secret=settings.master_secret.get_secret_value(),
         pool_max=settings.postgres_pool_max,
     )
+
+
+def _redis(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> RedisConnection:
+    connection = RedisConnection(settings.redis_url.get_secret_value(), clock)
+    stack.push_async_callback(connection.close)
+    return connection
 
 
 def _blobs(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> ObjectSnapshotStore | None:
