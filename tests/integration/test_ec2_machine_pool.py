@@ -44,6 +44,12 @@ RETIREMENT = """<DescribeInstanceStatusResponse xmlns="http://ec2.amazonaws.com/
 </eventsSet></item></instanceStatusSet></DescribeInstanceStatusResponse>"""
 
 
+SHUTTING_DOWN = b"""<DescribeInstancesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">
+<reservationSet><item><instancesSet><item><instanceId>i-1</instanceId><instanceState><code>32</code>
+<name>shutting-down</name></instanceState></item></instancesSet></item></reservationSet>
+</DescribeInstancesResponse>"""
+
+
 class Amazon:
     """One account, with a launch template and an image, and a fleet of its own for each test."""
 
@@ -296,3 +302,10 @@ async def test_the_launch_template_may_be_named_by_its_id(amazon: Amazon) -> Non
     template = amazon.client.describe_launch_templates()["LaunchTemplates"][0]["LaunchTemplateId"]
     await amazon.pool(template=template).launch(ORDER, term=1)
     assert amazon.asked("launch-1")["LaunchTemplate.LaunchTemplateId"] == template
+
+
+async def test_an_instance_that_shuts_down_is_only_looked_at(amazon: Amazon) -> None:
+    amazon.front.answers["DescribeInstances"] = deque([(200, SHUTTING_DOWN)])
+    before = len(amazon.front.calls)
+    assert not await amazon.pool().terminate("i-1", term=1)
+    assert [call["Action"] for call in amazon.front.calls[before:]] == ["DescribeInstances"]

@@ -15,6 +15,7 @@ from sandfleet.testing.conformance import (
     placement_store,
     rollout_store,
     sandbox_store,
+    size_store,
 )
 from sandfleet.testing.conformance.checking import Check
 
@@ -25,6 +26,7 @@ CHECKS = (
     *other_stores.CHECKS,
     *move_store.CHECKS,
     *drain_store.CHECKS,
+    *size_store.CHECKS,
     *fleet_store.CHECKS,
     *rollout_store.CHECKS,
 )

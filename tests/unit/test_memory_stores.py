@@ -14,6 +14,7 @@ from sandfleet.testing.conformance import (
     placement_store,
     rollout_store,
     sandbox_store,
+    size_store,
 )
 from sandfleet.testing.conformance.checking import Check
 from sandfleet.testing.memory.database import MemoryDatabase
@@ -26,6 +27,7 @@ CHECKS = (
     *other_stores.CHECKS,
     *move_store.CHECKS,
     *drain_store.CHECKS,
+    *size_store.CHECKS,
     *fleet_store.CHECKS,
     *rollout_store.CHECKS,
 )

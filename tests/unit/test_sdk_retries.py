@@ -13,6 +13,7 @@ from sandfleet_sdk import (
     NoCapacity,
     NotFound,
     QuotaExceeded,
+    RateLimited,
     RetryPolicy,
     Unavailable,
     Unreachable,
@@ -101,6 +102,10 @@ def test_retry_after_is_obeyed() -> None:
         sandboxes.get("sb-1"), [_error(503, "shutting_down", "2"), Answer(200, {}, SANDBOX)]
     )
     assert (len(calls), pauses) == (2, [2.0])
+    _, calls, pauses = _play(sandboxes.create(), [_error(429, "rate_limited", "3"), Answer(201, {}, SANDBOX)])
+    assert (len(calls), pauses) == (2, [3.0])
+    with pytest.raises(RateLimited):
+        _play(sandboxes.create(), [_error(429, "rate_limited", "60")])
 
 
 PROXY_BROKE = Answer(502, {}, b"<html>Bad Gateway</html>")

@@ -59,7 +59,7 @@ async def busy(table: Table, reads: SharedReads[str, int]) -> list[asyncio.Task[
 async def test_a_read_alone_is_sent_at_once() -> None:
     table = Table()
     table.values["a"] = 1
-    reads = SharedReads(table.read)
+    reads = SharedReads(table.read, late_after_s=0)
     task = asyncio.create_task(reads.get("a"))
     await table.answer_next()
     assert await task == 1
@@ -69,7 +69,7 @@ async def test_a_read_alone_is_sent_at_once() -> None:
 async def test_who_asks_meanwhile_shares_the_next_statement() -> None:
     table = Table()
     table.values |= {"a": 1, "b": 2}
-    reads = SharedReads(table.read)
+    reads = SharedReads(table.read, late_after_s=0)
     first = await busy(table, reads)
     waiting = [asyncio.create_task(reads.get(key)) for key in ("a", "b", "none", "a")]
     await rest()
@@ -81,10 +81,40 @@ async def test_who_asks_meanwhile_shares_the_next_statement() -> None:
     assert await asyncio.gather(*first) == [None] * AT_ONCE
 
 
+async def test_while_a_statement_is_in_time_the_next_waits_for_it_with_all_who_ask() -> None:
+    table = Table()
+    table.values |= {"a": 1, "b": 2}
+    reads = SharedReads(table.read, late_after_s=3600)
+    first = asyncio.create_task(reads.get("first"))
+    await settled(lambda: table.statements == [["first"]])
+    waiting = [asyncio.create_task(reads.get(key)) for key in ("a", "b")]
+    await rest()
+    assert len(table.statements) == 1
+    await table.answer_next()
+    await table.answer_next()
+    assert await asyncio.gather(first, *waiting) == [None, 1, 2]
+    assert table.statements[1:] == [["a", "b"]]
+
+
+async def test_turns_that_were_given_away_come_back_once() -> None:
+    table = Table()
+    reads = SharedReads(table.read, late_after_s=0)
+    for _ in range(3):
+        tasks = await busy(table, reads)
+        table.statements.clear()
+        waiting = [asyncio.create_task(reads.get(f"more-{number}")) for number in range(3)]
+        await rest()
+        assert table.statements == []
+        for _ in range(AT_ONCE + 1):
+            await table.answer_next()
+        await asyncio.gather(*tasks, *waiting)
+        table.statements.clear()
+
+
 async def test_a_read_never_joins_a_statement_that_was_sent_before_it() -> None:
     table = Table()
     table.values["busy-0"] = 1
-    reads = SharedReads(table.read)
+    reads = SharedReads(table.read, late_after_s=0)
     old = await busy(table, reads)
     table.values["busy-0"] = 2
     new = asyncio.create_task(reads.get("busy-0"))
@@ -98,7 +128,7 @@ async def test_a_read_never_joins_a_statement_that_was_sent_before_it() -> None:
 
 async def test_nothing_is_kept_for_who_comes_later() -> None:
     table = Table()
-    reads = SharedReads(table.read)
+    reads = SharedReads(table.read, late_after_s=0)
     for value in (1, 2):
         table.values["a"] = value
         task = asyncio.create_task(reads.get("a"))
@@ -108,7 +138,7 @@ async def test_nothing_is_kept_for_who_comes_later() -> None:
 
 async def test_a_failure_is_that_of_all_its_readers_and_of_no_other() -> None:
     table = Table()
-    reads = SharedReads(table.read)
+    reads = SharedReads(table.read, late_after_s=0)
     first = await busy(table, reads)
     waiting = [asyncio.create_task(reads.get(key)) for key in ("a", "b")]
     await rest()
@@ -129,7 +159,7 @@ async def test_a_failure_is_that_of_all_its_readers_and_of_no_other() -> None:
 async def test_a_first_reader_that_is_cancelled_takes_nobody_with_it(is_sent: bool) -> None:
     table = Table()
     table.values["b"] = 2
-    reads = SharedReads(table.read)
+    reads = SharedReads(table.read, late_after_s=0)
     first = await busy(table, reads)
     leader, follower = (asyncio.create_task(reads.get(key)) for key in ("a", "b"))
     await rest()
@@ -152,7 +182,7 @@ async def test_a_first_reader_that_is_cancelled_takes_nobody_with_it(is_sent: bo
 async def test_a_reader_that_leaves_costs_the_others_nothing() -> None:
     table = Table()
     table.values |= {"a": 1, "c": 3}
-    reads = SharedReads(table.read)
+    reads = SharedReads(table.read, late_after_s=0)
     first = await busy(table, reads)
     tasks = [asyncio.create_task(reads.get(key)) for key in ("a", "b", "c")]
     await rest()
@@ -166,7 +196,7 @@ async def test_a_reader_that_leaves_costs_the_others_nothing() -> None:
 
 async def test_a_statement_asks_for_no_more_than_its_bound() -> None:
     table = Table()
-    reads = SharedReads(table.read)
+    reads = SharedReads(table.read, late_after_s=0)
     first = await busy(table, reads)
     asked = KEYS_MAX + 50
     tasks = [asyncio.create_task(reads.get(f"k{number}")) for number in range(asked)]

@@ -19,6 +19,7 @@ EVERY_KIND = [
     e.Gone,
     e.TooLarge,
     e.QuotaExceeded,
+    e.RateLimited,
     e.NoCapacity,
     e.StoreUnavailable,
     e.GuestUnresponsive,
@@ -50,6 +51,8 @@ def test_an_unknown_kind_is_a_500_without_details_key() -> None:
 
 def test_unavailable_says_when_to_come_back() -> None:
     assert error_headers(e.NoCapacity("full", retry_after_s=7)) == {"Retry-After": "7"}
+    assert error_headers(e.RateLimited("too fast", retry_after_s=7)) == {"Retry-After": "7"}
+    assert error_headers(e.QuotaExceeded("used up")) == {}
     assert error_headers(e.NotFound("no")) == {}
 
 

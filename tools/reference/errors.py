@@ -58,6 +58,8 @@ _REMEDIES: Mapping[str, str] = MappingProxyType(
         "too_large": "send less, or in parts",
         "offset_gone": "go on from `oldest`",
         "quota_exceeded": "end something, or have the quota raised",
+        "rate_limited": "repeat it after `Retry-After`, or have the rate raised",
+        "scaling_locked": "unlock it with `PUT …/scaling-lock`, if it is yours to unlock",
         "plan_limit": "ask for less, or have the cap raised",
         "disk_limit": "ask for less, or have the cap raised",
         "internal": "report it with the `requestId`; the server's log has the rest",

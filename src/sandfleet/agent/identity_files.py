@@ -15,7 +15,16 @@ import os
 DIRECTORY = "/run/sandfleet"
 SMALL_BYTES = 4096
 
-_held: dict[str, int] = {}
+
+class _Held:
+    """An open file, and how long it is: nobody else writes to it."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = _open(path)
+        self.length = os.fstat(self.fd).st_size
+
+
+_held: dict[str, _Held] = {}
 
 
 def link_into_memory(link: str, target: str) -> None:
@@ -31,24 +40,25 @@ def link_into_memory(link: str, target: str) -> None:
 def hold(path: str) -> None:
     """Keep a file open for those who overwrite it, until `let_go`."""
     if path not in _held:
-        _held[path] = _open(path)
+        _held[path] = _Held(path)
 
 
 def let_go() -> None:
     """Close what is held."""
     while _held:
-        os.close(_held.popitem()[1])
+        os.close(_held.popitem()[1].fd)
 
 
 def overwrite(path: str, text: str) -> None:
     """Replace a small file's content in place: ext4 writes a truncated one to the disk at once."""
+    content = text.encode()
     held = _held.get(path)
     if held is not None:
-        _replace(held, text.encode())
+        held.length = _replace(held.fd, content, length=held.length)
         return
     fd = _open(path)
     try:
-        _replace(fd, text.encode())
+        _replace(fd, content, length=os.fstat(fd).st_size)
     finally:
         os.close(fd)
 
@@ -57,10 +67,11 @@ def _open(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
-def _replace(fd: int, content: bytes) -> None:
+def _replace(fd: int, content: bytes, *, length: int) -> int:
     os.pwrite(fd, content, 0)
-    if os.fstat(fd).st_size > len(content):
+    if length > len(content):
         os.ftruncate(fd, len(content))
+    return len(content)
 
 
 def content_of(path: str) -> str:

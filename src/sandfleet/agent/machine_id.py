@@ -16,7 +16,7 @@ LINK = "/etc/machine-id"
 MEMORY = f"{DIRECTORY}/machine-id"
 KEPT = "/var/lib/sandfleet/machine-id"
 _NOTHING = "\n" * 33
-"""As long as an id, so that keeping one allocates nothing on the disk."""
+"""As long as an id, so that an id takes no new place, on the disk or in memory."""
 _on_disk = [False]
 """Whether the disk holds an id; a guest that has become somebody need not look."""
 
@@ -27,7 +27,7 @@ def lay_out() -> None:
     link_into_memory(LINK, MEMORY)
     os.makedirs(os.path.dirname(KEPT), exist_ok=True)
     known = content_of(KEPT) or before
-    overwrite(MEMORY, f"{known}\n" if known else "")
+    overwrite(MEMORY, f"{known}\n" if known else _NOTHING)
     if not os.path.exists(KEPT) or before:
         overwrite(KEPT, f"{known}\n" if known else _NOTHING)
     _on_disk[0] = bool(known)
@@ -44,6 +44,12 @@ def make() -> None:
     overwrite(MEMORY, f"{os.urandom(16).hex()}\n")
     if _on_disk[0]:
         keep()
+
+
+def forget() -> None:
+    """Have none again, in a guest whose disk has none."""
+    if not _on_disk[0]:
+        overwrite(MEMORY, _NOTHING)
 
 
 def keep() -> None:

@@ -122,6 +122,8 @@ def scale(
         show_json(size.raw)
         return
     say(f"{size.memory_mib} MiB, {size.cpu_percent} % CPU")
+    if size.autoscale_disabled:
+        tell("its memory does not follow its use any more: `sandfleet autoscale SANDBOX on`")
     if size.pending:
         tell("the guest has not got there yet: see `sandfleet stats`")
 

@@ -23,6 +23,7 @@ from sandfleet.cli import (
     local_fleet,
     migrate,
     options,
+    org,
     placement,
     plan,
     preview,
@@ -30,6 +31,7 @@ from sandfleet.cli import (
     rollout,
     sandboxes,
     saved,
+    scaling,
     sessions,
     simulate,
     worker,
@@ -71,12 +73,16 @@ app.command("stats", short_help="Show what a sandbox uses now.")(attached.stats)
 app.command("tags", short_help="Show or replace the tags of a sandbox.")(attached.tags)
 app.command("url", short_help="Print a URL that reads or writes one file.")(attached.signed_url)
 app.command("scale", short_help="Change memory and CPU of a running sandbox.")(attached.scale)
+app.command("autoscale", short_help="Have the memory of a sandbox follow its use.")(scaling.autoscale)
+app.command("lock", short_help="Let nobody change the size of a sandbox.")(scaling.lock)
+app.command("unlock", short_help="Let the size be changed again.")(scaling.unlock)
 app.command("migrate", short_help="Move a sandbox to another worker.")(migrate.migrate)
 app.command("reboot", short_help="Restart the guest of a sandbox.")(attached.reboot)
 app.command("power-cycle", short_help="Replace the VM's process of a sandbox.")(attached.power_cycle)
 app.add_typer(checkpoint.app, name="checkpoint", short_help="Keep, restore and delete states of one.")
 app.add_typer(preview.app, name="preview", short_help="Show guest ports to the outside.")
 app.add_typer(files.app, name="files", short_help="List, make and remove files of a sandbox.")
+app.add_typer(org.app, name="org", short_help="Make, show and limit organisations.")
 app.add_typer(key.app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(image.app, name="image", short_help="Build and list guest images.")
 app.add_typer(rollout.app, name="rollout", short_help="Bring a new version to all workers.")

@@ -95,6 +95,10 @@ class NewSize:
 
     memory_mib: int
     cpu_percent: int | None
+    is_automatic: bool = False
+    """Whether the fleet asks by itself; whoever else does so takes the size into his own hands."""
+    reason: str | None = None
+    """Why, for the log."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sandfleet.controlplane.http.keys import KeyRing
 from sandfleet.controlplane.http.metrics import Metrics
 from sandfleet.controlplane.tokens import TokenSigner
 from sandfleet.ports.data_plane import DataPlane
+from sandfleet.ports.rates import RateLimiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,4 +29,5 @@ class Edge:
     background: Background
     drain: Drain
     metrics: Metrics
+    rates: RateLimiter
     rendered: Rendered = field(default_factory=Rendered)

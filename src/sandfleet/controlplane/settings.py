@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sandfleet.controlplane.machine_settings import CapacitySettings, PoolSettings, check_machines
 from sandfleet.controlplane.rollout_settings import RolloutSettings
 from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
+from sandfleet.planning.autoscale import AutoscalePolicy
 from sandfleet.planning.placement import PlacementPolicy
 from sandfleet.planning.pressure_ground import USUAL_MARKS, Marks, Shortage
 
@@ -149,6 +150,14 @@ class ControlPlaneSettings(BaseSettings):
     """Whether a guest may go on before its memory is there. When either host fails then, it is lost."""
     drain_moves_at_once: Annotated[int, Field(ge=1, le=64)] = 2
     """How many sandboxes leave a worker at a time that is being drained, and how many come to one."""
+    autoscale_interval_s: Seconds = 5
+    """How often the use of sandboxes is looked at whose memory follows it; 0 looks at none."""
+    autoscale_grow_above: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """A sandbox grows when it uses more than this share of its memory."""
+    autoscale_shrink_below: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """It shrinks when it uses no more than this share of what it would have then, and has for long."""
+    autoscale_shrink_after_s: PositiveSeconds = 300
+    """How long that is."""
     pools: tuple[PoolSettings, ...] = ()
     """Where machines come from, in the order of preference: tables `[[pools]]`, see below."""
     capacity: CapacitySettings | None = None
@@ -195,6 +204,12 @@ class ControlPlaneSettings(BaseSettings):
                 )
         if not base <= self.memory_default_mb <= self.memory_max_mb:
             raise ValueError("memory_base_mb <= memory_default_mb <= memory_max_mb does not hold")
+        return self
+
+    @model_validator(mode="after")
+    def _use_has_a_middle(self) -> ControlPlaneSettings:
+        if self.autoscale_shrink_below >= self.autoscale_grow_above:
+            raise ValueError("autoscale_shrink_below < autoscale_grow_above does not hold")
         return self
 
     @model_validator(mode="after")
@@ -255,6 +270,15 @@ class ControlPlaneSettings(BaseSettings):
             disk_default_mib=self.disk_default_mb,
             disk_min_mib=self.disk_min_mb,
             disk_max_mib=self.disk_max_mb,
+        )
+
+    @property
+    def autoscale_policy(self) -> AutoscalePolicy:
+        """When the memory of a sandbox follows its use."""
+        return AutoscalePolicy(
+            grow_above=self.autoscale_grow_above,
+            shrink_below=self.autoscale_shrink_below,
+            shrink_after_s=self.autoscale_shrink_after_s,
         )
 
     @property

@@ -16,6 +16,7 @@ from sandfleet.adapters.postgres.migrate import migrate
 from sandfleet.adapters.postgres.wiring import PostgresStores, open_stores
 from sandfleet.adapters.redis.connection import RedisConnection
 from sandfleet.adapters.redis.leases import RedisLeaseStore
+from sandfleet.adapters.redis.rates import RedisRateLimiter
 from sandfleet.adapters.redis.routes import RedisRouteCache
 from sandfleet.adapters.redis.wakeups import RedisWakeUps
 from sandfleet.adapters.task_group import TaskGroup
@@ -53,8 +54,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
         stores = _open_stores(settings)
         stack.push_async_callback(stores.database.close)
         signer = await _prepare(stores, settings, clock)
-        connection = RedisConnection(settings.redis_url.get_secret_value(), clock)
-        stack.push_async_callback(connection.close)
+        connection = _redis(settings, clock, stack)
         session = await stack.enter_async_context(worker_session())
         wake_ups, metrics = RedisWakeUps(connection, clock), Metrics()
         faults = armed(settings.fault_points_dir)
@@ -93,6 +93,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             background=background,
             drain=Drain(),
             metrics=metrics,
+            rates=RedisRateLimiter(connection, clock),
         )
         stack.callback(group.create_task(start_what_others_left(edge), name="pending-commands").cancel)
         yield edge
@@ -109,6 +110,12 @@ def _open_stores(settings: ControlPlaneSettings) -> PostgresStores:
         master_secret=settings.master_secret.get_secret_value(),
         pool_max=settings.postgres_pool_max,
     )
+
+
+def _redis(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> RedisConnection:
+    connection = RedisConnection(settings.redis_url.get_secret_value(), clock)
+    stack.push_async_callback(connection.close)
+    return connection
 
 
 def _blobs(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> ObjectSnapshotStore | None:

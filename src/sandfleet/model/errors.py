@@ -16,6 +16,7 @@ SandfleetError
 ├── Gone                      the sandbox has ended
 ├── TooLarge                  a body or a file is above its limit
 ├── QuotaExceeded             the organisation's quota is used up
+│   └── RateLimited           … for the moment: try again later (`retry_after_s`)
 ├── Unavailable               try again later (`retry_after_s`)
 │   ├── NoCapacity            no worker can take it within the queue's time
 │   ├── NotReady              the waiting time is over
@@ -153,6 +154,23 @@ class QuotaExceeded(SandfleetError):
     """The organisation's quota is used up."""
 
     code = "quota_exceeded"
+
+
+class RateLimited(QuotaExceeded):
+    """The organisation does this faster than it may; after `retry_after_s` seconds it may again."""
+
+    code = "rate_limited"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int = 1,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, details=details)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(SandfleetError):

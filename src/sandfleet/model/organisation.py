@@ -9,6 +9,8 @@ from enum import StrEnum
 from sandfleet.model.ids import KeyId, OrganisationId
 from sandfleet.model.resources import Resources
 
+CREATES_PER_SECOND = "createsPerSecond"
+
 
 class Scope(StrEnum):
     """What an API key may do."""
@@ -25,6 +27,8 @@ class Quotas:
     vcpu: int | None = None
     memory_mib: int | None = None
     disk_mib: int | None = None
+    creates_per_s: int | None = None
+    """How fast sandboxes may be created; counted outside the transactions that count the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,11 @@ class Excess:
 
 
 def first_excess(quotas: Quotas, used: Quotas, wanted: Resources) -> Excess | None:
-    """Return the first quota that one more sandbox of that size would exceed; the one admission rule."""
+    """Return the first quota that one more sandbox of that size would exceed; the one admission rule.
+
+    Of what nothing more is wanted, nothing is too much: a quota that was lowered below what is in use
+    keeps a sandbox from growing in that respect, and in no other.
+    """
     checks = (
         ("sandboxes", quotas.sandboxes, used.sandboxes, 1),
         ("vcpu", quotas.vcpu, used.vcpu, wanted.cpu_count),
@@ -45,7 +53,7 @@ def first_excess(quotas: Quotas, used: Quotas, wanted: Resources) -> Excess | No
         ("diskMB", quotas.disk_mib, used.disk_mib, wanted.disk_mib),
     )
     for name, limit, in_use, more in checks:
-        if limit is not None and (in_use or 0) + more > limit:
+        if limit is not None and more > 0 and (in_use or 0) + more > limit:
             return Excess(quota=name, limit=limit, used=in_use or 0)
     return None
 

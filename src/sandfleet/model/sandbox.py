@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from sandfleet.model.ids import CheckpointId, OrganisationId, SandboxId, SnapshotId, WorkerId
 from sandfleet.model.resources import Resources
+from sandfleet.model.scaling import UNSCALED, Scaling
 
 
 class SandboxState(StrEnum):
@@ -94,6 +95,7 @@ class Sandbox:
     tags_changed_at: datetime | None = None
     preview_digest: bytes | None = field(default=None, repr=False)
     """SHA-256 of the token that preview requests must carry; None is an open door."""
+    scaling: Scaling = UNSCALED
 
     @property
     def is_terminal(self) -> bool:

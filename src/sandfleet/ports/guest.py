@@ -181,6 +181,13 @@ class Guest(Protocol):
         """Make this guest a new one: RNG, machine id, host name, host keys, clock, data disk, environment."""
         ...
 
+    async def rehearse(self, identity: GuestIdentity) -> None:
+        """Make this guest a new one and nobody again: what has run in a template is cheaper in its clones.
+
+        `BadRequest` in a guest that is somebody, and by an agent of before this could be asked.
+        """
+        ...
+
     async def set_clock(self, wall_clock_s: float) -> None:
         """Step the guest's clock."""
         ...

@@ -6,9 +6,10 @@ with the operation's beginning, what a shrinking gives back is released with its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from sandfleet.model.ids import SandboxId
 from sandfleet.model.operation import Operation
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.transition import Transition
@@ -26,10 +27,12 @@ class SizeStore(Protocol):
         *,
         memory_mib: int,
         refuse: Callable[[Worker, int], str | None],
+        term: int | None = None,
     ) -> None:
         """Write the row and the operation, and reserve what `memory_mib` is above the reservation.
 
-        QuotaExceeded, NoCapacity (what `refuse` says of the worker), StaleVersion: nothing is written.
+        QuotaExceeded, NoCapacity (what `refuse` says of the worker), StaleVersion; with `term`, StaleTerm
+        if a newer leader was elected: nothing is written.
         """
         ...
 
@@ -37,4 +40,8 @@ class SizeStore(Protocol):
         self, operation: Operation, *, sandbox: Sandbox, transition: Transition, reserved_mib: int
     ) -> None:
         """End the operation, write the row, reserve exactly `reserved_mib`; StaleVersion, StaleLease."""
+        ...
+
+    async def autoscaled(self, *, after: SandboxId | None, limit: int) -> Sequence[Sandbox]:
+        """Return running sandboxes whose size the fleet looks after, by id, those behind `after` first."""
         ...

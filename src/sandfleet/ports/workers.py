@@ -8,6 +8,7 @@ from typing import Protocol
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.wire.worker_messages import (
     CaptureVm,
+    MemoryUse,
     ResizedVm,
     ResizeVm,
     RestartVm,
@@ -66,6 +67,12 @@ class WorkerClient(Protocol):
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: ResizeVm
     ) -> ResizedVm:
         """Have the guest with that size; after a refusal it has its old one."""
+        ...
+
+    async def memory_use(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, *, epoch: int
+    ) -> MemoryUse:
+        """Return what the guest's users use of their memory. To look neither wakes it nor keeps it awake."""
         ...
 
     async def restart_vm(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sandfleet.adapters.task_group import TaskGroup
-from sandfleet.model.errors import GuestUnresponsive, NotFound
+from sandfleet.model.errors import BadRequest, GuestUnresponsive, NotFound
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.guest import (
     ExecAttachment,
@@ -72,6 +72,12 @@ class FakeGuest:
         self.identities.append(identity)
         for exec_id in [one for one in self._execs if one.startswith(WARM_EXEC_PREFIX)]:
             self._execs.pop(exec_id).kill(9)
+
+    async def rehearse(self, identity: GuestIdentity) -> None:
+        """Refuse it in a guest that is somebody."""
+        await self._at("rehearse")
+        if self.identities:
+            raise BadRequest("this guest is somebody already")
 
     async def set_clock(self, wall_clock_s: float) -> None:
         """Accept it."""
@@ -202,7 +208,7 @@ class FakeGuest:
         return GuestStats(
             memory_total=self.memory_mib << 20,
             memory_used=self.memory_used_mib << 20,
-            memory_limit=2**30,
+            memory_limit=self.limits.get("memory_mib", 1024) << 20,
             cpu_percent=0.0,
             pids=2,
             net_input=0,

@@ -25,6 +25,7 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.testing.fake_snapshots import SIZE_BYTES, a_saved_vm
 from sandfleet.wire.worker_messages import (
     CaptureVm,
+    MemoryUse,
     ResizedVm,
     ResizeVm,
     RestartVm,
@@ -73,6 +74,8 @@ class FakeWorkerClient:
         self.hosts: dict[WorkerId, FakeHost] = {}
         self.durable: dict[str, SavedVm] = {}
         """What stands in the object store, which all hosts share."""
+        self.used_mib: dict[SandboxId, int] = {}
+        """What the users of a guest use of its memory, wherever it is."""
 
     def host(self, worker_id: str) -> FakeHost:
         """Return a host, for tests to look at and to break."""
@@ -159,6 +162,16 @@ class FakeWorkerClient:
         host.vms[sandbox_id] = msgspec.structs.replace(vm, memory_mib=order.memory_mib)
         host.resizes.append(order)
         return ResizedVm(memory_mib=order.memory_mib, cpu_percent=order.cpu_percent)
+
+    async def memory_use(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, *, epoch: int
+    ) -> MemoryUse:
+        """Return what a test has its guest use, of all that it has."""
+        host = self.answering(worker_id)
+        vm = host.vms.get(sandbox_id)
+        if vm is None or vm.epoch != epoch:
+            raise StaleEpoch("the sandbox is not here under that epoch")
+        return MemoryUse(mem_usage=self.used_mib.get(sandbox_id, 0) << 20, mem_limit=vm.memory_mib << 20)
 
     async def restart_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool

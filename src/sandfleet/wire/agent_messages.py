@@ -57,6 +57,7 @@ class Op:
     GROW_DISK = "grow_disk"
     STATS = "stats"
     QUIESCE = "quiesce"
+    REHEARSAL = "rehearsal"
     SHUT_DOWN = "shut_down"
 
 

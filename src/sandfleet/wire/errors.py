@@ -33,6 +33,7 @@ _BY_CODE: Mapping[str, type[e.SandfleetError]] = MappingProxyType(
         e.StaleEpoch.code: e.StaleEpoch,
         e.StaleVersion.code: e.StaleVersion,
         e.NoCapacity.code: e.NoCapacity,
+        e.RateLimited.code: e.RateLimited,
         e.ExecFailed.code: e.ExecFailed,
         e.TargetUnavailable.code: e.TargetUnavailable,
         e.StoreUnavailable.code: e.StoreUnavailable,
@@ -59,7 +60,7 @@ def error_body(error: e.SandfleetError, *, request_id: str) -> dict[str, Any]:
 
 def error_headers(error: e.SandfleetError) -> dict[str, str]:
     """Return the headers that belong to an error answer."""
-    if isinstance(error, e.Unavailable):
+    if isinstance(error, (e.Unavailable, e.RateLimited)):
         return {"Retry-After": str(max(1, error.retry_after_s))}
     return {}
 

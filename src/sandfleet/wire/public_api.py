@@ -170,6 +170,7 @@ class QuotasBody(RequestBody):
     vcpu: Integer | None = Field(default=None, json_schema_extra=_SECONDS)
     memory_mb: Integer | None = Field(default=None, alias="memoryMB", json_schema_extra=_SECONDS)
     disk_mb: Integer | None = Field(default=None, alias="diskMB", json_schema_extra=_SECONDS)
+    creates_per_second: Integer | None = Field(default=None, json_schema_extra=_SECONDS)
 
 
 class CapsBody(RequestBody):
@@ -343,12 +344,13 @@ class WorkerBody(BaseModel):
 
 
 class QuotasAnswer(AnswerBody):
-    """Quotas or what of them is used."""
+    """Quotas, or what of them is used; a rate is not used up, so there it is null."""
 
     sandboxes: int | None
     vcpu: int | None
     memory_mb: int | None = Field(serialization_alias="memoryMB")
     disk_mb: int | None = Field(serialization_alias="diskMB")
+    creates_per_second: int | None
 
 
 class CapsAnswer(AnswerBody):

@@ -78,6 +78,24 @@ class ChangeSize(RequestBody):
     )
 
 
+class ChangeAutoscale(RequestBody):
+    """`PUT …/autoscale`; bounds that are absent stay as they were."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["enabled"]})
+
+    enabled: bool | None = Field(default=None, json_schema_extra={"type": "boolean"})
+    min_memory_mb: Integer | None = Field(default=None, alias="minMemoryMB", json_schema_extra={"minimum": 1})
+    max_memory_mb: Integer | None = Field(default=None, alias="maxMemoryMB", json_schema_extra={"minimum": 1})
+
+
+class ChangeScalingLock(RequestBody):
+    """`PUT …/scaling-lock`."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["locked"]})
+
+    locked: bool | None = Field(default=None, json_schema_extra={"type": "boolean"})
+
+
 class TokenBody(AnswerBody):
     """The answer of `token/refresh`."""
 
@@ -149,6 +167,22 @@ class GatedSandboxBody(SandboxBody):
     """The sandbox object of a create with `previewAuth`: its token is shown this once."""
 
     preview_auth_token: str
+
+
+class AutoscaleBody(AnswerBody):
+    """Whether the fleet changes the memory by what is used, and between which sizes."""
+
+    sandbox_id: str = Field(serialization_alias="sandboxID")
+    enabled: bool
+    min_memory_mb: int = Field(serialization_alias="minMemoryMB")
+    max_memory_mb: int = Field(serialization_alias="maxMemoryMB")
+
+
+class ScalingLockBody(AnswerBody):
+    """Whether the size may be changed."""
+
+    sandbox_id: str = Field(serialization_alias="sandboxID")
+    locked: bool
 
 
 class SizeBody(AnswerBody):

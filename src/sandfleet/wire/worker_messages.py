@@ -131,6 +131,13 @@ class ResizedVm(msgspec.Struct, frozen=True, kw_only=True):
     cpu_percent: int
 
 
+class MemoryUse(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Of a guest's own measurements those of its users' memory, in bytes; the rest of them is ignored."""
+
+    mem_usage: int
+    mem_limit: int
+
+
 class RestartVm(msgspec.Struct, frozen=True, kw_only=True):
     """Order to boot the VM's own disks anew under the same epoch; `restart_id` twice is one restart."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -61,6 +64,16 @@ class Fleet:
         keys = f"/admin/orgs/{organisation.json()['id']}/keys"
         key = (await self.client.post(keys, json={"name": "k"})).json()["key"]
         return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": key}, timeout=60)
+
+    async def command(self, *words: str) -> Any:
+        """Return what the command line says as JSON, with the first organisation's key."""
+        given = [sys.executable, "-m", "sandfleet", *words, "--json", "--url", self.url]
+        process = await asyncio.create_subprocess_exec(
+            *given, "--api-key", BOOTSTRAP_KEY, stdout=PIPE, stderr=PIPE
+        )
+        out, err = await process.communicate()
+        assert process.returncode == 0, err.decode()
+        return json.loads(out)
 
     def anonymous(self) -> httpx.AsyncClient:
         """Return a client without a credential."""

@@ -125,7 +125,7 @@ async def test_stats_measure_a_running_sandbox_and_are_zero_elsewhere(fleet: Fle
     for prefix in ("/api/sandboxes", "/sandboxes"):
         used = (await fleet.client.get(f"{prefix}/{sandbox}/stats")).json()
         assert used == {
-            "cpuPercent": 0.0, "memUsage": 2**27, "memLimit": 2**30,
+            "cpuPercent": 0.0, "memUsage": 2**27, "memLimit": 928 * 2**20,
             "netInput": 0, "netOutput": 0, "pids": 2, "status": "running",
         }  # fmt: skip
     coming = await fleet.begin_create()

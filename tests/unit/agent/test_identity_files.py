@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandfleet.agent import identity_files
+from sandfleet.agent import host_keys, identity_files
 from sandfleet.agent.operations.identity import is_host_name
 
 
@@ -45,3 +45,15 @@ def test_a_host_name_has_letters_digits_and_hyphens_between_them(name: str) -> N
 @pytest.mark.parametrize("name", ["", "-", "-a", "a-", "a" * 64, "a.b", "a b", "ä", "a\n", "٣"])
 def test_other_host_names_are_refused(name: str) -> None:
     assert not is_host_name(name)
+
+
+def test_a_server_for_keys_is_looked_for_once_while_nobody_changes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_keys, "SERVER", str(tmp_path / "sshd"))
+    monkeypatch.setattr(host_keys, "_server", [])
+    assert host_keys.keygen_command(is_unchanged=True) is None
+    (tmp_path / "sshd").touch()
+    assert host_keys.keygen_command(is_unchanged=True) is None
+    assert host_keys.keygen_command(is_unchanged=False) is not None
+    assert host_keys.keygen_command(is_unchanged=True) is not None

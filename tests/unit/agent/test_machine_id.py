@@ -34,8 +34,20 @@ def reboot(disk: Path) -> None:
 
 
 def test_an_image_has_none(disk: Path) -> None:
-    assert seen(disk) == ""
+    assert seen(disk).strip() == ""
     assert not machine_id.is_there()
+
+
+def test_what_was_rehearsed_is_forgotten_but_what_is_on_the_disk_is_not(disk: Path) -> None:
+    before = (disk / "etc/machine-id").read_bytes()
+    machine_id.make()
+    machine_id.forget()
+    assert (disk / "etc/machine-id").read_bytes() == before
+    machine_id.make()
+    machine_id.keep()
+    mine = seen(disk)
+    machine_id.forget()
+    assert seen(disk) == mine
 
 
 def test_a_guest_that_nobody_used_wrote_nothing(disk: Path) -> None:

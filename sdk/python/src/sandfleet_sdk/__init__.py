@@ -27,6 +27,7 @@ from sandfleet_sdk.errors import (
     NotFound,
     PlanLimit,
     QuotaExceeded,
+    RateLimited,
     SandfleetError,
     TooLarge,
     Unauthorised,
@@ -46,9 +47,11 @@ from sandfleet_sdk.models import (
     Worker,
 )
 from sandfleet_sdk.plans import Candidate, Decision, Placement, Plan, Rejection
+from sandfleet_sdk.quotas import Caps, Quotas
 from sandfleet_sdk.retries import NO_RETRIES, RetryPolicy
 from sandfleet_sdk.rollouts import Rollout, RolloutStep, RolloutWorker
 from sandfleet_sdk.saved_models import Checkpoint, Forks, Hibernation
+from sandfleet_sdk.scaling import Autoscale
 from sandfleet_sdk.sessions import Session
 
 __all__ = [
@@ -59,9 +62,11 @@ __all__ = [
     "AsyncAttachment",
     "AsyncClient",
     "Attachment",
+    "Autoscale",
     "BadAnswer",
     "BadRequest",
     "Candidate",
+    "Caps",
     "Checkpoint",
     "Client",
     "Conflict",
@@ -89,6 +94,8 @@ __all__ = [
     "PlanLimit",
     "Preview",
     "QuotaExceeded",
+    "Quotas",
+    "RateLimited",
     "Rejection",
     "RetryPolicy",
     "Rollout",

@@ -76,6 +76,8 @@ class Size:
     memory_mib: int
     cpu_percent: int
     pending: bool
+    autoscale_disabled: bool
+    """Whether the memory followed the use until now, and does so no more."""
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
     @classmethod
@@ -85,6 +87,7 @@ class Size:
             memory_mib=int(body.get("memoryMB") or 0),
             cpu_percent=int(body.get("cpuPercent") or 0),
             pending=bool(body.get("pending")),
+            autoscale_disabled=bool(body.get("autoscaleDisabled")),
             raw=body,
         )
 

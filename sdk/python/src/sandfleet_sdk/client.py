@@ -24,9 +24,11 @@ from sandfleet_sdk import (
     fleet,
     plans,
     previews,
+    quotas,
     rollouts,
     sandboxes,
     saved,
+    scaling,
     sessions,
 )
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Progress
@@ -85,6 +87,10 @@ class Sandboxes(_Blocking):
     tag_keys = _blocking(attached.tag_keys)
     refresh_token = _blocking(attached.refresh_token)
     scale = _blocking(attached.scale)
+    autoscale = _blocking(scaling.autoscale)
+    set_autoscale = _blocking(scaling.set_autoscale)
+    scaling_lock = _blocking(scaling.scaling_lock)
+    set_scaling_lock = _blocking(scaling.set_scaling_lock)
     migrate = _blocking(attached.migrate)
     migration = _blocking(attached.migration)
     reboot = _blocking(attached.reboot)
@@ -114,6 +120,10 @@ class AsyncSandboxes(_Awaiting):
     tag_keys = _awaiting(attached.tag_keys)
     refresh_token = _awaiting(attached.refresh_token)
     scale = _awaiting(attached.scale)
+    autoscale = _awaiting(scaling.autoscale)
+    set_autoscale = _awaiting(scaling.set_autoscale)
+    scaling_lock = _awaiting(scaling.scaling_lock)
+    set_scaling_lock = _awaiting(scaling.set_scaling_lock)
     migrate = _awaiting(attached.migrate)
     migration = _awaiting(attached.migration)
     reboot = _awaiting(attached.reboot)
@@ -279,6 +289,9 @@ class Fleet(_Blocking):
     plan = _blocking(plans.plan)
     evict_worker = _blocking(drains.evict)
     organisations = _blocking(fleet.list_organisations)
+    organisation = _blocking(quotas.get_organisation)
+    create_organisation = _blocking(quotas.create_organisation)
+    change_organisation = _blocking(quotas.change_organisation)
     create_key = _blocking(fleet.create_key)
     list_keys = _blocking(fleet.list_keys)
     revoke_key = _blocking(fleet.revoke_key)
@@ -300,6 +313,9 @@ class AsyncFleet(_Awaiting):
     plan = _awaiting(plans.plan)
     evict_worker = _awaiting(drains.evict)
     organisations = _awaiting(fleet.list_organisations)
+    organisation = _awaiting(quotas.get_organisation)
+    create_organisation = _awaiting(quotas.create_organisation)
+    change_organisation = _awaiting(quotas.change_organisation)
     create_key = _awaiting(fleet.create_key)
     list_keys = _awaiting(fleet.list_keys)
     revoke_key = _awaiting(fleet.revoke_key)

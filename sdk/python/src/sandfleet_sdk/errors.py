@@ -13,6 +13,7 @@ SandfleetError
     ├── Gone                 410: the sandbox has ended
     ├── TooLarge             413
     ├── QuotaExceeded        429
+    │   └── RateLimited          … for the moment (`retry_after_s`)
     ├── Unavailable          503: not now (`retry_after_s`)
     │   └── NoCapacity           no worker had room within the queue's time
     ├── GuestUnresponsive    504
@@ -95,6 +96,10 @@ class QuotaExceeded(ApiError):
     """The organisation's quota is used up."""
 
 
+class RateLimited(QuotaExceeded):
+    """The organisation creates faster than it may: try again after `retry_after_s`."""
+
+
 class Unavailable(ApiError):
     """Not now: try again after `retry_after_s`."""
 
@@ -113,6 +118,7 @@ class GuestDiskFull(ApiError):
 
 _BY_CODE: Mapping[str, type[ApiError]] = {
     "no_capacity": NoCapacity,
+    "rate_limited": RateLimited,
     "gone": Gone,
     "not_ready": Unavailable,
     "waking": Unavailable,

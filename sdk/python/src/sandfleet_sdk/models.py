@@ -154,15 +154,16 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organisation:
-    """A tenant."""
+    """A tenant; `raw` has its quotas, its caps, and what of them is used."""
 
     id: str
     name: str
+    raw: Mapping[str, Any] = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Organisation:
         """Read an organisation's object."""
-        return cls(id=_text(body, "id"), name=str(body.get("name") or ""))
+        return cls(id=_text(body, "id"), name=str(body.get("name") or ""), raw=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,17 +56,11 @@ class VirtioGuest:
 
     async def assume_identity(self, identity: GuestIdentity) -> None:
         """Make this guest a new one."""
-        await self._calls.call(
-            {
-                "op": Op.IDENTITY,
-                "host_name": identity.host_name,
-                "seed": base64.b64encode(identity.seed).decode(),
-                "wall_clock_s": identity.wall_clock_s,
-                "envs": dict(identity.envs),
-                "renew": identity.renew,
-                "known": identity.is_known,
-            }
-        )
+        await self._calls.call(_identity_request(Op.IDENTITY, identity))
+
+    async def rehearse(self, identity: GuestIdentity) -> None:
+        """Make this guest a new one and nobody again."""
+        await self._calls.call(_identity_request(Op.REHEARSAL, identity))
 
     async def set_clock(self, wall_clock_s: float) -> None:
         """Step the guest's clock."""
@@ -202,3 +196,15 @@ def _on(op: str, path: str) -> dict[str, str]:
     if "\0" in path or not path:
         raise BadRequest("a path is not empty and has no NUL byte")
     return {"op": op, "path": path}
+
+
+def _identity_request(op: str, identity: GuestIdentity) -> dict[str, Any]:
+    return {
+        "op": op,
+        "host_name": identity.host_name,
+        "seed": base64.b64encode(identity.seed).decode(),
+        "wall_clock_s": identity.wall_clock_s,
+        "envs": dict(identity.envs),
+        "renew": identity.renew,
+        "known": identity.is_known,
+    }

@@ -115,7 +115,9 @@ class Ec2MachinePool:
             found = next(self._described({"Name": "instance-id", "Values": [machine_id]}), None)
             if found is None or found["State"]["Name"] == "terminated":
                 return True
-            self._client.terminate_instances(InstanceIds=[machine_id])
+            # Asked after every second for a minute or more: EC2 counts calls that change something dearly.
+            if found["State"]["Name"] != "shutting-down":
+                self._client.terminate_instances(InstanceIds=[machine_id])
             return False
 
         return await self._called(work)

@@ -23,6 +23,7 @@ from sandfleet.model.operation import Lease, Operation, OperationKind, Operation
 from sandfleet.model.organisation import ApiKey, Caps, Organisation, Quotas, Scope
 from sandfleet.model.resources import NOTHING, Resources
 from sandfleet.model.sandbox import Sandbox, SandboxState, StopReason
+from sandfleet.model.scaling import Scaling
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
 
@@ -76,6 +77,10 @@ def sandbox_changes(sandbox: Sandbox) -> Values:
         "tags": dict(sandbox.tags),
         "tags_changed_at": sandbox.tags_changed_at,
         "preview_digest": sandbox.preview_digest,
+        "scaling_locked": sandbox.scaling.is_locked,
+        "autoscale_enabled": sandbox.scaling.is_automatic,
+        "autoscale_min_mib": sandbox.scaling.memory_min_mib,
+        "autoscale_max_mib": sandbox.scaling.memory_max_mib,
     }
 
 
@@ -115,6 +120,12 @@ def sandbox_from(row: Columns, sealer: Sealer) -> Sandbox:
         tags=row["tags"],
         tags_changed_at=row["tags_changed_at"],
         preview_digest=row["preview_digest"],
+        scaling=Scaling(
+            is_locked=row["scaling_locked"],
+            is_automatic=row["autoscale_enabled"],
+            memory_min_mib=row["autoscale_min_mib"],
+            memory_max_mib=row["autoscale_max_mib"],
+        ),
     )
 
 
@@ -290,6 +301,7 @@ def quota_values(quotas: Quotas) -> Values:
         "quota_vcpu": quotas.vcpu,
         "quota_memory_mib": quotas.memory_mib,
         "quota_disk_mib": quotas.disk_mib,
+        "quota_creates_per_s": quotas.creates_per_s,
     }
 
 
@@ -300,7 +312,13 @@ def cap_values(caps: Caps) -> Values:
 
 def quotas_from(row: Row[Any]) -> Quotas:
     """Return the quotas of a row of `organisations`."""
-    return Quotas(row.quota_sandboxes, row.quota_vcpu, row.quota_memory_mib, row.quota_disk_mib)
+    return Quotas(
+        row.quota_sandboxes,
+        row.quota_vcpu,
+        row.quota_memory_mib,
+        row.quota_disk_mib,
+        row.quota_creates_per_s,
+    )
 
 
 def organisation_from(row: Row[Any]) -> Organisation:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Select, bindparam, select, text, update
+from sqlalchemy import Select, bindparam, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import admission, rows, statements
 from sandfleet.adapters.postgres.database import Database
 from sandfleet.adapters.postgres.operation_statements import start_statement
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCK, WORKERS, raise_stale
-from sandfleet.adapters.postgres.tables import reservations, workers
+from sandfleet.adapters.postgres.reading import Query
+from sandfleet.adapters.postgres.sandbox_reads import SandboxRows
+from sandfleet.adapters.postgres.sealing import Sealer
+from sandfleet.adapters.postgres.tables import reservations, sandboxes, workers
+from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.errors import NoCapacity, StaleVersion
+from sandfleet.model.ids import SandboxId
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
@@ -31,6 +36,17 @@ _RESERVE = (
     update(reservations)
     .where(reservations.c.sandbox_id == bindparam("sandbox"))
     .values(memory_mib=bindparam("amount"))
+)
+
+_AUTOSCALED = Query(
+    select(sandboxes)
+    .where(
+        sandboxes.c.autoscale_enabled,
+        sandboxes.c.state == literal_column("'running'"),  # as the index has it
+        sandboxes.c.id > bindparam("after"),
+    )
+    .order_by(sandboxes.c.id)
+    .limit(bindparam("most"))
 )
 
 
@@ -51,8 +67,9 @@ _FINISH = _finish_statement()
 class PostgresSizeStore:
     """Reservations that change with a running sandbox."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database
+        self._rows = SandboxRows(sealer)
 
     async def begin(
         self,
@@ -62,6 +79,7 @@ class PostgresSizeStore:
         *,
         memory_mib: int,
         refuse: Callable[[Worker, int], str | None],
+        term: int | None = None,
     ) -> None:
         """Admit, reserve and begin, in one transaction."""
         parameters = {
@@ -69,6 +87,8 @@ class PostgresSizeStore:
             **statements.new_operation_parameters(operation),
             **statements.transition_parameters(transition),
         }
+        if term is not None:
+            parameters["term"] = term
         where = {"sandbox": sandbox.id, "worker": sandbox.worker_id}
 
         async def work(connection: AsyncConnection) -> None:
@@ -85,7 +105,10 @@ class PostgresSizeStore:
                 )
                 await _require_room(connection, sandbox, extra, refuse)
                 await connection.execute(_RESERVE, {"sandbox": sandbox.id, "amount": memory_mib})
-            if (await connection.execute(start_statement(term=False), parameters)).scalar_one() == 0:
+            begun = await connection.execute(start_statement(term=term is not None), parameters)
+            if begun.scalar_one() == 0:
+                if term is not None:
+                    await require_term(connection, term)
                 raise StaleVersion(f"sandbox {sandbox.id} has changed meanwhile")
 
         await self._database.transact(work)
@@ -107,6 +130,11 @@ class PostgresSizeStore:
                 await raise_stale(connection, operation, sandbox)
 
         await self._database.statement(work)
+
+    async def autoscaled(self, *, after: SandboxId | None, limit: int) -> Sequence[Sandbox]:
+        """Return a page of those whose size follows their use."""
+        found = await self._database.read(_AUTOSCALED, {"after": after or "", "most": limit})
+        return [self._rows.sandbox(row) for row in found]
 
 
 async def _require_room(

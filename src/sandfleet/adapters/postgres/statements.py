@@ -72,6 +72,10 @@ _SANDBOX_CHANGES = (
     "tags",
     "tags_changed_at",
     "preview_digest",
+    "scaling_locked",
+    "autoscale_enabled",
+    "autoscale_min_mib",
+    "autoscale_max_mib",
 )
 _OPERATION_CHANGES = ["state", "step", "progress", "error_code", "error_message", "finished_at"]
 _TRANSITION_COLUMNS = [column.name for column in transitions.columns if column.name != "id"]

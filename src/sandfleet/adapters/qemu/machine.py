@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from socket import socket
 
@@ -19,6 +20,7 @@ from sandfleet.adapters.qemu.manifest import Manifest, write_manifest
 from sandfleet.adapters.qemu.process import ProcessHandle, cpu_seconds, is_running, memory_used_mib
 from sandfleet.adapters.qemu.qmp import Qmp
 from sandfleet.adapters.task_group import TaskGroup
+from sandfleet.adapters.thread_work import to_its_end
 from sandfleet.model.errors import GuestUnresponsive, HypervisorFailed
 from sandfleet.ports.guest import Guest
 from sandfleet.ports.hypervisor import MachineFacts, MachineUsage
@@ -62,7 +64,8 @@ class QemuMachine:
         """Write durably to whom the machine belongs; from then on adoption reports it."""
         fresh = msgspec.structs.replace(self.manifest, owner=owner, epoch=epoch)
         directory = self.host.directory(self.manifest.machine_id)
-        await asyncio.to_thread(write_manifest, directory, fresh, durable=True)
+        writing = partial(write_manifest, directory, fresh, durable=True)
+        await to_its_end(asyncio.get_running_loop().run_in_executor(None, writing))
         self.manifest = fresh
 
     async def is_alive(self) -> bool:

@@ -14,8 +14,10 @@ from sandfleet.model.errors import WorkerUnreachable
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.wire.errors import error_from
 from sandfleet.wire.worker_messages import (
+    EPOCH_HEADER,
     CaptureVm,
     DropSnapshot,
+    MemoryUse,
     ResizedVm,
     ResizeVm,
     RestartVm,
@@ -111,6 +113,14 @@ class AiohttpWorkerClient:
         raw = await self.call(worker_id, target, body=order, timeout_s=RESIZE_TIMEOUT_S)
         return decoded(raw, ResizedVm, worker_id)
 
+    async def memory_use(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, *, epoch: int
+    ) -> MemoryUse:
+        """Return what the guest's users use of their memory."""
+        target = ("GET", f"{url}/sandboxes/{sandbox_id}/stats")
+        raw = await self.call(worker_id, target, timeout_s=READ_TIMEOUT_S, epoch=epoch)
+        return decoded(raw, MemoryUse, worker_id)
+
     async def restart_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool
     ) -> VmStatus:
@@ -154,10 +164,13 @@ class AiohttpWorkerClient:
         body: msgspec.Struct | None = None,
         timeout_s: float,
         point: CallPoint | None = None,
+        epoch: int | None = None,
     ) -> bytes:
         """Return the answer's bytes, or raise what the worker refused."""
         method, url = target
         headers = {"Authorization": f"Bearer {self._tokens(worker_id)}"}
+        if epoch is not None:
+            headers[EPOCH_HEADER] = str(epoch)
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:

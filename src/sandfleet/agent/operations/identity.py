@@ -26,21 +26,42 @@ def start(agent: Agent, stream: Stream, fields: Fields) -> None:
     Each clone runs this for the first time, which in a translated guest costs more than what it does:
     so it goes without what has much code behind it (patterns, files that could be open already).
     """
+    is_new = become(agent, fields)
+    if is_new and agent.is_init:
+        _make_keys(agent, is_known=fields.flag("known", False))
+    agent.has_identity = True
+    stream.finish({})
+
+
+def rehearse(agent: Agent, stream: Stream, fields: Fields) -> None:
+    """Become somebody and nobody again: what has run before a template is saved is cheaper in its clones."""
+    if agent.has_identity or agent.is_used:
+        raise OperationFailed(Code.BAD_REQUEST, "this guest is somebody already")
+    become(agent, fields)
+    host_keys.keygen_command(is_unchanged=True)
+    if agent.is_init:
+        machine_id.forget()
+    agent.identity_envs = {}
+    stream.finish({})
+
+
+def become(agent: Agent, fields: Fields) -> bool:
+    """Do what is the same for all; return whether it is somebody new."""
     host_name = fields.text("host_name")
     if not is_host_name(host_name):
         raise OperationFailed(Code.BAD_REQUEST, "not a host name")
     seed = _seed(fields)
     agent.identity_envs = fields.text_map("envs")
     agent.execs.forget_all(prefix=WARM_EXEC_PREFIX)
+    is_new = not agent.has_identity or fields.flag("renew", False)
     if agent.is_init:
         # The order matters: everything random comes after the new seed.
         reseed(seed)
         set_clock(fields.number("wall_clock_s"))
         network.set_host_name(host_name)
-        if not agent.has_identity or fields.flag("renew", False):
+        if is_new:
             _make_new(agent, is_known=fields.flag("known", False))
-    agent.has_identity = True
-    stream.finish({})
+    return is_new
 
 
 def is_host_name(name: str) -> bool:
@@ -71,14 +92,18 @@ def _make_new(agent: Agent, *, is_known: bool) -> None:
         agent.has_kept_id = False
     if not agent.has_data_disk:
         _mount(agent)
-    keygen = host_keys.keygen_command()
-    if keygen is not None:  # slow without acceleration: nobody waits for it
-        if not is_known:
-            host_keys.remove_host_keys()
-        try:
-            run_program(agent, keygen, lambda code, said: say(f"host keys: exit code {code} {said}"))
-        except OSError:
-            say_exception("host keys")
+
+
+def _make_keys(agent: Agent, *, is_known: bool) -> None:
+    keygen = host_keys.keygen_command(is_unchanged=not agent.is_used)
+    if keygen is None:
+        return
+    if not is_known:
+        host_keys.remove_host_keys()
+    try:  # slow without acceleration: nobody waits for it
+        run_program(agent, keygen, lambda code, said: say(f"host keys: exit code {code} {said}"))
+    except OSError:
+        say_exception("host keys")
 
 
 def _mount(agent: Agent) -> None:

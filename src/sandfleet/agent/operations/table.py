@@ -56,6 +56,7 @@ OPERATIONS: Mapping[str, Callable[[Agent, Stream, Fields], None]] = MappingProxy
         Op.IDENTITY: identity.start,
         Op.LIMITS: limits.start,
         Op.QUIESCE: quiesce.start,
+        Op.REHEARSAL: identity.rehearse,
         Op.SHUT_DOWN: shut_down.start,
         Op.STATS: stats.start,
     }
@@ -63,7 +64,9 @@ OPERATIONS: Mapping[str, Callable[[Agent, Stream, Fields], None]] = MappingProxy
 
 
 _OF_EXECS = frozenset({Op.EXEC_START, Op.EXEC_WAIT})
-_CHANGES_NO_FILE = frozenset({Op.CLOCK, Op.IDENTITY, Op.LIMITS, Op.QUIESCE, Op.SHUT_DOWN, Op.STATS})
+_CHANGES_NO_FILE = frozenset(
+    {Op.CLOCK, Op.IDENTITY, Op.LIMITS, Op.QUIESCE, Op.REHEARSAL, Op.SHUT_DOWN, Op.STATS}
+)
 
 
 def start(agent: Agent, stream: Stream, fields: Fields) -> None:

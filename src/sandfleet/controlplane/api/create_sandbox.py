@@ -21,6 +21,7 @@ from sandfleet.controlplane.dependencies import CreateOrder, sandbox_topic
 from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.controlplane.http.creation_rate import require_rate
 from sandfleet.controlplane.http.operation_errors import operation_error
 from sandfleet.controlplane.http.preference import preferred_wait_s
 from sandfleet.controlplane.proxy.preview_gate import digest_of
@@ -93,6 +94,7 @@ async def _order(call: Call, body: CreateSandbox) -> CreateOrder:
     template = await _template(call, body.template_id)
     organisation = await call.edge.plane.stores.organisations.get(call.principal.organisation_id)
     check_caps(resources, organisation.caps)
+    await require_rate(call, organisation)
     clock = call.edge.plane.clock
     return CreateOrder(
         sandbox_id=SandboxId(call.fixed["sandbox_id"]),
@@ -207,6 +209,7 @@ ENDPOINTS = (
             "disk_limit",
             "gone",
             "quota_exceeded",
+            "rate_limited",
             "no_capacity",
             "not_ready",
             "not_available",

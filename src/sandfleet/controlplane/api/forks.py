@@ -18,6 +18,7 @@ from sandfleet.controlplane.dependencies import CreateOrder, sandbox_topic
 from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint, Parameter
+from sandfleet.controlplane.http.creation_rate import require_rate
 from sandfleet.controlplane.http.operation_errors import operation_error
 from sandfleet.controlplane.proxy.readiness import gone
 from sandfleet.model.checkpoint import Checkpoint
@@ -73,6 +74,7 @@ async def _checkpoint_order(call: Call) -> CreateOrder:
     ids = (SandboxId(call.fixed["sandbox_id"]), OperationId(call.fixed["operation_id"]))
     order = await _order(call, checkpoint, ids)  # a wrong value is told before any waiting
     checkpoint = await until_ready(call, checkpoint, seconds=READY_WAIT_S)
+    await _count_creates(call, 1)
     return replace(
         order,
         snapshot_id=checkpoint.snapshot_id,
@@ -90,8 +92,14 @@ async def fork_sandbox(call: Call) -> Answer:
         _count(call)
         needs_running(sandbox)
 
+    is_counted = False
+
     async def begin(sandbox: Sandbox) -> Operation:
+        nonlocal is_counted
         orders = [await _order(call, sandbox, _numbered(call, number)) for number in range(_count(call))]
+        if not is_counted:  # a turn that was lost to another verb begins again
+            await _count_creates(call, len(orders))
+            is_counted = True
         operation, _ = await call.edge.lifecycle.fork(sandbox, orders, ids=call.fixed, is_partial=is_partial)
         return operation
 
@@ -105,6 +113,11 @@ async def fork_sandbox(call: Call) -> Answer:
         failed=missing if is_partial else None,
     )
     return model_answer(201, answer)
+
+
+async def _count_creates(call: Call, count: int) -> None:
+    organisation = await call.edge.plane.stores.organisations.get(call.principal.organisation_id)
+    await require_rate(call, organisation, count=count)
 
 
 async def _kept_limit(call: Call, checkpoint: Checkpoint, size: Resources) -> int | None:
@@ -194,6 +207,7 @@ _ERRORS = (
     "plan_limit",
     "disk_limit",
     "quota_exceeded",
+    "rate_limited",
     "no_capacity",
 )
 

@@ -159,6 +159,7 @@ def _quotas(body: QuotasBody | None) -> Quotas | None:
         vcpu=_amount(body.vcpu),
         memory_mib=_amount(body.memory_mb),
         disk_mib=_amount(body.disk_mb),
+        creates_per_s=_amount(body.creates_per_second),
     )
 
 
@@ -182,7 +183,11 @@ async def _organisation_body(call: Call, organisation: Organisation) -> Organisa
 
 def _quotas_answer(quotas: Quotas) -> QuotasAnswer:
     return QuotasAnswer(
-        sandboxes=quotas.sandboxes, vcpu=quotas.vcpu, memory_mb=quotas.memory_mib, disk_mb=quotas.disk_mib
+        sandboxes=quotas.sandboxes,
+        vcpu=quotas.vcpu,
+        memory_mb=quotas.memory_mib,
+        disk_mb=quotas.disk_mib,
+        creates_per_second=quotas.creates_per_s,
     )
 
 

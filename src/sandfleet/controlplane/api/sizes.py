@@ -13,7 +13,8 @@ from sandfleet.controlplane.dependencies import NewSize
 from sandfleet.controlplane.http.answers import Answer, model_answer, no_content
 from sandfleet.controlplane.http.authentication import Access, Principal
 from sandfleet.controlplane.http.call import Call, Endpoint
-from sandfleet.controlplane.operations.resize import limit_of
+from sandfleet.controlplane.operations.resize import TAKEN_OVER, limit_of
+from sandfleet.controlplane.operations.resize_or_move import require_unlocked
 from sandfleet.controlplane.proxy.readiness import is_sandbox_id, unknown_sandbox
 from sandfleet.model.errors import BadRequest, SizeOutOfRange
 from sandfleet.model.ids import SandboxId
@@ -31,6 +32,7 @@ _SIZE_ERRORS = (
     "memory_out_of_range",
     "cpu_out_of_range",
     "plan_limit",
+    "scaling_locked",
     "oom_floor",
     "quota_exceeded",
     "no_capacity",
@@ -41,7 +43,7 @@ async def change_size(call: Call) -> Answer:
     """Change memory and CPU, and answer when the guest has them or, by the 25-second rule, before."""
     wanted = wanted_size(call)
     operation = await resumed(call) or await begin_in_turn(
-        call, lambda sandbox: _begin(call, sandbox, wanted), check=needs_running
+        call, lambda sandbox: _begin(call, sandbox, wanted), check=_may_change
     )
     operation = await outcome(call, operation)
     sandbox = await call.edge.plane.stores.sandboxes.get(operation.organisation_id, operation.sandbox_id)
@@ -53,10 +55,15 @@ async def change_size(call: Call) -> Answer:
         cpu_percent=limit_of(sandbox, operation.arguments),
         migrated=operation.kind is OperationKind.MIGRATE,
         ok=True,
-        autoscale_disabled=False,
+        autoscale_disabled=bool(operation.arguments.get(TAKEN_OVER)),
         pending=is_pending,
     )
     return model_answer(202 if is_pending else 200, body)
+
+
+def _may_change(sandbox: Sandbox) -> None:
+    needs_running(sandbox)
+    require_unlocked(sandbox)
 
 
 def wanted_size(call: Call) -> NewSize:

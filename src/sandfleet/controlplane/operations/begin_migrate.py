@@ -13,6 +13,7 @@ from typing import Any
 from sandfleet.controlplane.dependencies import ControlPlane, NewSize
 from sandfleet.controlplane.operations.records import UNBOUNDED_S, log_row, new_operation
 from sandfleet.controlplane.operations.release import require_mover
+from sandfleet.controlplane.operations.resize import TAKEN_OVER, takes_over
 from sandfleet.lifecycle.sandbox import SandboxEvent, advance
 from sandfleet.model.errors import BadRequest, NotFound, TargetUnavailable
 from sandfleet.model.ids import OperationId, WorkerId
@@ -95,7 +96,12 @@ def _unavailable(nowhere: NoPlacement) -> TargetUnavailable:
 def _as_large(sandbox: Sandbox, grow: NewSize) -> tuple[dict[str, int | None], Sandbox]:
     """Return what its operation is told of its size, and the sandbox as large as it is to be."""
     large = replace(sandbox, resources=replace(sandbox.resources, memory_mib=grow.memory_mib))
-    return {"memory_mib": grow.memory_mib, "cpu_percent": grow.cpu_percent}, large
+    how = {
+        "memory_mib": grow.memory_mib,
+        "cpu_percent": grow.cpu_percent,
+        TAKEN_OVER: takes_over(sandbox, grow),
+    }
+    return how, large
 
 
 async def require_known(plane: ControlPlane, target: WorkerId) -> None:

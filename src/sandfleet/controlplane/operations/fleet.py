@@ -16,6 +16,7 @@ from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane, CreateOrder, Eviction, NewSize
 from sandfleet.controlplane.heartbeats import record_heartbeat
 from sandfleet.controlplane.loops import cleanup, expiry, garbage, liveness, strays, sweep, takeover
+from sandfleet.controlplane.loops.autoscale import AutoscaleLoop
 from sandfleet.controlplane.loops.capacity import CapacityLoop
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
@@ -92,6 +93,7 @@ class Fleet:
         self.leadership = Leadership(plane)
         self.reconciler = Reconciler(plane, self.engine)
         self.draining = DrainLoop(plane, self.engine.start)
+        self.autoscaling = AutoscaleLoop(plane, self.engine.start)
         self.loops = LoopRunner(plane, self.leadership, self._loops())
         self._running: list[asyncio.Task[None]] = []
 
@@ -215,6 +217,12 @@ class Fleet:
         """Write down what a worker says."""
         return await record_heartbeat(self._plane, beat)
 
+    def _autoscale_loops(self) -> tuple[Loop, ...]:
+        every_s = self._plane.settings.autoscale_interval_s
+        if every_s == 0:
+            return ()
+        return (Loop("autoscale", every_s, lambda term: self.autoscaling.tick(term=term)),)
+
     def _loops(self) -> tuple[Loop, ...]:
         plane, engine = self._plane, self.engine
         every_s = plane.settings.loop_interval_s
@@ -227,6 +235,7 @@ class Fleet:
             Loop("expiry", every_s, lambda term: expiry.tick(plane, engine, term=term)),
             Loop("liveness", every_s, lambda term: liveness.tick(plane, term=term)),
             Loop("drain", every_s, lambda term: self.draining.tick(term=term)),
+            *self._autoscale_loops(),
             *self._pressure_loops(),
             Loop("notices", NOTICES_EVERY_S, lambda term: notices.tick(term=term)),
             Loop("reconcile", RECONCILE_EVERY_S, lambda term: self.reconciler.tick(term=term)),

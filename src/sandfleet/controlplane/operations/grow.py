@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sandfleet.controlplane.operations.backoff import Backoff
-from sandfleet.controlplane.operations.resize import limit_of
+from sandfleet.controlplane.operations.resize import limit_of, scaling_after
 from sandfleet.controlplane.operations.step import Run
 from sandfleet.model.errors import NoCapacity, SandfleetError, StaleEpoch, StoreUnavailable, Unavailable
 from sandfleet.model.operation import Operation
@@ -59,7 +59,13 @@ def resized(sandbox: Sandbox, grown: Grown, operation: Operation) -> Sandbox:
     """Return the row with what its guest has."""
     if grown.memory_mib is not None:
         sandbox = replace(sandbox, resources=replace(sandbox.resources, memory_mib=grown.memory_mib))
-    return sandbox if grown.error else replace(sandbox, cpu_percent=operation.arguments["cpu_percent"])
+    if grown.error:
+        return sandbox
+    return replace(
+        sandbox,
+        cpu_percent=operation.arguments["cpu_percent"],
+        scaling=scaling_after(sandbox, operation),
+    )
 
 
 async def _ask(run: Run, operation: Operation, sandbox: Sandbox) -> ResizedVm:

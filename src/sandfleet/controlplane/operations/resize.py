@@ -38,18 +38,30 @@ from sandfleet.model.errors import (
 from sandfleet.model.ids import OperationId
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
+from sandfleet.model.scaling import Scaling
 from sandfleet.planning.resizing import shortage
 from sandfleet.wire.worker_messages import ResizedVm, ResizeVm
 
 ACTOR = "resize"
 DEADLINE_S = 120.0
 WRITE_ATTEMPTS = 20
+TAKEN_OVER = "autoscale_disabled"
+"""The argument that says whether the change ends the fleet's own changes."""
 
 
 async def begin_resize(
-    plane: ControlPlane, sandbox: Sandbox, wanted: NewSize, *, operation_id: str, actor: str
+    plane: ControlPlane,
+    sandbox: Sandbox,
+    wanted: NewSize,
+    *,
+    operation_id: str,
+    actor: str,
+    term: int | None = None,
 ) -> Operation:
-    """Write the operation with what it reserves; StaleVersion, QuotaExceeded, NoCapacity."""
+    """Write the operation with what it reserves; StaleVersion, QuotaExceeded, NoCapacity.
+
+    `term`: that of the leader whose effect it is; StaleTerm.
+    """
     now = plane.clock.now()
     # The next version, so that of two verbs that read the same row one is told to look again.
     after = replace(sandbox, version=sandbox.version + 1, changed_at=now)
@@ -64,6 +76,7 @@ async def begin_resize(
             "memory_mib": wanted.memory_mib,
             "cpu_percent": wanted.cpu_percent,
             "sequence": after.version,
+            TAKEN_OVER: takes_over(sandbox, wanted),
         },
     )
     log = log_row(
@@ -71,7 +84,7 @@ async def begin_resize(
         after,
         event="resize_requested",
         actor=actor,
-        reason=f"{sandbox.resources.memory_mib} to {wanted.memory_mib} MiB",
+        reason=told(sandbox, wanted),
         operation=operation,
     )
     policy = plane.settings.placement_policy
@@ -81,8 +94,27 @@ async def begin_resize(
         log,
         memory_mib=wanted.memory_mib,
         refuse=lambda worker, extra_mib: shortage(worker, extra_mib, policy),
+        term=term,
     )
     return operation
+
+
+def takes_over(sandbox: Sandbox, wanted: NewSize) -> bool:
+    """Whether somebody takes a size into his own hands that the fleet has looked after."""
+    return sandbox.scaling.is_automatic and not wanted.is_automatic
+
+
+def told(sandbox: Sandbox, wanted: NewSize) -> str:
+    """Return what the log says of the change."""
+    change = f"{sandbox.resources.memory_mib} to {wanted.memory_mib} MiB"
+    return f"{change}: {wanted.reason}" if wanted.reason else change
+
+
+def scaling_after(sandbox: Sandbox, operation: Operation) -> Scaling:
+    """Return what holds after a change that was made: one by hand ends what the fleet does by itself."""
+    if operation.arguments.get(TAKEN_OVER):
+        return replace(sandbox.scaling, is_automatic=False)
+    return sandbox.scaling
 
 
 async def _resize(run: Run, operation: Operation) -> Operation:
@@ -160,7 +192,11 @@ async def _end(run: Run, operation: Operation, *, memory_mib: int, error: Sandfl
         size = replace(before.resources, memory_mib=memory_mib)
         after = replace(before, version=before.version + 1, changed_at=now, resources=size)
         if error is None:
-            after = replace(after, cpu_percent=operation.arguments["cpu_percent"])
+            after = replace(
+                after,
+                cpu_percent=operation.arguments["cpu_percent"],
+                scaling=scaling_after(before, operation),
+            )
         log = log_row(
             before,
             after,

@@ -131,6 +131,13 @@ async def unknown_execs_are_not_found(guest: Guest, root: str) -> None:
         assert isinstance(await _error(call), NotFound)
 
 
+async def who_is_somebody_rehearses_nothing(guest: Guest, root: str) -> None:
+    """It would be nobody afterwards."""
+    identity = GuestIdentity(host_name="somebody", seed=bytes(64), wall_clock_s=1e9)
+    await guest.assume_identity(identity)
+    assert isinstance(await _error(guest.rehearse(identity)), BadRequest)
+
+
 async def a_new_identity_forgets_what_warmed_the_guest_up(guest: Guest, root: str) -> None:
     """Ended or not: its owner shall not see it. Other execs stay."""
     kept = _order("true")
@@ -223,6 +230,7 @@ CHECKS: tuple[Check, ...] = (
     execs_run_side_by_side,
     unknown_execs_are_not_found,
     a_new_identity_forgets_what_warmed_the_guest_up,
+    who_is_somebody_rehearses_nothing,
     a_file_comes_back_as_it_went,
     an_upload_that_breaks_leaves_the_old_content,
     directories_are_listed_by_name,

@@ -73,7 +73,7 @@ async def an_old_leader_marks_and_quarantines_nothing(stores: Stores) -> None:
 
 
 async def organisations_and_keys_come_back(stores: Stores) -> None:
-    organisation = replace(an_organisation(quotas=Quotas(1, 2, 3, 4)), caps=Caps(5, 6))
+    organisation = replace(an_organisation(quotas=Quotas(1, 2, 3, 4, 5)), caps=Caps(5, 6))
     await stores.organisations.create(organisation)
     assert await stores.organisations.get(ORGANISATION) == organisation
     with refusing(Conflict) as taken:

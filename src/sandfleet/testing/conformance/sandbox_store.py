@@ -14,6 +14,7 @@ from sandfleet.model.operation import OperationKind, OperationState
 from sandfleet.model.organisation import Quotas
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import SandboxState, StopReason
+from sandfleet.model.scaling import Scaling
 from sandfleet.ports.stores import SandboxFilter
 from sandfleet.testing.builders import (
     NOON,
@@ -51,6 +52,7 @@ async def every_field_comes_back_as_it_was_written(stores: Stores) -> None:
         deadline_at=NOON + timedelta(seconds=4),
         stop_reason=StopReason.CRASH,
         error_message="why",
+        scaling=Scaling(is_locked=True, is_automatic=True, memory_min_mib=1024, memory_max_mib=4096),
     )
     await stores.sandboxes.create(
         sandbox, an_operation(sandbox="sb-full"), a_transition(sandbox_id=sandbox.id)

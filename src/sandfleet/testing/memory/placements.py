@@ -11,7 +11,7 @@ from sandfleet.model.errors import NoCapacity, StaleVersion
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
-from sandfleet.model.sandbox import Sandbox
+from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
@@ -158,6 +158,7 @@ class MemorySizeStore:
         *,
         memory_mib: int,
         refuse: Callable[[Worker, int], str | None],
+        term: int | None = None,
     ) -> None:
         """Admit, reserve and begin."""
 
@@ -175,6 +176,7 @@ class MemorySizeStore:
                 reason = refuse(worker, extra)
                 if reason is not None:
                     raise NoCapacity(f"worker {worker.id} is {reason}", retry_after_s=RETRY_S)
+            database.require_term(term)
             database.require_version(sandbox)
             database.insert_operation(operation)
             if extra > 0:
@@ -198,3 +200,16 @@ class MemorySizeStore:
             self._database.reserve(sandbox.id, reserved_mib)
 
         await self._link.call(work, name="finish_size")
+
+    async def autoscaled(self, *, after: SandboxId | None, limit: int) -> Sequence[Sandbox]:
+        """Return a page of those whose size follows their use."""
+
+        def work() -> Sequence[Sandbox]:
+            rows = [
+                row
+                for row in self._database.sandboxes.values()
+                if row.scaling.is_automatic and row.state is SandboxState.RUNNING and row.id > (after or "")
+            ]
+            return sorted(rows, key=lambda row: row.id)[:limit]
+
+        return await self._link.call(work, repeatable=True, name="autoscaled")

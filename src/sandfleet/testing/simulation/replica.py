@@ -115,6 +115,7 @@ class Replica:
                 background=background,
                 drain=Drain(),
                 metrics=_METRICS,
+                rates=cast(Any, None),  # no organisation here has a rate
             )
             await self._stop.wait()
 

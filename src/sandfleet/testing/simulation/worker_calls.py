@@ -13,6 +13,7 @@ from sandfleet.testing.simulation.loop import Process
 from sandfleet.testing.simulation.network import Network, Weather
 from sandfleet.wire.worker_messages import (
     CaptureVm,
+    MemoryUse,
     ResizedVm,
     ResizeVm,
     RestartVm,
@@ -88,6 +89,13 @@ class SimulatedWorkerClient:
         """Have that size."""
         saves = self._saves_of(worker_id)
         return await self.call(worker_id, lambda _: saves.resize(sandbox_id, order))
+
+    async def memory_use(
+        self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, *, epoch: int
+    ) -> MemoryUse:
+        """Return that half of the memory is used: no guest here asks for another size."""
+        vm = await self.call(worker_id, lambda host: host.vm(sandbox_id))
+        return MemoryUse(mem_usage=vm.memory_mib << 19, mem_limit=vm.memory_mib << 20)
 
     async def restart_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool

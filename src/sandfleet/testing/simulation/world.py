@@ -75,6 +75,7 @@ def settings_of(profile: Profile, changes: dict[str, Any]) -> ControlPlaneSettin
         "operation_lease_s": 4.0,
         "leader_lease_s": 6.0,
         "loop_interval_s": 1.0,
+        "autoscale_interval_s": 0,  # no sandbox here has asked for it
         "create_deadline_s": 20.0,
         "save_deadline_s": 30.0,
         "creation_queue_s": 6.0,

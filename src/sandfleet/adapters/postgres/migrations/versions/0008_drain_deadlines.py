@@ -1,13 +1,13 @@
 """Drains have a deadline, may put sandboxes to sleep, and may be stuck; workers say what their hosts have.
 
-Revision ID: 0010
+Revision ID: 0008
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0010"
+revision = "0008"
 down_revision = "0007"
 
 UPGRADE = (
