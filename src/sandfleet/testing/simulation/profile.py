@@ -77,6 +77,6 @@ def profile_of(seed: int) -> Profile:
         wrong_clock_s=dice.choice((0.0, 0.2, 2.0)),
         has_many_moves=dice.random() < 0.4,
         loses_a_host=hosts > 1 and random.Random(f"lost host {seed}").random() < LOST_SHARE,
-        has_pool=seed % POOL_EVERY == POOL_EVERY - 1,
+        has_pool=seed % POOL_EVERY == POOL_EVERY - 2,
         idle_reserve=random.Random(f"reserve {seed}").randint(0, 1),
     )
