@@ -62,6 +62,7 @@ class Background:
     def __init__(self) -> None:
         self._group = TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_ending = False
 
     async def __aenter__(self) -> Background:
         await self._group.__aenter__()
@@ -70,6 +71,7 @@ class Background:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_ending = True
         for task in list(self._tasks):
             task.cancel()
         await self._group.__aexit__(kind, error, trace)
@@ -88,6 +90,8 @@ class Background:
                 outcome.cancel()
 
         task.add_done_callback(settle)
+        if self._is_ending:  # begun by the way back of what was cancelled: nobody else would end it
+            task.cancel()
         return OwnedTask(task, outcome)
 
 
