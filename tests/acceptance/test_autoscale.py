@@ -109,7 +109,8 @@ def test_a_worker_comes_with_the_load_and_leaves_by_live_migration_when_it_falls
         wait_until(lambda: town.home_of(third) == kept, timeout_s=GOES_WITHIN_S, what="the move home")
         wait_until(lambda: not town.launched(), timeout_s=GOES_WITHIN_S, what="the end of the worker")
         assert town.workers() == {kept: {second, third}}
-        assert not (town.fleet.data_dir / "workers" / came).exists()
+        kept_by_it = town.fleet.data_dir / "workers" / came
+        wait_until(lambda: not kept_by_it.exists(), timeout_s=60, what="the end of what the worker kept")
         _still_busy(town.client, third, boot)
         said = town.said("capacity")
         assert any("LaunchMachine" in one and "2 wanted (2 occupied" in one for one in said), said
