@@ -143,7 +143,8 @@ async def test_quotas_and_caps(fleet: Fleet) -> None:
     organisations = (await fleet.client.get("/admin/orgs")).json()
     path = f"/admin/orgs/{organisations[0]['id']}"
     changed = await fleet.client.patch(path, json={"quotas": {"sandboxes": 1}, "caps": {"memoryMB": 1024}})
-    assert changed.json()["quotas"] == {"sandboxes": 1, "vcpu": None, "memoryMB": None, "diskMB": None}
+    unbounded = dict.fromkeys(("vcpu", "memoryMB", "diskMB", "createsPerSecond"))
+    assert changed.json()["quotas"] == {"sandboxes": 1, **unbounded}
     answer = await fleet.client.post("/api/sandboxes", json={"memoryMB": 2048})
     assert (answer.status_code, answer.json()["code"]) == (402, "plan_limit")
     await fleet.create()
