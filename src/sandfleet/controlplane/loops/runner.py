@@ -35,6 +35,7 @@ class Loop:
     for_leader: bool = True
     topic: str | None = None
     """A hint of this topic ends the pause before the next tick."""
+    tick_s_max: float = TICK_TIMEOUT_S
 
 
 class LoopRunner:
@@ -83,7 +84,7 @@ class LoopRunner:
         if term is None:
             return FOLLOWING
         try:
-            async with asyncio.timeout(TICK_TIMEOUT_S):
+            async with asyncio.timeout(loop.tick_s_max):
                 return await _tick(loop, term)
         except StaleTerm:
             self._leadership.depose()
@@ -91,7 +92,7 @@ class LoopRunner:
         except StoreUnavailable:
             return "PostgreSQL is away"
         except TimeoutError:
-            return f"the tick took longer than {TICK_TIMEOUT_S:.0f} s"
+            return f"the tick took longer than {loop.tick_s_max:.0f} s"
         except Exception:
             log.exception("loop_failed", loop=loop.name)
             return "the tick failed"
