@@ -14,7 +14,6 @@ from sandfleet import __version__
 from sandfleet.adapters.machines.local import LocalMachinePool
 from sandfleet.adapters.machines.local_versions import LocalVersion, UnknownVersion, read_version
 from sandfleet.local.configuration import (
-    WORKERS_MAX,
     FleetConfiguration,
     load_configuration,
     load_secrets,
@@ -25,6 +24,7 @@ from sandfleet.local.launched_machines import slots_lent
 from sandfleet.local.launched_workers import clear_machine, follower_of
 from sandfleet.local.layout import Layout
 from sandfleet.local.machine_follower import MachineFollower
+from sandfleet.local.places import WORKERS_MAX
 from sandfleet.local.settings_files import worker_settings
 from sandfleet.local.state import ServiceKind
 from sandfleet.local.up import UpOrder, configure

@@ -149,7 +149,7 @@ def test_toml_keeps_odd_characters() -> None:
     }
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 9, 16])
 def test_workers_share_memory_and_never_addresses_or_uids(count: int, layout: Layout) -> None:
     configuration = with_workers_added(load_configuration(layout), count)
     configuration = msgspec.structs.replace(configuration, range_number=3, memory_mib=16000)

@@ -7,11 +7,12 @@ import shutil
 
 from sandfleet.adapters.machines.local_orders import LocalOrder
 from sandfleet.local import ports
-from sandfleet.local.configuration import WORKERS_MAX, FleetConfiguration, FleetSecrets
+from sandfleet.local.configuration import FleetConfiguration, FleetSecrets
 from sandfleet.local.end_machines import end_all_of
 from sandfleet.local.launched_machines import LaunchedMachines, PlacedMachine
 from sandfleet.local.layout import Layout
 from sandfleet.local.machine_follower import MachineFollower
+from sandfleet.local.places import WORKERS_MAX
 from sandfleet.local.services import Service, machine_service
 from sandfleet.local.state import FleetState
 from sandfleet.local.stop_sandboxes import rules_withdrawn
