@@ -24,6 +24,7 @@ from sandfleet.local.configuration import (
     WorkerChoice,
     load_configuration,
     load_secrets,
+    load_server_choices,
     save_configuration,
     with_servers,
     with_workers_added,
@@ -198,6 +199,18 @@ def test_several_servers_have_own_names_and_ports_behind_the_api(layout: Layout)
     assert [server_name(number) for number in range(3)] == ["server", "server-2", "server-3"]
     fewer = with_servers(configuration, 2)
     assert fewer.server_ports == configuration.server_ports[:2]
+
+
+def test_the_owner_of_the_machine_adds_settings_and_overrides_none(layout: Layout) -> None:
+    decided = {"listen_port"}
+    assert load_server_choices(layout, decided=decided) == {}
+    layout.server_choices.write_text("autoscale_interval_s = 1\n[rollout]\ncanary_s = 5\n")
+    added = load_server_choices(layout, decided=decided)
+    assert tomllib.loads(as_toml(added)) == {"autoscale_interval_s": 1, "rollout": {"canary_s": 5}}
+    for text, why in (("listen_port = 1", "decides"), ("listen_port", "cannot be read")):
+        layout.server_choices.write_text(text)
+        with pytest.raises(ConfigurationBroken, match=why):
+            load_server_choices(layout, decided=decided)
 
 
 def test_choices_survive_their_file_and_differ_in_their_digest(layout: Layout) -> None:

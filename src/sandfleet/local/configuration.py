@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 import string
+import tomllib
 import zlib
+from collections.abc import Set
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -139,6 +141,20 @@ def load_secrets(layout: Layout) -> FleetSecrets:
     )
     write_atomically(layout.secrets, msgspec.json.format(msgspec.json.encode(fresh)), mode=0o600)
     return fresh
+
+
+def load_server_choices(layout: Layout, *, decided: Set[str]) -> dict[str, Any]:
+    """Return what the owner of this machine has added to the settings of the servers that are `decided`."""
+    path = layout.server_choices
+    if not path.exists():
+        return {}
+    try:
+        added = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationBroken(f"{path} cannot be read ({error}): mend it or take it away") from error
+    if both := sorted(added.keys() & decided):
+        raise ConfigurationBroken(f"{path} sets {', '.join(both)}, which `sandfleet up` decides: take it out")
+    return added
 
 
 def _new_worker(slot: int) -> WorkerChoice:

@@ -15,7 +15,13 @@ import msgspec
 from sandfleet.local import ports
 from sandfleet.local.atomic_file import write_atomically
 from sandfleet.local.balancer import LocalBalancer
-from sandfleet.local.configuration import API_PORT_PREFERRED, FleetConfiguration, FleetSecrets, WorkerChoice
+from sandfleet.local.configuration import (
+    API_PORT_PREFERRED,
+    FleetConfiguration,
+    FleetSecrets,
+    WorkerChoice,
+    load_server_choices,
+)
 from sandfleet.local.embedded_postgres import EmbeddedPostgres
 from sandfleet.local.embedded_valkey import EmbeddedValkey
 from sandfleet.local.launched_machines import PlacedMachine
@@ -166,10 +172,11 @@ def _servers(
     layout: Layout, configuration: FleetConfiguration, secrets: FleetSecrets, stores: Stores
 ) -> list[Service]:
     """Return the servers, and what stands before several."""
-    servers, tables = [], as_toml(machine_settings(configuration, layout))
+    tables, servers = machine_settings(configuration, layout), []
     for number in range(len(configuration.server_ports)):
         settings = server_settings(configuration, secrets, stores, layout=layout, number=number)
-        servers.append(_server(layout, server_name(number), settings, tables=tables))
+        added = load_server_choices(layout, decided=settings.keys() | tables.keys())
+        servers.append(_server(layout, server_name(number), settings, more=as_toml(tables | added)))
     return [*servers, _balancer(layout, configuration, servers)] if configuration.is_balanced else servers
 
 
@@ -190,8 +197,8 @@ def _balancer(layout: Layout, configuration: FleetConfiguration, servers: Sequen
     )
 
 
-def _server(layout: Layout, name: str, settings: Mapping[str, SettingValue], *, tables: str) -> Service:
-    path, text = layout.settings(name), as_toml(settings) + tables
+def _server(layout: Layout, name: str, settings: Mapping[str, SettingValue], *, more: str) -> Service:
+    path, text = layout.settings(name), as_toml(settings) + more
     write_atomically(path, text.encode(), mode=0o600)
     host, port = str(settings["listen_host"]), int(settings["listen_port"])
     return Service(
