@@ -23,7 +23,7 @@ class Access(StrEnum):
     ORGANISATION = "organisation"
     DATA_PLANE = "data_plane"
     SOCKET = "socket"
-    """The data plane's sockets. A browser sends no headers of its own with them: the key may stand in the query."""
+    """The data plane's sockets. Browsers send no headers with them: the key may stand in the query."""
     ADMIN = "admin"
     METRICS = "metrics"
     WORKER = "worker"
