@@ -23,7 +23,7 @@ class Access(StrEnum):
     ORGANISATION = "organisation"
     DATA_PLANE = "data_plane"
     SOCKET = "socket"
-    """The data plane's sockets. Browsers send no headers with them: the key may stand in the query."""
+    """The data plane's sockets: browsers send no header with them, so the query may always hold a key."""
     ADMIN = "admin"
     METRICS = "metrics"
     WORKER = "worker"
