@@ -99,7 +99,7 @@ async def _read(carrier: SessionCarrier, client: ClientSocket) -> None:
         message = await client.receive()
         if message is None:
             return
-        if carrier.target.is_terminal:
+        if carrier.target.is_bare:
             carrier.stdin.put(message.encode() if isinstance(message, str) else message)
         elif isinstance(message, bytes) and (stdin := frames.stdin_of(message)) is not None:
             if stdin.position is not None:
