@@ -55,7 +55,7 @@ async def _to_its_end(call: Call, client: ClientSocket, *, kind: str) -> None:
 
 async def _serve(call: Call, client: ClientSocket, *, kind: str) -> None:
     call.caller = await call.edge.authenticator.authenticate(
-        Access.DATA_PLANE, call.headers, call.query, sandbox_id=call.values.get("id"), is_get=True
+        Access.SOCKET, call.headers, call.query, sandbox_id=call.values.get("id"), is_get=True
     )
     located = await locate(call.edge, call.principal.organisation_id, call.values["id"])
     carrier = SessionCarrier(call.edge, client, _target(call, kind), call.request_id)
