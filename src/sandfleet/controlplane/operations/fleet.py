@@ -20,6 +20,7 @@ from sandfleet.controlplane.loops.autoscale import AutoscaleLoop
 from sandfleet.controlplane.loops.capacity import CapacityLoop
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
+from sandfleet.controlplane.loops.lost import LostWorkerLoop
 from sandfleet.controlplane.loops.machines import MachineLoop, look_for_pools
 from sandfleet.controlplane.loops.notices import NoticeLoop
 from sandfleet.controlplane.loops.orphans import OrphanLoop
@@ -33,6 +34,7 @@ from sandfleet.controlplane.loops.version_source import VersionSourceLoop
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
+from sandfleet.controlplane.operations.creation_queue import QUEUE_TOPIC
 from sandfleet.controlplane.operations.destroy import DESTROY
 from sandfleet.controlplane.operations.engine import LET_GO_TOPIC, OperationEngine
 from sandfleet.controlplane.operations.evict import evict
@@ -80,6 +82,7 @@ CAPACITY_EVERY_S = 5.0
 ROLLOUT_EVERY_S = 2.0
 PRESSURE_EVERY_S = 2.0
 NOTICES_EVERY_S = 5.0
+LOST_EVERY_S = 5.0
 ORPHANS_EVERY_S = 60.0
 ORPHANS_S_MAX = 300.0
 """One round of theirs removes many parts, one call after the other."""
@@ -275,7 +278,13 @@ class Fleet:
             Loop("rollout", ROLLOUT_EVERY_S, lambda term: rollout.tick(term=term)),
             Loop("trials", self._plane.settings.loop_interval_s, lambda term: trials.tick(term=term)),
             *self._source_loops(),
-            Loop("capacity", CAPACITY_EVERY_S, lambda term: capacity.tick(term=term)),
+            Loop(
+                "capacity",
+                CAPACITY_EVERY_S,
+                lambda term: capacity.tick(term=term),
+                topic=QUEUE_TOPIC,
+                is_due=capacity.is_due,
+            ),
             Loop("pools", POOLS_EVERY_S, lambda _: look_for_pools(self._plane)),
             *(loop for pool in self._plane.pools.values() for loop in self._loops_of(pool)),
         )
@@ -284,8 +293,10 @@ class Fleet:
         """Return the loops that ask a pool: a pool that hangs holds up its own alone."""
         every_s, notices = self._plane.settings.loop_interval_s, self.notices
         machines, orphans = MachineLoop(self._plane, pool), OrphanLoop(self._plane, pool)
+        lost = LostWorkerLoop(self._plane, pool)
         return (
             Loop(f"machines {pool.name}", every_s, lambda term: machines.tick(term=term)),
+            Loop(f"lost {pool.name}", LOST_EVERY_S, lambda term: lost.tick(term=term)),
             Loop(f"notices {pool.name}", NOTICES_EVERY_S, lambda _: notices.look(pool)),
             Loop(
                 f"orphans {pool.name}",
