@@ -17,18 +17,14 @@ from sandfleet.adapters.qemu.host_claim import claims_in_force
 from sandfleet.local import machine
 from sandfleet.local.atomic_file import write_atomically
 from sandfleet.local.layout import Layout
+from sandfleet.local.places import FIRST_RANGE, RANGES, WORKERS_MAX
 
 API_PORT_PREFERRED = 8080
 T = TypeVar("T", bound=msgspec.Struct)
 _KEY_ALPHABET = string.ascii_lowercase + string.digits
 _KEY_LENGTH = 40
-FIRST_RANGE = 210
-_RANGES = 32
-"""Different fleets of one machine take different network ranges and uids."""
 SERVERS_MAX = 8
 CALM_S = 600.0
-WORKERS_MAX = 8
-"""Each worker has a fixed part of the fleet's addresses and uids, so that none moves when another comes."""
 
 
 class ConfigurationBroken(Exception):
@@ -178,7 +174,7 @@ def _range_number(data_dir: Path) -> int:
     # The usual directory gets the usual range; a second fleet on the machine (a test's) gets another one.
     if data_dir == Path("/var/lib/sandfleet"):
         return 0
-    first = zlib.crc32(str(data_dir).encode()) % (_RANGES - 1)
+    first = zlib.crc32(str(data_dir).encode()) % (RANGES - 1)
     taken = {claim.network_range.split(".")[1] for claim in claims_in_force()}
-    numbers = [1 + (first + step) % (_RANGES - 1) for step in range(_RANGES - 1)]
+    numbers = [1 + (first + step) % (RANGES - 1) for step in range(RANGES - 1)]
     return next((number for number in numbers if str(FIRST_RANGE + number) not in taken), numbers[0])

@@ -35,7 +35,7 @@ from sandfleet.local.settings_files import (
     server_settings,
     worker_settings,
 )
-from sandfleet.local.state import FleetState, ServiceKind
+from sandfleet.local.state import ServiceKind
 
 _ASK_TIMEOUT_S = 2.0
 _SERVER_PATIENCE_S = 40.0
@@ -91,24 +91,18 @@ def server_name(number: int) -> str:
     return SERVER if number == 0 else f"{SERVER}-{number + 1}"
 
 
-def with_ports(configuration: FleetConfiguration, before: FleetState | None) -> FleetConfiguration:
-    """Return the configuration with a usable port for everything that does not run already."""
-    # A port that a service of ours has is free for another: the one ends before the other begins.
-    ours = {state.port for state in before.services if state.is_alive} if before else set()
-
-    def port_of(wanted: int, *, host: str = ports.LOOPBACK) -> int:
-        return wanted if wanted in ours else ports.choose_port(wanted, host=host)
-
+def with_ports(configuration: FleetConfiguration, held: ports.HeldPorts) -> FleetConfiguration:
+    """Return the configuration with a usable port, held from now on, for everything."""
     return msgspec.structs.replace(
         configuration,
-        api_port=port_of(configuration.api_port or API_PORT_PREFERRED, host=configuration.api_host),
-        server_ports=tuple(port_of(port) for port in configuration.server_ports)
+        api_port=held.choose(configuration.api_port or API_PORT_PREFERRED, host=configuration.api_host),
+        server_ports=tuple(held.choose(port) for port in configuration.server_ports)
         if configuration.is_balanced
         else configuration.server_ports,
-        postgres_port=port_of(configuration.postgres_port),
-        valkey_port=port_of(configuration.valkey_port),
+        postgres_port=held.choose(configuration.postgres_port),
+        valkey_port=held.choose(configuration.valkey_port),
         workers=tuple(
-            msgspec.structs.replace(worker, port=port_of(worker.port)) for worker in configuration.workers
+            msgspec.structs.replace(worker, port=held.choose(worker.port)) for worker in configuration.workers
         ),
     )
 

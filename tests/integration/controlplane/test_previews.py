@@ -8,13 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.waiting import eventually
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from .conftest import Fleet, OpenFleet
-from .guest_app import guest_app
-
-PORT = 3000
+from .guest_app import PORT, guest_app, host_of, socket_to
 
 
 @pytest.fixture
@@ -34,10 +33,6 @@ def open_port(fleet: Fleet, sandbox: str, app_port: int) -> None:
     for machine in fleet.hypervisor.machines.values():
         if machine.facts.owner == sandbox:
             machine.ports[PORT] = app_port
-
-
-def host_of(sandbox: str, port: int = PORT) -> dict[str, str]:
-    return {"Host": f"{sandbox}-p{port}.previews.example:8080"}
 
 
 async def test_a_request_reaches_the_port_as_it_was_sent(fleet: Fleet, app_port: int) -> None:
@@ -217,15 +212,9 @@ async def test_a_fleet_may_demand_a_record(open_fleet: OpenFleet, app_port: int)
             assert (await anybody.get("/")).status_code == 200
 
 
-def socket_to(fleet: Fleet, sandbox: str, path: str = "/ws", **options: Any) -> connect:
-    url = fleet.url.replace("http://127.0.0.1", f"ws://{sandbox}-p{PORT}.localhost") + path
-    port = int(fleet.url.rpartition(":")[2])
-    return connect(url, host="127.0.0.1", port=port, open_timeout=60, **options)
-
-
 async def test_a_websocket_passes_both_ways(fleet: Fleet, app_port: int) -> None:
     sandbox = await shown(fleet, app_port)
-    async with socket_to(fleet, sandbox, subprotocols=["other", "chat"]) as socket:
+    async with socket_to(fleet.url, sandbox, subprotocols=["other", "chat"]) as socket:
         assert socket.subprotocol == "chat"
         assert f"{sandbox}-p{PORT}" in str(await socket.recv())
         for number in range(20):
@@ -242,15 +231,15 @@ async def test_a_websocket_passes_both_ways(fleet: Fleet, app_port: int) -> None
 
 async def test_a_socket_that_the_guest_or_the_gate_refuses(fleet: Fleet, app_port: int) -> None:
     sandbox = await shown(fleet, app_port)
-    assert await refused(socket_to(fleet, sandbox, "/no-ws")) == 418
+    assert await refused(socket_to(fleet.url, sandbox, "/no-ws")) == 418
     await fleet.client.post(f"/api/sandboxes/{sandbox}/preview/rotate")
-    assert await refused(socket_to(fleet, sandbox)) == 401
+    assert await refused(socket_to(fleet.url, sandbox)) == 401
     await fleet.client.delete(f"/api/sandboxes/{sandbox}")
 
 
 async def test_an_open_socket_ends_with_its_sandbox(fleet: Fleet, app_port: int) -> None:
     sandbox = await shown(fleet, app_port)
-    async with socket_to(fleet, sandbox) as socket:
+    async with socket_to(fleet.url, sandbox) as socket:
         await socket.recv()
         await fleet.client.delete(f"/api/sandboxes/{sandbox}")
         await ended(socket)
@@ -259,11 +248,17 @@ async def test_an_open_socket_ends_with_its_sandbox(fleet: Fleet, app_port: int)
 async def test_a_silent_socket_does_not_keep_a_sandbox_awake(open_fleet: OpenFleet, app_port: int) -> None:
     async with open_fleet(loop_interval_s=0.1) as fleet:
         sandbox = await shown(fleet, app_port, timeout=1)
-        async with socket_to(fleet, sandbox) as socket:
+        async with socket_to(fleet.url, sandbox) as socket:
             await socket.recv()
-            async with asyncio.timeout(60):
-                await ended(socket)
-        assert (await fleet.client.get(f"/api/sandboxes/{sandbox}")).json()["status"] != "running"
+
+            async def sleeps() -> bool:
+                found = await fleet.client.get(f"/api/sandboxes/{sandbox}")
+                return bool(found.json()["status"] == "hibernated")
+
+            await eventually(sleeps, what="the sandbox to sleep")
+            assert socket.close_code is None
+            await fleet.client.delete(f"/api/sandboxes/{sandbox}")
+            await ended(socket)
 
 
 async def refused(connecting: connect) -> int:

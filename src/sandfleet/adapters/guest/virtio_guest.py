@@ -89,6 +89,10 @@ class VirtioGuest:
         """Attach to an exec; after a broken connection it goes on where it broke."""
         return attached(self._calls, exec_id, place)
 
+    async def connect_port(self, connection_id: str, port: int) -> None:
+        """Connect to a port of the guest, once per id."""
+        await self._calls.call({"op": Op.PORT_CONNECT, "id": connection_id, "port": port})
+
     async def resize_exec(self, exec_id: str, size: TerminalSize) -> None:
         """Set the size of an exec's terminal."""
         await self._calls.call({"op": Op.EXEC_RESIZE, "id": exec_id, "cols": size.cols, "rows": size.rows})
