@@ -18,7 +18,7 @@ from sandfleet.model.launch import LaunchId
 from sandfleet.model.machine import Machine, MachineState
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fleet import DrainWorker, KeepWorker, LaunchMachine
-from sandfleet.planning.notices import NoticeView, plan_notices
+from sandfleet.planning.notices import LastResort, NoticeView, last_resort, plan_notices
 from sandfleet.ports.fleet_store import FleetDecision
 from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.testing.builders import NOON, a_worker
@@ -90,6 +90,22 @@ def test_what_is_gone_and_what_others_drain_is_left_alone() -> None:
     gone = replace(SAID, state=WorkerState.GONE)
     assert plan_notices(NoticeView([gone], {}), now=NOON) == []
     assert plan_notices(NoticeView([a_worker()], a_drain(DrainOwner.OPERATOR)), now=NOON) == []
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "left_s", "refuses_sleep", "resort"),
+    [
+        (4096, 110, False, LastResort.SLEEP),
+        (12800, 105, False, LastResort.SLEEP),
+        (12800, 104, False, LastResort.CHECKPOINT),
+        (512, 8, False, LastResort.CHECKPOINT),
+        (512, 110, True, LastResort.CHECKPOINT),
+    ],
+)
+def test_who_cannot_be_asleep_in_time_or_refuses_to_has_a_checkpoint_taken(
+    memory_mib: int, left_s: float, refuses_sleep: bool, resort: LastResort
+) -> None:
+    assert last_resort(memory_mib, left_s=left_s, refuses_sleep=refuses_sleep) is resort
 
 
 @dataclass
