@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -14,11 +14,11 @@ from sandfleet.controlplane.loops.notices import NoticeLoop
 from sandfleet.model.drain import Drain, DrainOwner, DrainTerms
 from sandfleet.model.errors import PoolUnreachable
 from sandfleet.model.ids import WorkerId
-from sandfleet.model.launch import Launch, LaunchId, LaunchState
+from sandfleet.model.launch import LaunchId
 from sandfleet.model.machine import Machine, MachineState
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fleet import DrainWorker, KeepWorker
-from sandfleet.planning.notices import NoticeView, machines_gone, missing, plan_notices
+from sandfleet.planning.notices import NoticeView, plan_notices
 from sandfleet.testing.builders import NOON, a_worker
 from sandfleet.testing.clock import JumpingClock
 from sandfleet.testing.memory.database import MemoryDatabase
@@ -83,58 +83,6 @@ def test_it_was_called_off_only_when_everybody_has_answered(
     assert plan_notices(view, now=NOON) == ([kept] if is_kept else [])
 
 
-def a_launch(**changes: Any) -> Launch:
-    launch = Launch(
-        LaunchId("launch-1"),
-        "pool/small",
-        "1",
-        NOON,
-        state=LaunchState.JOINED,
-        machine_id="machine-1",
-        worker_id=ONE,
-    )
-    return replace(launch, **changes)
-
-
-def test_a_machine_that_its_pool_tells_no_more_of_was_taken_away_and_not_called_off() -> None:
-    view = NoticeView([a_worker()], a_drain(DrainOwner.NOTICE), launches=[a_launch()])
-    assert plan_notices(view, now=NOON) == []
-    (kept,) = plan_notices(replace(view, machines=[a_machine()]), now=NOON)
-    assert isinstance(kept, KeepWorker)
-    (kept,) = plan_notices(replace(view, launches=[a_launch(gone_at=NOON)]), now=NOON)
-    assert isinstance(kept, KeepWorker)
-
-
-@pytest.mark.parametrize("state", [WorkerState.SILENT, WorkerState.UNREACHABLE])
-def test_a_silent_workers_machine_that_is_missing_for_a_while_is_asked_after(state: WorkerState) -> None:
-    view = NoticeView([a_worker(state=state)], {}, launches=[a_launch()])
-    since = missing(view, {}, now=NOON)
-    assert since == {ONE: NOON}
-    later = NOON + timedelta(seconds=30)
-    assert missing(view, since, now=later) == since
-    assert missing(replace(view, is_complete=False), since, now=later) == since
-    assert not machines_gone(view, since, now=later - timedelta(seconds=1))
-    assert machines_gone(view, since, now=later) == [(view.workers[0], a_launch())]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"workers": [a_worker()]},
-        {"machines": [a_machine()]},
-        {"machines": [a_machine(id="i-1", launch="launch-1")]},
-        {"launches": []},
-        {"launches": [a_launch(gone_at=NOON)]},
-        {"is_complete": False},
-    ],
-)
-def test_who_is_heard_or_told_of_or_not_the_fleets_is_not_missing(changes: dict[str, Any]) -> None:
-    silent = a_worker(state=WorkerState.SILENT)
-    view = replace(NoticeView([silent], {}, launches=[a_launch()]), **changes)
-    assert missing(view, {}, now=NOON) == {}
-    assert not machines_gone(view, {}, now=NOON + timedelta(hours=1))
-
-
 def test_what_is_gone_and_what_others_drain_is_left_alone() -> None:
     gone = replace(SAID, state=WorkerState.GONE)
     assert plan_notices(NoticeView([gone], {}), now=NOON) == []
@@ -147,12 +95,6 @@ class Pool:
     def __init__(self) -> None:
         self.machines: list[Machine] = []
         self.is_silent = False
-        self.is_gone = False
-        self.ended: list[str] = []
-
-    async def terminate(self, machine_id: str, *, term: int) -> bool:
-        self.ended.append(machine_id)
-        return self.is_gone
 
     async def list(self) -> list[Machine]:
         if self.is_silent:
@@ -182,24 +124,3 @@ async def test_the_leader_writes_the_drain_down_with_its_deadline_and_calls_it_o
     assert await loop.tick(term=term) == "wk-one is kept: its host is not taken away, after all"
     assert await stores.drains.get(ONE) is None
     assert not (await stores.workers.get(ONE)).draining
-
-
-async def test_a_worker_is_taken_off_when_its_pool_has_said_that_its_machine_is_gone() -> None:
-    clock, pool, database = JumpingClock(now=NOON), Pool(), MemoryDatabase(lambda: clock.now())
-    stores = memory_stores(database)
-    term = await stores.terms.raise_term("leader")
-    loop = NoticeLoop(cast(ControlPlane, SimpleNamespace(stores=stores, pools={"pool": pool}, clock=clock)))
-    await stores.workers.register(a_worker())
-    database.launches[LaunchId("launch-1")] = a_launch()
-    database.workers[ONE] = replace(database.workers[ONE], state=WorkerState.UNREACHABLE)
-    await loop.tick(term=term)
-    assert not pool.ended
-    await clock.advance(30)
-    assert await loop.tick(term=term) == "wk-one: its machine ends"
-    assert (await stores.workers.get(ONE)).state is WorkerState.UNREACHABLE
-    pool.is_gone = True
-    assert "is taken off" in await loop.tick(term=term)
-    assert (await stores.workers.get(ONE)).state is WorkerState.GONE
-    assert database.launches[LaunchId("launch-1")].is_ending
-    assert await loop.tick(term=term) == "no host is about to be taken away"
-    assert pool.ended == ["machine-1"] * 2

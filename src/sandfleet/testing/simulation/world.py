@@ -92,6 +92,7 @@ def settings_of(profile: Profile, changes: dict[str, Any]) -> ControlPlaneSettin
         "answer_by_s": 8.0,
         "sandbox_wait_s": 15.0,
         "worker_silent_s": 6.0,
+        "worker_lost_s": 70.0,
     }
     return ControlPlaneSettings.model_construct(**{**given, **changes})
 
