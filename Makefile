@@ -13,6 +13,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 STAGES := unit properties simulation integration vm acceptance
 # These mostly wait for servers of their own, so they run side by side, each file in one process.
 SIDE_BY_SIDE_integration := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# Guests have one CPU each: two files at a time keep a small machine busy.
+SIDE_BY_SIDE_vm := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## Show this list

@@ -194,6 +194,39 @@ def test_only_its_own_empty_workers_are_removed() -> None:
         assert step(FLEET, other, new, wanted=1).commands == ()
 
 
+def test_one_that_nobody_can_reach_is_ended_when_nothing_is_promised_there() -> None:
+    """It will never say that it is empty, and what would be there has a promise until it says so."""
+    back = replace(CANARY, stage=RolloutStage.TURNING_BACK, reason="why")
+    away: dict[str, Any] = {"version": "2", "state": WorkerState.UNREACHABLE}
+    others = member("a", 1024), member("b")
+    bare = replace(member("new", **away), is_proven_empty=False)
+    plan = step(back, *others, bare)
+    why = "nobody can reach it, nothing is promised there, and version 1 is wanted"
+    remove = RemoveWorker(WorkerId("wk-new"), why)
+    assert plan.commands == (DrainWorker(WorkerId("wk-new"), DrainOwner.ROLLOUT, why), remove)
+    assert step(plan.rollout, *others, replace(bare, drained_by=DrainOwner.ROLLOUT)).commands == (remove,)
+    promised = replace(bare, worker=replace(bare.worker, committed=Resources(512, 1, 20480)))
+    for kept in (
+        member("new", 512, **away),
+        promised,
+        replace(bare, drained_by=DrainOwner.OPERATOR),
+        replace(bare, size="static/own"),
+        replace(bare, worker=replace(bare.worker, state=WorkerState.SILENT)),
+        replace(bare, worker=replace(bare.worker, worker_version="1")),
+    ):
+        plan = step(back, *others, kept, sizes=frozenset(["pool/small"]))
+        assert not [one for one in plan.commands if isinstance(one, RemoveWorker)]
+    frozen = step(back, member("a"), replace(bare, drained_by=DrainOwner.ROLLOUT))
+    assert (frozen.commands, frozen.rollout.stage) == ((), RolloutStage.TURNING_BACK)
+
+
+def test_one_that_is_away_keeps_nobody_from_being_drained() -> None:
+    """What forbids its end, a saved state that only it has, is for an operator to judge."""
+    away = member("gone", state=WorkerState.UNREACHABLE, drained_by=DrainOwner.ROLLOUT)
+    plan = step(FLEET, away, member("a", 1024), member("new", version="2"), wanted=1)
+    assert drained(plan) == ["wk-a"]
+
+
 def test_it_ends_when_none_is_left_and_goes_on_when_one_comes_back() -> None:
     away = member("b", state=WorkerState.UNREACHABLE)
     taken = member("c", 1024, drained_by=DrainOwner.OPERATOR)

@@ -76,7 +76,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             pools=(pools := open_pools(settings, clock)),
             capacity=capacity_policy(settings, pools),
             rollout=settings.rollout.policy(settings.placement_policy),
-            version_source=version_source(settings),
+            version_source=version_source(settings.rollout, clock),
         )
         background = Background(group := await stack.enter_async_context(TaskGroup()))
         stack.callback(background.cancel_all)

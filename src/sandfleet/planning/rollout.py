@@ -4,7 +4,8 @@ Rule 1: a version takes sandboxes only after one of its machines was booted and 
 Rule 2: room comes first: a worker is drained only when as many healthy ones remain as the
 fleet needs, less what the policy allows to be missing.
 Rule 3: sandboxes move to workers of the version that is wanted, and to no others.
-Rule 4: the lightest worker goes first; nothing is ended that is not empty by its own word.
+Rule 4: the lightest worker goes first; nothing is ended that is not empty by its own word. One that nobody
+can reach cannot give it: it is ended when nothing is promised there, for a promise stands until that word.
 Rule 5: when the new ones are not well the roll-out turns round, and replaces them the same way.
 Rule 6: this is a step: it takes the state and the view, and returns the next state with what
 to do. A step that is repeated after a crash asks for nothing twice.
@@ -216,6 +217,7 @@ def _replace_wrong(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -
             for one in ours
             if one.may_be_removed
         ]
+        commands += _cut_off(rollout, view)
     staying = sorted(
         (one for one in wrong if not one.is_draining),
         key=lambda one: (one.worker.committed.memory_mib, one.worker.id),
@@ -240,8 +242,34 @@ def _drained_by_us(rollout: Rollout, view: RolloutView) -> Sequence[Member]:
     return [
         one
         for one in view.members
-        if one.drained_by is DrainOwner.ROLLOUT and one.worker.worker_version != rollout.target
+        if one.drained_by is DrainOwner.ROLLOUT
+        and one.worker.worker_version != rollout.target
+        and not _is_bare_and_away(one)
     ]
+
+
+def _is_bare_and_away(member: Member) -> bool:
+    """Whether nobody can reach it, and nothing of anybody's is there.
+
+    A promise is written down before its VM begins, and taken back only on the worker's own word that nothing
+    is left of it: so what has none has no VM of anybody's, whatever runs there.
+    """
+    is_bare = not member.residents and member.worker.committed.memory_mib == 0
+    return is_bare and member.worker.state is WorkerState.UNREACHABLE
+
+
+def _cut_off(rollout: Rollout, view: RolloutView) -> list[FleetCommand]:
+    """End the bare ones of the wrong version that nobody reaches: they never say that they are empty."""
+    commands: list[FleetCommand] = []
+    for one in view.members:
+        is_ours = one.drained_by in (None, DrainOwner.ROLLOUT) and _may_be_replaced(one, view)
+        if one.worker.worker_version == rollout.target or not is_ours or not _is_bare_and_away(one):
+            continue
+        why = f"nobody can reach it, nothing is promised there, and version {rollout.target} is wanted"
+        if one.drained_by is None:
+            commands.append(DrainWorker(one.worker.id, DrainOwner.ROLLOUT, why))
+        commands.append(RemoveWorker(one.worker.id, why))
+    return commands
 
 
 def _called_off(rollout: Rollout, view: RolloutView) -> list[FleetCommand]:
@@ -343,8 +371,12 @@ def _wrong(rollout: Rollout, view: RolloutView) -> Sequence[Member]:
         if one.worker.worker_version != rollout.target
         and one.worker.state not in (WorkerState.GONE, WorkerState.UNREACHABLE)
         and one.drained_by is not DrainOwner.OPERATOR
-        and (view.sizes is None or one.size in view.sizes)
+        and _may_be_replaced(one, view)
     ]
+
+
+def _may_be_replaced(member: Member, view: RolloutView) -> bool:
+    return view.sizes is None or member.size in view.sizes
 
 
 def _is_proven(member: Member, view: RolloutView) -> bool:

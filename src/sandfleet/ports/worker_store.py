@@ -11,6 +11,10 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
 
+EMPTY = "it is empty"
+SAID_TO_BE_LOST = "its host is said to be lost"
+"""Why a worker is gone, if whoever forgot it gave no other reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class Registration:

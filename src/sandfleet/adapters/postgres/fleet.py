@@ -16,6 +16,7 @@ from sandfleet.adapters.postgres.fleet_commands import (
     end_orphan,
     give_up,
     launch_from,
+    lose,
     record_command,
     take_off,
 )
@@ -130,6 +131,16 @@ class PostgresFleetStore:
     async def let_go(self, launch_id: LaunchId, *, term: int) -> bool:
         """Note that its machine is gone."""
         return await self._change(_LET_GO, launch_id, term, {})
+
+    async def lose(self, worker_id: WorkerId, *, because: str, term: int) -> bool:
+        """Take it off the fleet by its pool's word."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            await connection.execute(PLACEMENT_LOCKED)
+            await _hold_term(connection, term)
+            return await lose(connection, worker_id, because=because)
+
+        return await self._database.transact(work, repeatable=True)
 
     async def end_orphan(self, machine: Machine, *, pool: str, term: int) -> bool:
         """Have a launch that ends it."""

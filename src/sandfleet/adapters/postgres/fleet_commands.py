@@ -101,6 +101,8 @@ _WORKERS_OF = (
     )
     .order_by(workers.c.id)
 )
+# Locked: a heartbeat that comes now waits, and finds its worker gone.
+_STATE_OF = select(workers.c.state).where(workers.c.id == bindparam("worker")).with_for_update()
 _OWNER = select(drains.c.owner).where(drains.c.worker_id == bindparam("worker"))
 _LAUNCH_OF = select(launches.c.id).where(
     launches.c.worker_id == bindparam("worker"), launches.c.gone_at.is_(None)
@@ -186,6 +188,15 @@ async def take_off(connection: AsyncConnection, launch_id: LaunchId) -> bool:
         except Conflict:
             await connection.execute(_COME_AFTER_ALL, {"launch": launch_id, "new_worker": worker.id})
             return False
+    return True
+
+
+async def lose(connection: AsyncConnection, worker_id: WorkerId, *, because: str) -> bool:
+    """Forget a worker as lost; false if it is not unreachable any more."""
+    state = (await connection.execute(_STATE_OF, {"worker": worker_id})).scalar_one_or_none()
+    if state != WorkerState.UNREACHABLE.value:
+        return False
+    await forget_worker(connection, worker_id, is_lost=True, actor="capacity", because=because)
     return True
 
 

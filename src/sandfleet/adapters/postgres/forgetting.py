@@ -24,6 +24,7 @@ from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import TERMINAL_STATES
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.worker import WorkerState
+from sandfleet.ports.worker_store import EMPTY, SAID_TO_BE_LOST
 
 _GONE = WorkerState.GONE.value
 _TERMINAL = [state.value for state in TERMINAL_STATES]
@@ -31,7 +32,7 @@ _NOWHERE_ELSE = [SnapshotState.SAVING.value, SnapshotState.LOCAL.value]
 _FORGET = (
     update(workers)
     .where(workers.c.id == bindparam("worker"))
-    .values(state=_GONE, version=workers.c.version + 1)
+    .values(state=_GONE, version=workers.c.version + 1, gone_because=bindparam("because"))
 )
 _END_MACHINE = (
     update(launches)
@@ -64,13 +65,19 @@ _DEPENDANTS = select(
 
 
 async def forget_worker(
-    connection: AsyncConnection, worker_id: WorkerId, *, is_lost: bool, actor: str
+    connection: AsyncConnection,
+    worker_id: WorkerId,
+    *,
+    is_lost: bool,
+    actor: str,
+    because: str | None = None,
 ) -> None:
     """Move it to `gone`; NotFound, Conflict. The caller holds the lock of placements."""
     before = await _before_the_end(connection, worker_id, is_lost=is_lost)
     if before != _GONE:
-        await connection.execute(_FORGET, {"worker": worker_id})
-        await connection.execute(_forgotten(worker_id, before, is_lost=is_lost, actor=actor))
+        because = because or (SAID_TO_BE_LOST if is_lost else EMPTY)
+        await connection.execute(_FORGET, {"worker": worker_id, "because": because})
+        await connection.execute(_forgotten(worker_id, before, because=because, actor=actor))
     await connection.execute(_END_MACHINE, {"worker": worker_id})
 
 
@@ -94,11 +101,11 @@ async def _before_the_end(connection: AsyncConnection, worker_id: WorkerId, *, i
     return str(row.state)
 
 
-def _forgotten(worker_id: WorkerId, state: str, *, is_lost: bool, actor: str) -> Any:
+def _forgotten(worker_id: WorkerId, state: str, *, because: str, actor: str) -> Any:
     return transitions.insert().values(
         event="forgotten",
         actor=actor,
-        reason="its host is said to be lost" if is_lost else "it is empty",
+        reason=because,
         at=func.now(),
         from_state=state,
         to_state=_GONE,

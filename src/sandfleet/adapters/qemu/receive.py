@@ -22,7 +22,7 @@ from sandfleet.adapters.qemu.backings import Backings
 from sandfleet.adapters.qemu.chains import first_chain, new_layer_name
 from sandfleet.adapters.qemu.clone import seat
 from sandfleet.adapters.qemu.config import QMP_SOCKET
-from sandfleet.adapters.qemu.describe import machine_shape
+from sandfleet.adapters.qemu.describe import machine_order, machine_shape, spawned_for
 from sandfleet.adapters.qemu.erase import end_process
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
@@ -34,10 +34,9 @@ from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused
 from sandfleet.adapters.qemu.spawn import SpawnRecipe, spawn
 from sandfleet.adapters.together import both
 from sandfleet.model.errors import HypervisorFailed
-from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.ports.moves import Arrival
 from sandfleet.ports.network import NetworkSeat
-from sandfleet.wire.move_manifest import Landing, MovedDisk, MoveManifest
+from sandfleet.wire.move_manifest import Landing, MovedDisk
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
 
 CAPABILITIES = ("events", "late-block-activate", "return-path")
@@ -53,7 +52,9 @@ async def receive(host: Host, arrival: Arrival, backings: Backings) -> tuple[Qem
     moved = arrival.manifest
     async with AsyncExitStack() as undo:
         shape = machine_shape(moved.shape)
-        manifest = seat(host, undo, _order(moved), template_version=moved.template_version, shape=shape)
+        manifest = seat(
+            host, undo, machine_order(moved), template_version=moved.template_version, shape=shape
+        )
         directory = host.directory(manifest.machine_id)
         root = await _disk(host, directory, ROOT_DRIVE, moved.root, backings)
         data = await _disk(host, directory, DATA_DRIVE, moved.data, backings)
@@ -69,16 +70,10 @@ async def receive(host: Host, arrival: Arrival, backings: Backings) -> tuple[Qem
         )
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
+        manifest = spawned_for(manifest, spawned.process, moved, owner=arrival.owner, epoch=arrival.epoch)
         manifest = msgspec.structs.replace(
             manifest,
-            process=spawned.process,
-            owner=arrival.owner,
-            epoch=arrival.epoch,
             move_id=arrival.move_id,
-            cpu_percent=moved.cpu_percent,
-            image_digest=moved.image_digest,
-            qemu_version=moved.shape.qemu_version,
-            host_cpu=moved.shape.host_cpu,
             root=first_chain(ROOT_DRIVE, [root[0].name], backings=root[1:]),
             data=first_chain(DATA_DRIVE, [data[0].name], backings=data[1:]),
         )
@@ -184,13 +179,3 @@ async def _await_memory(qmp: Qmp, address: str) -> int:
     await qmp.execute("migrate-incoming", {"uri": f"tcp:{name}:0"})
     described = await qmp.execute("query-migrate")
     return int(described["socket-address"][0]["port"])
-
-
-def _order(moved: MoveManifest) -> MachineOrder:
-    return MachineOrder(
-        template=moved.template,
-        memory_mib=moved.memory_mib,
-        cpu_count=moved.cpu_count,
-        disk_mib=moved.disk_mib,
-        network_enabled=moved.network_enabled,
-    )

@@ -35,6 +35,8 @@ class Loop:
     for_leader: bool = True
     topic: str | None = None
     """A hint of this topic ends the pause before the next tick."""
+    is_due: Callable[[], Awaitable[bool]] | None = None
+    """Asked at each hint, about once a second without any: whether the pause of a leader's loop ends."""
 
 
 class LoopRunner:
@@ -63,12 +65,23 @@ class LoopRunner:
         """Wait for the next tick; a new leader's loops do not wait out the pauses of the follower."""
         with suppress(TimeoutError):
             async with asyncio.timeout(loop.interval_s):
-                if loop.for_leader:
+                if hints is not None and loop.is_due is not None:
+                    await self._due(loop.is_due, hints)
+                elif loop.for_leader:
                     await self._leadership.next_election()
                 elif hints is not None:
                     await anext(hints)
                 else:
                     await asyncio.Event().wait()
+
+    async def _due(self, is_due: Callable[[], Awaitable[bool]], hints: AsyncIterator[None]) -> None:
+        """Return when a hint was true, or another leads than before."""
+        term = self._leadership.term
+        while self._leadership.term == term:
+            await anext(hints)
+            with suppress(StoreUnavailable):
+                if term is not None and await is_due():
+                    return
 
     async def tick(self, loop: Loop) -> str:
         """Run one tick of one loop and return its sentence."""

@@ -20,6 +20,7 @@ from sandfleet.controlplane.loops.autoscale import AutoscaleLoop
 from sandfleet.controlplane.loops.capacity import CapacityLoop
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
+from sandfleet.controlplane.loops.lost import LostWorkerLoop
 from sandfleet.controlplane.loops.machines import MachineLoop
 from sandfleet.controlplane.loops.notices import NoticeLoop
 from sandfleet.controlplane.loops.orphans import OrphanLoop
@@ -33,6 +34,7 @@ from sandfleet.controlplane.loops.version_source import VersionSourceLoop
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
+from sandfleet.controlplane.operations.creation_queue import QUEUE_TOPIC
 from sandfleet.controlplane.operations.destroy import DESTROY
 from sandfleet.controlplane.operations.engine import LET_GO_TOPIC, OperationEngine
 from sandfleet.controlplane.operations.evict import evict
@@ -79,6 +81,7 @@ CAPACITY_EVERY_S = 5.0
 ROLLOUT_EVERY_S = 2.0
 PRESSURE_EVERY_S = 2.0
 NOTICES_EVERY_S = 5.0
+LOST_EVERY_S = 5.0
 ORPHANS_EVERY_S = 60.0
 SOURCE_EVERY_S = 30.0
 SWEEP_EVERY_S = 3600.0
@@ -267,12 +270,19 @@ class Fleet:
     def _machine_loops(self) -> tuple[Loop, ...]:
         every_s, machines = self._plane.settings.loop_interval_s, MachineLoop(self._plane)
         orphans, capacity = OrphanLoop(self._plane), CapacityLoop(self._plane)
-        rollout, trials = RolloutLoop(self._plane), self._trials()
+        rollout, trials, lost = RolloutLoop(self._plane), self._trials(), LostWorkerLoop(self._plane)
         return (
             Loop("rollout", ROLLOUT_EVERY_S, lambda term: rollout.tick(term=term)),
             Loop("trials", every_s, lambda term: trials.tick(term=term)),
             *self._source_loops(),
-            Loop("capacity", CAPACITY_EVERY_S, lambda term: capacity.tick(term=term)),
+            Loop(
+                "capacity",
+                CAPACITY_EVERY_S,
+                lambda term: capacity.tick(term=term),
+                topic=QUEUE_TOPIC,
+                is_due=capacity.is_due,
+            ),
             Loop("machines", every_s, lambda term: machines.tick(term=term)),
+            Loop("lost", LOST_EVERY_S, lambda term: lost.tick(term=term)),
             Loop("orphans", ORPHANS_EVERY_S, lambda term: orphans.tick(term=term)),
         )

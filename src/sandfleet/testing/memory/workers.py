@@ -13,12 +13,12 @@ from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
-from sandfleet.ports.worker_store import Registration
+from sandfleet.ports.worker_store import EMPTY, SAID_TO_BE_LOST, Registration
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.link import Link
 from sandfleet.testing.memory.rollouts import is_tested
 
-_DECIDED = ("cordoned", "draining", "drain_reason")
+_DECIDED = ("cordoned", "draining", "drain_reason", "gone_because")
 """What the fleet decides of a worker; what the worker says of itself leaves it as it is."""
 
 _BEFORE = {
@@ -151,14 +151,17 @@ class MemoryWorkerStore:
             _log(database, before, after, event="registered" if before is None else "seen", actor=said.id)
 
 
-def forget_worker(database: MemoryDatabase, worker_id: WorkerId, *, is_lost: bool, actor: str) -> None:
+def forget_worker(
+    database: MemoryDatabase, worker_id: WorkerId, *, is_lost: bool, actor: str, because: str | None = None
+) -> None:
     """Move it to `gone` if nothing depends on it, or on somebody's word; NotFound, Conflict."""
     before = database.workers.get(worker_id)
     if before is None:
         raise NotFound(f"worker {worker_id} not found")
     if before.state is not WorkerState.GONE:
         _require_forgettable(database, before, is_lost=is_lost)
-        after = replace(before, state=WorkerState.GONE, version=before.version + 1)
+        because = because or (SAID_TO_BE_LOST if is_lost else EMPTY)
+        after = replace(before, state=WorkerState.GONE, version=before.version + 1, gone_because=because)
         database.workers[worker_id] = after
         _log(database, before, after, event="forgotten", actor=actor)
     for launch in database.launches.values():
