@@ -103,7 +103,8 @@ def step_rollout(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, *, 
         return _boot_test(rollout, view)
     if rollout.stage is RolloutStage.CANARY:
         surge = Surge(policy.canaries, rollout.version, is_under_way=True, above_max=policy.canaries)
-        return RolloutPlan(rollout, (), surge, f"canary: {_canary_said(rollout, view, policy, now)}")
+        waits_for = _canary_waits_for(rollout, view, policy, now) or "well"
+        return RolloutPlan(rollout, (), surge, f"canary: {waits_for}")
     return _replace_wrong(rollout, view, policy)
 
 
@@ -208,10 +209,6 @@ def _canary_waits_for(
     since = max(since, rollout.interrupted_at or since)
     age_s = (now - since).total_seconds()
     return None if age_s >= policy.canary_s else f"well for {age_s:.0f} of {policy.canary_s:.0f} s"
-
-
-def _canary_said(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime) -> str:
-    return _canary_waits_for(rollout, view, policy, now) or "well"
 
 
 def _replace_wrong(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> RolloutPlan:
