@@ -312,6 +312,8 @@ async def test_what_was_torn_apart_ends_whether_its_target_is_gone_or_silent(
     async with replicas.replica("replica-1", plane=plane) as fleet:
         await migrate(fleet, sandbox)
         await asyncio.wait_for(wire.hung.wait(), 10)
+        (place,) = replicas.movers.places.values()
+        assert place.order.may_post_copy  # its memory comes by the one connection that QEMU can go on from
         if is_gone:
             await _lost_for_good(observer, AWAY)
         replicas.workers.host(AWAY).is_unreachable = True
