@@ -170,6 +170,9 @@ async def test_the_leader_writes_the_drain_down_with_its_deadline_and_calls_it_o
     assert await looking.tick(seconds=SEEN_WITHIN.total_seconds()) == "pool does not answer"
     assert await stores.drains.get(ONE) == drain
     pool.is_silent = False
+    assert await looking.tick() == "no host is about to be taken away"
+    assert await stores.drains.get(ONE) == drain  # its machine is not there any more
+    pool.machines = [a_machine(launch="launch-pool")]
     assert await looking.tick() == "wk-one is kept: its host is not taken away, after all"
     assert await stores.drains.get(ONE) is None
     assert not (await stores.workers.get(ONE)).draining
@@ -181,7 +184,7 @@ async def test_a_pool_that_is_silent_keeps_no_notice_of_another_from_being_calle
     for name in ("wk-one", "wk-other", "wk-own"):
         notice = DrainWorker(WorkerId(name), DrainOwner.NOTICE, "spot")
         await looking.stores.fleet.record(FleetDecision(DrainOwner.NOTICE, [notice]), term=looking.term)
-    looking.other.is_silent = True
+    looking.pool.machines, looking.other.is_silent = [a_machine(launch="launch-pool")], True
     said = await looking.tick()
     # Whose host no launch names may have it from the pool that is silent.
     assert said == "wk-one is kept: its host is not taken away, after all; other does not answer"

@@ -65,7 +65,8 @@ def step_rollout(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, *, 
         return _boot_test(rollout, view)
     if rollout.stage is RolloutStage.CANARY:
         surge = Surge(policy.canaries, rollout.version, is_under_way=True, above_max=policy.canaries)
-        return RolloutPlan(rollout, (), surge, f"canary: {_canary_said(rollout, view, policy, now)}")
+        waits_for = canary_waits_for(rollout, view, policy, now) or "well"
+        return RolloutPlan(rollout, (), surge, f"canary: {waits_for}")
     return _replace_wrong(rollout, view, policy)
 
 
@@ -114,10 +115,6 @@ def _boot_test(rollout: Rollout, view: RolloutView) -> RolloutPlan:
     surge = Surge(1, rollout.version, is_under_way=True, above_max=1)
     waits_for = f"{tested[0].worker.id} is to run a sandbox" if tested else "a machine is to boot"
     return RolloutPlan(rollout, (), surge, f"boot test: {waits_for}")
-
-
-def _canary_said(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime) -> str:
-    return canary_waits_for(rollout, view, policy, now) or "well"
 
 
 def _replace_wrong(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> RolloutPlan:

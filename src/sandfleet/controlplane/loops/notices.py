@@ -50,7 +50,8 @@ class NoticeLoop:
         drains = {drain.worker_id: drain for drain in await stores.drains.list()}
         silent = frozenset(self.plane.pools.keys() - seen.keys())
         machines = [one for listed in seen.values() for one in listed]
-        view = NoticeView(workers, drains, machines, unknown=await self._unknown(workers, silent))
+        unknown = await self._unknown(workers, silent, machines)
+        view = NoticeView(workers, drains, machines, unknown=unknown)
         commands = plan_notices(view, now=now)
         left_out = await stores.fleet.record(FleetDecision(DrainOwner.NOTICE, commands), term=term)
         said = [
@@ -61,10 +62,21 @@ class NoticeLoop:
         said += [f"{name} does not answer" for name in sorted(silent)]
         return "; ".join(said) or "no host is about to be taken away"
 
-    async def _unknown(self, workers: Sequence[Worker], silent: frozenset[str]) -> frozenset[WorkerId]:
-        """Return the workers whose machines may be of a pool that has not said anything lately."""
-        if not silent:
+    async def _unknown(
+        self, workers: Sequence[Worker], silent: frozenset[str], machines: Sequence[Machine]
+    ) -> frozenset[WorkerId]:
+        """Return the workers of whose machines no pool has said anything lately.
+
+        A machine that its pool tells no more of was taken away: that calls no notice off.
+        """
+        if not self.plane.pools:
             return frozenset()
         launches = await self.plane.stores.fleet.launches()
         told = {name for one in launches if one.pool not in silent for name in one.machine_names}
-        return frozenset(one.id for one in workers if one.machine_id not in told)
+        listed = {name for one in machines for name in (one.id, one.launch_id)}
+        vanished = {
+            name for one in launches if listed.isdisjoint(one.machine_names) for name in one.machine_names
+        }
+        return frozenset(
+            one.id for one in workers if one.machine_id in vanished or (silent and one.machine_id not in told)
+        )
