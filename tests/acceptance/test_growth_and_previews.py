@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from opencomputer import Sandbox, ScalingLockedError
+from tests.acceptance.counting_socket import ECHO_APP, ECHO_PORT
 from tests.acceptance.live_fleet import COMMAND, LiveFleet
 from tests.waiting import eventually
 from websockets.asyncio.client import connect
@@ -48,30 +49,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
     def log_message(self, *_): pass
 http.server.ThreadingHTTPServer(("0.0.0.0", 3000), Handler).serve_forever()
-"""
-SOCKET_APP = """
-import base64, hashlib, socketserver
-class Echo(socketserver.StreamRequestHandler):
-    def handle(self):
-        head = b""
-        while b"\\r\\n\\r\\n" not in head:
-            head += self.request.recv(4096)
-        lines = {line.split(b":")[0].lower(): line.split(b":", 1)[1].strip()
-                 for line in head.split(b"\\r\\n")[1:] if b":" in line}
-        key = lines[b"sec-websocket-key"]
-        accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-        self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\n"
-                         b"Connection: Upgrade\\r\\n"
-                         b"Sec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
-        while True:
-            first, second = self.rfile.read(2)
-            if first & 15 == 8:
-                self.wfile.write(bytes([0x88, 0]))
-                return
-            length, mask = second & 127, self.rfile.read(4)
-            data = bytes(byte ^ mask[place % 4] for place, byte in enumerate(self.rfile.read(length)))
-            self.wfile.write(bytes([first, len(data)]) + data)
-socketserver.ThreadingTCPServer(("0.0.0.0", 3001), Echo).serve_forever()
 """
 
 
@@ -218,8 +195,8 @@ async def test_previews_stream_into_a_port(fleet: LiveFleet, sandbox: Sandbox) -
         assert (await anybody.get("/", headers=host(sandbox, 3000))).status_code == 401
         opened = {**host(sandbox, 3000), "X-OC-Preview-Token": token}
         assert (await anybody.get("/", headers=opened)).status_code == 200
-    await begin(sandbox, SOCKET_APP, port=3001, fleet=fleet)
-    address = fleet.url.replace("http://127.0.0.1", f"ws://{sandbox.sandbox_id}-p3001.localhost")
+    await begin(sandbox, ECHO_APP, port=ECHO_PORT, fleet=fleet)
+    address = fleet.url.replace("http://127.0.0.1", f"ws://{sandbox.sandbox_id}-p{ECHO_PORT}.localhost")
     port = int(fleet.url.rpartition(":")[2])
     headers = {"X-OC-Preview-Token": token}
     async with connect(

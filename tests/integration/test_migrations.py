@@ -316,8 +316,9 @@ async def test_what_was_torn_apart_ends_whether_its_target_is_gone_or_silent(
             await _lost_for_good(observer, AWAY)
         replicas.workers.host(AWAY).is_unreachable = True
         wire.may_go_on.set()
+        await fleet.engine.wait_for(OperationId("op-move"), timeout_s=20)
+        replicas.workers.host(AWAY).is_unreachable = False  # until then its place is not given back
         after = await until(observer, lambda row: row.state is SandboxState.RUNNING)
-        replicas.workers.host(AWAY).is_unreachable = False
     assert (after.worker_id, after.epoch) == (HOME, 1)
     assert [one for one in copies(replicas) if one[0] == HOME] == []  # so whoever looks for losses finds it
     assert replicas.movers.violations == []

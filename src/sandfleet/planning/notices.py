@@ -2,7 +2,7 @@
 
 Rule 1: it counts who says so first: the worker by its heartbeat, or the pool of its machine.
 Rule 2: a drain ends a little before the host does, so that the last save is brought to the object store.
-Rule 3: only when everybody who could say it has answered, and nobody does, was it called off.
+Rule 3: only when both who could say it of a host have answered, and neither does, was it called off.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ _OURS = DrainOwner.NOTICE
 
 @dataclass(frozen=True, slots=True)
 class NoticeView:
-    """What was read. `is_complete`: every pool has answered."""
+    """What was read."""
 
     workers: Sequence[Worker]
     drains: Mapping[WorkerId, Drain]
     machines: Sequence[Machine] = ()
-    is_complete: bool = True
+    unknown: frozenset[WorkerId] = frozenset()
+    """Workers of whose machines the pool has not said anything."""
 
 
 def plan_notices(view: NoticeView, *, now: datetime) -> Sequence[DrainWorker | KeepWorker]:
@@ -47,9 +48,14 @@ def plan_notices(view: NoticeView, *, now: datetime) -> Sequence[DrainWorker | K
             left_s = max(0.0, (ends_at - now).total_seconds() - MARGIN_S)
             reason = f"its host ends at {ends_at:%Y-%m-%d %H:%M:%S}: {because}"
             commands.append(DrainWorker(worker.id, _OURS, reason, deadline_s=left_s))
-        elif notice is None and is_ours and view.is_complete and worker.state is WorkerState.READY:
+        elif notice is None and is_ours and _is_known(worker, view):
             commands.append(KeepWorker(worker.id, _OURS, "its host is not taken away, after all"))
     return commands
+
+
+def _is_known(worker: Worker, view: NoticeView) -> bool:
+    """Whether both who could speak of its host have spoken."""
+    return worker.state is WorkerState.READY and worker.id not in view.unknown
 
 
 def _notice(worker: Worker, machine: Machine | None) -> tuple[datetime, str] | None:

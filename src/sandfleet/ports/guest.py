@@ -220,7 +220,8 @@ class Guest(Protocol):
 
         From then on the id is attached to and written to as an exec's: its output is what
         the port says, and the end of its input hangs up. `list_execs` does not name it. It
-        lasts as long as somebody is attached, and about a minute longer.
+        lasts as long as somebody is attached, and about a minute longer. `NotAvailable` by an
+        agent of before this could be asked.
         """
         ...
 
