@@ -84,6 +84,9 @@ class Arm:
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, type and name."""
     operations: dict[str, Operation] = field(default_factory=dict)
+    goes_on: threading.Event = field(default_factory=threading.Event)
+    """Until it is set calls are taken and not answered, if the server hangs."""
+    hangs: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -123,6 +126,8 @@ class Arm:
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: Any) -> Reply:
         """Answer one request."""
+        if self.hangs:
+            self.goes_on.wait()
         with self.lock:
             if headers.get("Authorization") != f"Bearer {TOKEN}":
                 return error_of(401, "InvalidAuthenticationToken", "The access token is invalid.")

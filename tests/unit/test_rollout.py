@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
@@ -55,8 +57,8 @@ def step(
     rollout: Rollout, *members: Member, wanted: int = 2, policy: RolloutPolicy = POLICY, **view: Any
 ) -> RolloutPlan:
     proven = {one.worker.id: Wellness(is_proven=True) for one in members}
-    wellness = proven | view.pop("wellness", {})
-    return step_rollout(rollout, RolloutView(members, wanted, wellness=wellness, **view), policy, now=NOON)
+    wellness, now = proven | view.pop("wellness", {}), view.pop("now", NOON)
+    return step_rollout(rollout, RolloutView(members, wanted, wellness=wellness, **view), policy, now=now)
 
 
 def drained(plan: RolloutPlan) -> list[str]:
@@ -152,6 +154,33 @@ def test_a_canary_must_have_been_well_for_a_while() -> None:
     waiting = step(CANARY, member("new", version="2"), wellness=idle)
     assert waiting.rollout.stage is RolloutStage.CANARY
     assert step(CANARY, member("a"), member("new", version="2")).rollout.stage is RolloutStage.FLEET
+
+
+def test_a_canary_that_was_away_must_be_well_for_the_whole_time_again() -> None:
+    silent = member("new", version="2", state=WorkerState.SILENT)
+    away = step(CANARY, silent).rollout
+    assert (away.stage, away.interrupted_at) == (RolloutStage.CANARY, NOON)
+    back = member("new", version="2")
+    soon, later = NOON + timedelta(seconds=599), NOON + timedelta(seconds=600)
+    assert step(away, back, now=soon).rollout.stage is RolloutStage.CANARY
+    assert step(away, back, now=later).rollout.stage is RolloutStage.FLEET
+    assert Rollout.from_json(away.to_json()) == away
+
+
+@pytest.mark.parametrize(("heard_s", "stage"), [(30, RolloutStage.FLEET), (31, RolloutStage.CANARY)])
+def test_what_was_not_heard_lately_is_not_well_although_its_row_still_says_so(
+    heard_s: int, stage: RolloutStage
+) -> None:
+    """The leader may have been away for longer than the worker, and see its row before anybody marks it."""
+    seen = member("new", version="2", last_seen_at=NOON - timedelta(seconds=heard_s))
+    assert step(CANARY, seen).rollout.stage is stage
+    tested = step(TEST, seen).rollout.stage
+    assert tested is (RolloutStage.CANARY if stage is RolloutStage.FLEET else RolloutStage.BOOT_TEST)
+
+
+def test_nothing_begins_that_could_not_be_turned_round() -> None:
+    refusal = begin_rollout("2", "", is_boot_tested=False, now=NOON)
+    assert refusal == "no worker has reported yet, so nobody knows which version to go back to"
 
 
 def test_the_lightest_goes_first_and_only_when_enough_remain() -> None:

@@ -30,7 +30,9 @@ class RolloutSettings(BaseModel):
     canaries: PositiveCount = 1
     """How many workers of a new version come first."""
     canary_s: Seconds = 600.0
-    """How long they must have been well."""
+    """How long they must have been well, without a break."""
+    heard_s: Annotated[float, Field(gt=0)] = 30.0
+    """A worker of which nothing was heard for longer is not well."""
     canary_s_max: Seconds = 3600.0
     """Within this they must have shown it; the boot test has as long for itself."""
     surge: PositiveCount = 1

@@ -37,6 +37,7 @@ from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.controlplane.proxy.pending import start_what_others_left
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.controlplane.tokens import TokenSigner, load_signer
+from sandfleet.controlplane.watched_pools import watched
 from sandfleet.model.errors import StoreUnavailable
 from sandfleet.ports.clock import Clock
 
@@ -73,7 +74,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             observer=metrics,
             data_plane=(data_plane := AiohttpDataPlane(session, signer.fleet_token)),
             faults=faults,
-            pools=(pools := open_pools(settings, clock)),
+            pools=(pools := watched(open_pools(settings, clock), metrics, clock)),
             capacity=capacity_policy(settings, pools),
             rollout=settings.rollout.policy(settings.placement_policy),
             version_source=version_source(settings.rollout, clock),

@@ -43,7 +43,9 @@ class RolloutPolicy:
 
     canaries: int = 1
     canary_s: float = 600.0
-    """How long the first ones must have been well."""
+    """How long the first ones must have been well, without a break."""
+    heard_s: float = 30.0
+    """A worker is well that was heard within this, whatever its row still says."""
     canary_s_max: float = 3600.0
     """Within this they must have shown it; the boot test has as long for itself."""
     surge: int = 1
@@ -113,9 +115,14 @@ def _next_stage(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now:
     if unwell is not None:
         return replace(rollout, stage=RolloutStage.TURNING_BACK, stage_at=now, reason=unwell)
     if rollout.stage is RolloutStage.BOOT_TEST:
-        is_passed = any(_is_well(one, view) for one in _of_version(rollout.version, view))
+        is_passed = any(_is_well(one, view, policy, now) for one in _of_version(rollout.version, view))
         return replace(rollout, stage=RolloutStage.CANARY, stage_at=now) if is_passed else rollout
     if rollout.stage is RolloutStage.CANARY:
+        if any(
+            _is_proven(one, view) and not _is_well(one, view, policy, now)
+            for one in _of_version(rollout.version, view)
+        ):
+            return replace(rollout, interrupted_at=now)
         if _canary_waits_for(rollout, view, policy, now) is not None:
             return rollout
         return replace(rollout, stage=RolloutStage.FLEET, stage_at=now)
@@ -151,8 +158,10 @@ def _of_version(version: str, view: RolloutView) -> Sequence[Member]:
     return [one for one in view.members if one.worker.worker_version == version]
 
 
-def _is_well(member: Member, view: RolloutView) -> bool:
-    return member.worker.state is WorkerState.READY and _is_proven(member, view)
+def _is_well(member: Member, view: RolloutView, policy: RolloutPolicy, now: datetime) -> bool:
+    worker = member.worker
+    heard = worker.last_seen_at is None or (now - worker.last_seen_at).total_seconds() <= policy.heard_s
+    return heard and worker.state is WorkerState.READY and _is_proven(member, view)
 
 
 def _why_unwell(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> str | None:
@@ -192,10 +201,11 @@ def _unwell(member: Member, view: RolloutView, policy: RolloutPolicy) -> str | N
 def _canary_waits_for(
     rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime
 ) -> str | None:
-    well = [one for one in _of_version(rollout.version, view) if _is_well(one, view)]
+    well = [one for one in _of_version(rollout.version, view) if _is_well(one, view, policy, now)]
     if len(well) < policy.canaries:
         return f"{len(well)} of {policy.canaries} have run a sandbox"
     since = max(sorted(one.added_at for one in well)[policy.canaries - 1], rollout.stage_at)
+    since = max(since, rollout.interrupted_at or since)
     age_s = (now - since).total_seconds()
     return None if age_s >= policy.canary_s else f"well for {age_s:.0f} of {policy.canary_s:.0f} s"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.waiting import eventually
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Response
 
 from .conftest import Fleet, OpenFleet
 from .guest_app import PORT, guest_app, host_of, socket_to
@@ -110,6 +112,7 @@ async def test_a_closed_port_is_told_clearly(fleet: Fleet, app_port: int) -> Non
     async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as anybody:
         closed = await anybody.get("/", headers=host_of(sandbox, 81))
         assert (closed.status_code, closed.json()["code"]) == (502, "port_closed")
+        assert closed.headers["X-Request-Id"] == closed.json()["requestId"]
         page = await anybody.get("/", headers={**host_of(sandbox, 81), "Accept": "text/html,*/*"})
         assert page.status_code == 503
         assert "http-equiv" in page.text
@@ -231,9 +234,12 @@ async def test_a_websocket_passes_both_ways(fleet: Fleet, app_port: int) -> None
 
 async def test_a_socket_that_the_guest_or_the_gate_refuses(fleet: Fleet, app_port: int) -> None:
     sandbox = await shown(fleet, app_port)
-    assert await refused(socket_to(fleet.url, sandbox, "/no-ws")) == 418
+    assert (await refused(socket_to(fleet.url, sandbox, "/no-ws"))).status_code == 418
     await fleet.client.post(f"/api/sandboxes/{sandbox}/preview/rotate")
-    assert await refused(socket_to(fleet.url, sandbox)) == 401
+    response = await refused(socket_to(fleet.url, sandbox))
+    said = json.loads(response.body or b"")
+    assert (response.status_code, said["code"]) == (401, "preview_token")
+    assert said["requestId"] == response.headers["X-Request-Id"]
     await fleet.client.delete(f"/api/sandboxes/{sandbox}")
 
 
@@ -261,11 +267,11 @@ async def test_a_silent_socket_does_not_keep_a_sandbox_awake(open_fleet: OpenFle
             await ended(socket)
 
 
-async def refused(connecting: connect) -> int:
+async def refused(connecting: connect) -> Response:
     with pytest.raises(InvalidStatus) as caught:
         async with connecting:
             raise AssertionError("the handshake should have failed")
-    return caught.value.response.status_code
+    return caught.value.response
 
 
 async def ended(socket: ClientConnection) -> None:

@@ -106,6 +106,16 @@ async def test_lists_page_by_link(fleet: Fleet) -> None:
     assert [one["sandboxID"] for one in listed] == [made[3], made[1]]
 
 
+async def test_without_a_secret_store_no_host_is_named(fleet: Fleet) -> None:
+    sandbox = await fleet.create()
+    answer = await fleet.client.get(f"/api/sandboxes/{sandbox}/allowed-hosts")
+    expected = {"sandboxID": sandbox, "egressAllowlist": [], "perSecretAllowedHosts": {}}
+    assert (answer.status_code, answer.json()) == (200, expected)
+    async with await fleet.other_organisation() as stranger:
+        answer = await stranger.get(f"/api/sandboxes/{sandbox}/allowed-hosts")
+    assert (answer.status_code, answer.json()["error"]) == (404, "sandbox not found")
+
+
 async def test_the_timeout_can_be_changed(fleet: Fleet) -> None:
     sandbox = await fleet.create()
     answer = await fleet.client.post(f"/sandboxes/{sandbox}/timeout", json={"timeout": 77})

@@ -54,10 +54,8 @@ async def a_town_whose_machine_vanished() -> tuple[Town, LostWorkerLoop, WorkerI
     (held,) = town.database.reservations.values()
     town.pool.vanish(held.worker_id.removeprefix("wk-"))
     settings = SimpleNamespace(absence_policy=POLICY)
-    plane = SimpleNamespace(
-        stores=town.stores, pools={"fake": town.pool}, clock=town.clock, settings=settings
-    )
-    return town, LostWorkerLoop(cast(ControlPlane, plane)), held.worker_id
+    plane = SimpleNamespace(stores=town.stores, clock=town.clock, settings=settings)
+    return town, LostWorkerLoop(cast(ControlPlane, plane), town.pool), held.worker_id
 
 
 async def silent_for(town: Town, worker_id: WorkerId, seconds: float) -> None:
@@ -72,15 +70,15 @@ async def silent_for(town: Town, worker_id: WorkerId, seconds: float) -> None:
 async def test_it_is_lost_its_launch_ends_and_another_comes_in_its_place() -> None:
     town, loop, lost = await a_town_whose_machine_vanished()
     term, before = town.database.term, len(town.workers)
-    assert await loop.tick(term=term) == "no worker is missed for long"
+    assert await loop.tick(term=term) == "fake: no worker is missed for long"
     await silent_for(town, lost, 100)
-    assert await loop.tick(term=term) == "no worker is missed for long"
+    assert await loop.tick(term=term) == "fake: no worker is missed for long"
     await silent_for(town, lost, 30)
     assert await loop.tick(term=term) == f"fake: {lost} lost"
     gone = await town.stores.workers.get(lost)
     assert gone.state is WorkerState.GONE
     assert gone.gone_because == "its pool says that its machine is gone"
-    assert await loop.tick(term=term) == "no worker is missed for long"
+    assert await loop.tick(term=term) == "fake: no worker is missed for long"
     town.end(1)
     await town.ask(1)
     await town.live(8)

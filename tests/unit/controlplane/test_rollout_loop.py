@@ -157,6 +157,7 @@ class Village(Town):
                     machine_id=machine.id,
                     total=SMALL.resources,
                     worker_version=version,
+                    sequence=int(self.clock.monotonic()),
                 )
                 await self.stores.workers.register(worker)
 

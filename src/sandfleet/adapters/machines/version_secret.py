@@ -12,7 +12,6 @@ Who disables the secret names no version. Everything else that is no secret is n
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from azure.core.exceptions import AzureError, HttpResponseError
@@ -21,6 +20,7 @@ from azure.keyvault.secrets import SecretClient
 from sandfleet.adapters.machines.azure_config import CONNECT_S, READ_S, managed_identity
 from sandfleet.adapters.machines.azure_errors import code_of, inner_code_of
 from sandfleet.adapters.machines.azure_patience import Patience
+from sandfleet.adapters.own_threads import OwnThreads
 from sandfleet.model.errors import PoolUnreachable
 from sandfleet.ports.clock import Clock
 
@@ -34,6 +34,7 @@ class VersionSecret:
     def __init__(self, vault_url: str, name: str, *, clock: Clock, client_id: str | None = None) -> None:
         self.vault_url = vault_url
         self._name, self._patience = name, Patience(clock)
+        self._threads = OwnThreads("version-secret", at_once=1)
         self._client: Any = SecretClient(
             vault_url,
             managed_identity(client_id),
@@ -48,7 +49,7 @@ class VersionSecret:
         if wait is not None:
             raise self._unreachable(f"Azure asked for {wait.total_seconds():.0f} s of patience")
         try:
-            found = await asyncio.to_thread(self._client.get_secret, self._name)
+            found = await self._threads.run(lambda: self._client.get_secret(self._name))
         except HttpResponseError as error:
             if _NONE & {code_of(error), inner_code_of(error)}:
                 return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sandfleet.controlplane.dependencies import Observer
@@ -61,6 +63,7 @@ class Metrics(Observer):
         )
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._make_gauges()
+        self._make_pool_metrics()
 
     def request_ended(self, route: str, method: str, status: int, *, seconds: float) -> None:
         """Count a request. Its counters are looked up by their labels once."""
@@ -89,6 +92,11 @@ class Metrics(Observer):
     def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
         """Keep what a worker said."""
         self.execs_reported[worker_id] = exec_sessions
+
+    def pool_asked(self, pool: str, *, silence: str | None, at: datetime) -> None:
+        """Count what got no answer, and keep what the last call was like."""
+        self.pool_calls.labels(pool, "answered" if silence is None else "silent").inc()
+        self.pools_asked[pool] = (silence is None, at)
 
     def _make_gauges(self) -> None:
         """Make what is read when it is asked for."""
@@ -122,6 +130,20 @@ class Metrics(Observer):
             "sandfleet_rollout", "1 for the stage of the newest roll-out.", "version", "stage"
         )
         self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
+
+    def _make_pool_metrics(self) -> None:
+        self.pool_calls = Counter(
+            "sandfleet_pool_calls",
+            "Calls to pools of machines, by what came of them.",
+            ["pool", "outcome"],
+            registry=self.registry,
+        )
+        self.pool_answers = self._gauge(
+            "sandfleet_pool_answers",
+            "1 if a pool of machines has answered the last call of this replica, which leads.",
+            "pool",
+        )
+        self.pools_asked: dict[str, tuple[bool, datetime]] = {}
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

@@ -8,7 +8,6 @@ Nothing is remembered here: the time of the last heartbeat and the launch stand 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,46 +18,45 @@ from sandfleet.model.errors import PoolUnreachable
 from sandfleet.model.launch import Launch
 from sandfleet.model.worker import Worker
 from sandfleet.planning.absence import GONE_BY_ITS_POOL, is_missing, overdue
+from sandfleet.ports.machine_pool import MachinePool
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LostWorkerLoop:
-    """The leader's loop."""
+    """The leader's loop for one pool."""
 
     plane: ControlPlane
+    pool: MachinePool
 
     async def tick(self, *, term: int) -> str:
-        """Ask the pools of those that have been unreachable for long."""
-        stores = self.plane.stores
+        """Ask the pool about those that have been unreachable for long."""
+        stores, name = self.plane.stores, self.pool.name
         workers = await stores.workers.list()
         policy, now = self.plane.settings.absence_policy, self.plane.clock.now()
-        suspects: dict[str, list[tuple[Worker, Launch]]] = defaultdict(list)
-        for worker, launch in overdue(workers, await stores.fleet.launches(), policy, now=now):
-            suspects[launch.pool].append((worker, launch))
-        said = [await self._look(name, of_it, term=term) for name, of_it in sorted(suspects.items())]
-        return "; ".join(said) or "no worker is missed for long"
+        missed = overdue(workers, await stores.fleet.launches(), policy, now=now)
+        suspects = [(worker, launch) for worker, launch in missed if launch.pool == name]
+        return f"{name}: {await self._look(suspects, term=term)}"
 
-    async def _look(self, name: str, suspects: Sequence[tuple[Worker, Launch]], *, term: int) -> str:
-        pool = self.plane.pools.get(name)
-        if pool is None:
-            return f"{name}: there is no such pool here"
+    async def _look(self, suspects: Sequence[tuple[Worker, Launch]], *, term: int) -> str:
+        if not suspects:
+            return "no worker is missed for long"
         lost: list[Worker] = []
         there: list[Worker] = []
         try:
-            machines = await pool.list()
+            machines = await self.pool.list()
             for worker, launch in suspects:
                 is_gone = is_missing(launch, machines)
                 if is_gone and launch.machine_id is not None:
-                    is_gone = await pool.terminate(launch.machine_id, term=term)
+                    is_gone = await self.pool.terminate(launch.machine_id, term=term)
                 (lost if is_gone else there).append(worker)
         except PoolUnreachable as error:
-            return f"{name}: {error.message}"
+            return error.message
         ended = [one.id for one in lost if await self._lose(one, term=term)]
         told = [f"{', '.join(ended)} lost"] if ended else []
         told += [f"{', '.join(one.id for one in there)} unreachable, and there by its word"] if there else []
-        return f"{name}: {'; '.join(told) or 'who was missed speaks again'}"
+        return "; ".join(told) or "who was missed speaks again"
 
     async def _lose(self, worker: Worker, *, term: int) -> bool:
         is_lost = await self.plane.stores.fleet.lose(worker.id, because=GONE_BY_ITS_POOL, term=term)

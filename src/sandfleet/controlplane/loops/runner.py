@@ -37,6 +37,7 @@ class Loop:
     """A hint of this topic ends the pause before the next tick."""
     is_due: Callable[[], Awaitable[bool]] | None = None
     """Asked at each hint, about once a second without any: whether the pause of a leader's loop ends."""
+    tick_s_max: float = TICK_TIMEOUT_S
 
 
 class LoopRunner:
@@ -96,7 +97,7 @@ class LoopRunner:
         if term is None:
             return FOLLOWING
         try:
-            async with asyncio.timeout(TICK_TIMEOUT_S):
+            async with asyncio.timeout(loop.tick_s_max):
                 return await _tick(loop, term)
         except StaleTerm:
             self._leadership.depose()
@@ -104,7 +105,7 @@ class LoopRunner:
         except StoreUnavailable:
             return "PostgreSQL is away"
         except TimeoutError:
-            return f"the tick took longer than {TICK_TIMEOUT_S:.0f} s"
+            return f"the tick took longer than {loop.tick_s_max:.0f} s"
         except Exception:
             log.exception("loop_failed", loop=loop.name)
             return "the tick failed"

@@ -48,6 +48,7 @@ async def landing(run: Run, operation: Operation, sandbox: Sandbox, manifest: Mo
         source_worker=operation.arguments["source"],
         epoch=operation.arguments["epoch"] + 1,
         manifest=manifest,
+        may_post_copy=run.plane.settings.move_may_post_copy,
     )
     try:
         return await mover.receive_move(target, operation.id, order)

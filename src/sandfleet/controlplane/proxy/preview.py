@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 import structlog
@@ -29,6 +29,7 @@ from sandfleet.controlplane.proxy.upload import Upload
 from sandfleet.model.errors import NotFound, PortClosed, SandfleetError, Unauthorised
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.wire.port_headers import decoded, end_to_end
+from sandfleet.wire.worker_messages import REQUEST_ID_HEADER
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ async def serve_preview(call: Call, host: PreviewHost) -> None:
         await send_answer(call, _refusal(call, host, error))
     except Exception as error:  # a defect is told as 500 and logged
         log.error("preview failed", request_id=call.request_id, exc_info=error)
-        await send_answer(call, error_answer(SandfleetError("internal error"), request_id=call.request_id))
+        await send_answer(call, refusal(call, SandfleetError("internal error")))
 
 
 async def admitted(call: Call, host: PreviewHost) -> Sandbox:
@@ -183,8 +184,15 @@ async def _relay(call: Call, answer: aiohttp.ClientResponse, upload: Upload) -> 
 
 def _refusal(call: Call, host: PreviewHost, error: SandfleetError) -> Answer:
     if isinstance(error, PortClosed) and "text/html" in call.headers.get("accept", ""):
-        return closed_port_page(host.port)
+        page = closed_port_page(host.port)
+        return replace(page, headers={**page.headers, REQUEST_ID_HEADER: call.request_id})
+    return refusal(call, error)
+
+
+def refusal(call: Call, error: SandfleetError) -> Answer:
+    """Return what the fleet itself says, and not the guest: nobody else adds the request's id to it."""
     answer = error_answer(error, request_id=call.request_id)
+    headers = {**answer.headers, REQUEST_ID_HEADER: call.request_id}
     if isinstance(error, Unauthorised):
-        return Answer(answer.status, answer.body, headers={"WWW-Authenticate": "Bearer"})
-    return answer
+        headers["WWW-Authenticate"] = "Bearer"
+    return replace(answer, headers=headers)

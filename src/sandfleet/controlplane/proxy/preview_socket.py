@@ -15,7 +15,7 @@ import structlog
 from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.http.call import Call
 from sandfleet.controlplane.proxy.port_session import PortSession, guest_url, port_session
-from sandfleet.controlplane.proxy.preview import admitted, guest_port, port_request
+from sandfleet.controlplane.proxy.preview import admitted, guest_port, port_request, refusal
 from sandfleet.controlplane.proxy.preview_gate import PreviewHost
 from sandfleet.controlplane.proxy.readiness import gone, locate_by_row, wait_until_ready
 from sandfleet.model.errors import (
@@ -29,7 +29,6 @@ from sandfleet.model.errors import (
 )
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.coordination import Route
-from sandfleet.wire.errors import status_of
 from sandfleet.wire.port_headers import end_to_end
 
 log = structlog.get_logger(__name__)
@@ -150,7 +149,9 @@ class PreviewSocket:
 
     async def _refuse(self, error: SandfleetError) -> None:
         if not self._open.is_set():
-            await self._reject(status_of(error), [])
+            answer = refusal(self._call, error)
+            told = [*answer.headers.items(), ("content-type", answer.media_type or "")]
+            await self._reject(answer.status, told, body=answer.body)
             return
         if isinstance(error, Unavailable):
             error = await self._cause(error)
@@ -165,7 +166,7 @@ class PreviewSocket:
             return broken
         return gone(sandbox) if sandbox.is_terminal else broken
 
-    async def _reject(self, status: int, headers: list[tuple[str, str]]) -> None:
+    async def _reject(self, status: int, headers: list[tuple[str, str]], *, body: bytes = b"") -> None:
         if self._open.is_set():
             await self._close(BROKEN, f"the guest refused with {status}")
             return
@@ -179,7 +180,7 @@ class PreviewSocket:
             if name.lower() != "content-length"
         ]
         await self._call.send({"type": "websocket.http.response.start", "status": status, "headers": kept})
-        await self._call.send({"type": "websocket.http.response.body", "body": b""})
+        await self._call.send({"type": "websocket.http.response.body", "body": body})
 
     async def _close(self, code: int, reason: str) -> None:
         if self._is_over:
