@@ -29,7 +29,7 @@ from sandfleet.ports.fleet_store import FleetDecision
 from sandfleet.testing.builders import a_worker, resources
 from sandfleet.wire.move_messages import FAILED
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 HOME, AWAY = WorkerId("wk-one"), WorkerId("wk-two")
 
 

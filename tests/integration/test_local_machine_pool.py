@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from sandfleet.adapters.machines import local_orders
 from sandfleet.adapters.machines.local import KEPT, LocalMachinePool
 from sandfleet.adapters.machines.local_orders import LocalMachinesDirectory
 from sandfleet.local import down, processes
@@ -215,6 +216,17 @@ async def test_a_machine_that_has_long_been_gone_is_forgotten(place: Place) -> N
     await place.clock.advance((KEPT + timedelta(seconds=1)).total_seconds())
     await pool.launch(an_order(3), term=1)
     assert [one.order.launch_id for one in files.machines()] == ["launch-2", "launch-3"]
+
+
+async def test_a_server_that_was_stopped_with_the_lock_is_not_waited_for_for_ever(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_orders, "LOCK_ATTEMPTS_MAX", 3)
+    pool = place.pool()
+    held = LocalMachinesDirectory(place.layout.machines).locked()
+    with held, pytest.raises(PoolUnreachable, match="does not let go"):
+        await pool.list()
+    assert await pool.list() == []
 
 
 async def test_a_damaged_directory_says_nothing_about_machines(place: Place) -> None:

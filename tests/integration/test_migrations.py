@@ -17,6 +17,7 @@ from tests.integration.crashing import (
     run_until_hung,
     until,
 )
+from tests.integration.saved import ids
 
 from sandfleet.controlplane.loops import takeover
 from sandfleet.controlplane.operations import migrate as migrate_operation
@@ -312,6 +313,8 @@ async def test_what_was_torn_apart_ends_whether_its_target_is_gone_or_silent(
     async with replicas.replica("replica-1", plane=plane) as fleet:
         await migrate(fleet, sandbox)
         await asyncio.wait_for(wire.hung.wait(), 10)
+        (place,) = replicas.movers.places.values()
+        assert place.order.may_post_copy  # its memory comes by the one connection that QEMU can go on from
         if is_gone:
             await _lost_for_good(observer, AWAY)
         replicas.workers.host(AWAY).is_unreachable = True
@@ -322,6 +325,31 @@ async def test_what_was_torn_apart_ends_whether_its_target_is_gone_or_silent(
     assert (after.worker_id, after.epoch) == (HOME, 1)
     assert [one for one in copies(replicas) if one[0] == HOME] == []  # so whoever looks for losses finds it
     assert replicas.movers.violations == []
+
+
+async def test_a_target_that_is_silent_keeps_a_sandbox_from_moving_and_not_from_sleeping(
+    replicas: Any,
+) -> None:
+    """Its place there stays promised until there is proof; a drain puts it to sleep in time."""
+    observer, sandbox = await a_running(replicas)
+    replicas.movers.ends_with = FAILED
+    wire = Tripwire(6, "before")  # the source has given up
+    plane = wire.around(replicas.plane("replica-1"), looks_up=False)
+    async with replicas.replica("replica-1", plane=plane) as fleet:
+        await migrate(fleet, sandbox)
+        await asyncio.wait_for(wire.hung.wait(), 10)
+        replicas.workers.host(AWAY).is_unreachable = True
+        wire.may_go_on.set()
+        await fleet.engine.wait_for(OperationId("op-move"), timeout_s=20)
+        stays = await observer.stores.sandboxes.get_any(sandbox.id)
+        with pytest.raises(Conflict, match="not cleared away"):
+            await fleet.migrate(stays, target=None, operation_id="op-again", actor="test")
+        await fleet.hibernate(stays, ids=ids("sleep"), actor="test")
+        ended = await fleet.engine.wait_for(OperationId("op-sleep"), timeout_s=20)
+        assert ended.state is OperationState.SUCCEEDED
+        replicas.workers.host(AWAY).is_unreachable = False
+        await until(observer, lambda row: row.state is SandboxState.HIBERNATED)
+    assert await committed_mib(observer) == 0
 
 
 ARRIVE = 9

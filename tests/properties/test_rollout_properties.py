@@ -14,7 +14,8 @@ from sandfleet.model.resources import Resources
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.fleet import DrainWorker, LaunchMachine, Member
 from sandfleet.planning.placement import PlacementPolicy
-from sandfleet.planning.rollout import RolloutPlan, RolloutPolicy, Wellness
+from sandfleet.planning.rollout import RolloutPlan
+from sandfleet.planning.rollout_health import RolloutPolicy, Wellness
 from sandfleet.planning.rollout_state import Rollout, RolloutStage
 from sandfleet.testing.builders import NOON
 from sandfleet.testing.virtual_fleet.fleet import Behaviour, VirtualFleet

@@ -125,11 +125,18 @@ def test_a_size_that_is_out_of_stock_is_left_alone_longer_each_time() -> None:
     assert first.refused_sizes == {"pool/small": "pool/small failed 1 times (stockout): not before 115 s"}
     again = [failed(LaunchFailure.STOCKOUT, number) for number in (1, 2, 3)]
     second = plan(queue=[wanted()], launches=again, memory=first.memory)
-    assert second.memory.backoffs["pool/small"].until == NOON + timedelta(seconds=475)
+    at_once = second.memory.backoffs["pool/small"]
+    assert (at_once.failures, at_once.until) == (1, NOON + timedelta(seconds=115)), (
+        "they were asked for at once"
+    )
+    later = [replace(one, ended_at=at_once.until) for one in again]
+    third = plan(launches=later, memory=replace(second.memory, settled=()))
+    doubled = third.memory.backoffs["pool/small"]
+    assert (doubled.failures, doubled.until) == (2, at_once.until + timedelta(seconds=240))
     joined = replace(pending(4), state=LaunchState.JOINED, ended_at=NOON + timedelta(seconds=60))
-    third = plan(launches=[*again, joined], memory=second.memory)
-    assert third.memory.backoffs == {}
-    assert third.memory.boot_s(SMALL) == 60.0
+    fourth = plan(launches=[*again, joined], memory=second.memory)
+    assert fourth.memory.backoffs == {}
+    assert fourth.memory.boot_s(SMALL) == 60.0
 
 
 def test_a_pool_that_is_asked_too_often_is_left_alone_with_all_its_sizes() -> None:

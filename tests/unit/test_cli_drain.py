@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+from tests.unit.waiting_commands import Answering, Time, time_of
 
 from sandfleet.cli import drain as command
 from sandfleet_sdk import Drain, Eviction
@@ -15,38 +16,12 @@ def a_drain(state: str, moved: int, *whys: str) -> Drain:
     return Drain.parse({"workerID": "wk-1", "state": state, "moved": moved, "sandboxes": sandboxes})
 
 
-class Answering:
-    """A client whose drain stands like this, one look after the other."""
-
-    def __init__(self, *looks: Drain) -> None:
-        self.looks = list(looks)
-        self.fleet = self
-
-    def drain(self, worker_id: str) -> Drain:
-        return self.looks.pop(0)
-
-
-class Time:
-    """Seconds that pass while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
-    made = Time()
-    monkeypatch.setattr(command, "time", made)
-    return made
+    return time_of(command, monkeypatch)
 
 
-def waited(client: Answering, *, until: float) -> Drain:
+def waited(client: Answering[Drain], *, until: float) -> Drain:
     begun = a_drain("draining", 0, "waiting", "waiting")
     return command._until_drained(cast(Any, client), begun, until=until, is_quiet=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+from tests.unit.waiting_commands import Answering, Time, time_of
 
 from sandfleet.cli import rollout as command
 from sandfleet_sdk import Rollout
@@ -18,35 +19,9 @@ def a_rollout(stage: str, said: str = "", reason: str = "") -> Rollout:
     return Rollout.parse({**body, "said": said, "reason": reason, "steps": [step], "workers": [worker]})
 
 
-class Answering:
-    """A client whose roll-out stands like this, one look after the other."""
-
-    def __init__(self, *looks: Rollout) -> None:
-        self.looks = list(looks)
-        self.fleet = self
-
-    def rollout(self, number: int) -> Rollout:
-        return self.looks.pop(0)
-
-
-class Time:
-    """Seconds that pass while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
-    made = Time()
-    monkeypatch.setattr(command, "time", made)
-    return made
+    return time_of(command, monkeypatch)
 
 
 def test_it_waits_until_it_is_over(clock: Time, capsys: pytest.CaptureFixture[str]) -> None:

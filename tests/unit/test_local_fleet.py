@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import msgspec
 import psutil
 import pytest
+from tests.unit.conftest import STORES
 
 from sandfleet.adapters.network.plan import machine_count
 from sandfleet.controlplane.settings import ControlPlaneSettings
@@ -35,7 +36,7 @@ from sandfleet.local.log_rotation import rotate
 from sandfleet.local.machines import MachineCount, count_machines
 from sandfleet.local.ports import HeldPorts
 from sandfleet.local.services import server_name, with_ports
-from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
+from sandfleet.local.settings_files import as_toml, server_settings, worker_settings
 from sandfleet.local.state import (
     FleetState,
     ServiceCondition,
@@ -49,15 +50,6 @@ from sandfleet.local.supervisor import RestartPolicy
 from sandfleet.worker.engine import MACHINES_MAX
 from sandfleet.worker.settings import WorkerSettings
 from sandfleet_sdk import Sandbox
-
-STORES = Stores(postgres_url="postgresql://u:p@127.0.0.1:1/d", redis_url="redis://:p@127.0.0.1:2/0")
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path / "fleet")
-    layout.make()
-    return layout
 
 
 def test_secrets_are_made_once_and_are_their_owners_only(layout: Layout) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tomllib
-from pathlib import Path
 
 import msgspec
 import pytest
+from tests.unit.conftest import STORES
 
 from sandfleet.controlplane.machine_pools import capacity_policy, open_pools
 from sandfleet.controlplane.settings import ControlPlaneSettings
@@ -15,7 +15,6 @@ from sandfleet.local import processes
 from sandfleet.local.configuration import FleetConfiguration, load_configuration, load_secrets
 from sandfleet.local.layout import Layout
 from sandfleet.local.settings_files import (
-    Stores,
     as_toml,
     machine_settings,
     server_settings,
@@ -25,15 +24,6 @@ from sandfleet.local.state import FleetState, ServiceCondition, ServiceKind, Ser
 from sandfleet.local.status import fleet_status
 from sandfleet.local.up import FleetFailed, UpOrder, configure
 from sandfleet.testing.clock import JumpingClock
-
-STORES = Stores(postgres_url="postgresql://u:p@127.0.0.1:1/d", redis_url="redis://:p@127.0.0.1:2/0")
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path / "fleet")
-    layout.make()
-    return layout
 
 
 def server_of(layout: Layout) -> ControlPlaneSettings:

@@ -23,7 +23,8 @@ from sandfleet.planning.fleet import (
     Surge,
 )
 from sandfleet.planning.placement import PlacementRequest
-from sandfleet.planning.rollout import RolloutPlan, RolloutPolicy, RolloutView, Wellness, step_rollout
+from sandfleet.planning.rollout import RolloutPlan, step_rollout
+from sandfleet.planning.rollout_health import RolloutPolicy, RolloutView, Wellness
 from sandfleet.planning.rollout_state import Rollout, RolloutStage, begin_rollout, cancel_rollout
 from sandfleet.testing.builders import NOON, a_worker
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from sandfleet.model.errors import BadRequest
@@ -30,6 +32,18 @@ def test_what_a_client_gives() -> None:
     assert frames.stdin_of(b"\x05") == frames.Stdin(b"", is_last=True)
     for ignored in (b"", b"\x00", b"\x06\x00\x50", b"\x01x", b"\xffx"):
         assert frames.stdin_of(ignored) is None
+
+
+def test_stdin_that_waits_is_given_at_once_as_far_as_it_has_no_gap() -> None:
+    first, second = frames.Stdin(b"ab", position=5), frames.Stdin(b"c", position=7)
+    late, last = frames.Stdin(b"d", position=9), frames.Stdin(b"", is_last=True, position=10)
+    waiting = deque([first, second, late, last, frames.Stdin(b"ignored", position=10)])
+    assert frames.joined(waiting, bytes_max=9) == frames.Stdin(b"abc", position=5)
+    assert frames.joined(waiting, bytes_max=9) == frames.Stdin(b"d", is_last=True, position=9)
+    assert len(waiting) == 1
+    plain = deque([frames.Stdin(b"ab"), frames.Stdin(b"cd"), frames.Stdin(b"ef")])
+    assert frames.joined(plain, bytes_max=5) == frames.Stdin(b"abcd")
+    assert frames.joined(plain, bytes_max=1) == frames.Stdin(b"ef")
 
 
 def test_placed_stdin_comes_back_as_it_was() -> None:

@@ -94,6 +94,7 @@ class Move:
             "source_worker": "wk-other",
             "epoch": self.epoch + 1,
             "manifest": self.answers["described"],
+            "may_post_copy": self.limits.get("may_post_copy", False),
         }
         return await self.target.order("PUT", self._one, order)
 

@@ -83,7 +83,8 @@ def _default(field: FieldInfo) -> str:
 
 def _type_name(annotation: object) -> str:
     if typing.get_origin(annotation) is tuple:
-        return "list of tables"
+        of = _type_name(typing.get_args(annotation)[0])
+        return "list of tables" if of == "table" else "list of str"
     if typing.get_origin(annotation) is dict or (
         isinstance(annotation, type) and issubclass(annotation, BaseModel)
     ):

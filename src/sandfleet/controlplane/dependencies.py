@@ -22,7 +22,7 @@ from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.planning.capacity_policy import CapacityPolicy
-from sandfleet.planning.rollout import RolloutPolicy
+from sandfleet.planning.rollout_health import RolloutPolicy
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.coordination import LeaseStore, RouteCache, WakeUps

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from sandfleet.planning.placement import PlacementPolicy
-from sandfleet.planning.rollout import RolloutPolicy
+from sandfleet.planning.rollout_health import RolloutPolicy
 
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sandfleet.controlplane.machine_settings import CapacitySettings, PoolSettings, check_machines
@@ -42,6 +42,8 @@ class ControlPlaneSettings(BaseSettings):
     """A second, internal listener that serves `/metrics` without a credential."""
     public_url: str | None = None
     """Origin that clients are told; without it, that of their own request."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Addresses or networks of proxies that are believed by what scheme clients came: `X-Forwarded-Proto`."""
     postgres_url: SecretStr
     """Where the truth is kept."""
     redis_url: SecretStr

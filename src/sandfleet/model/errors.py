@@ -156,38 +156,31 @@ class QuotaExceeded(SandfleetError):
     code = "quota_exceeded"
 
 
-class RateLimited(QuotaExceeded):
+class _TriedLater(SandfleetError):
+    """Says after how many seconds it may be otherwise."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int = 1,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, details=details)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(_TriedLater, QuotaExceeded):
     """The organisation does this faster than it may; after `retry_after_s` seconds it may again."""
 
     code = "rate_limited"
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        retry_after_s: int = 1,
-        code: str | None = None,
-        details: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(message, code=code, details=details)
-        self.retry_after_s = retry_after_s
 
-
-class Unavailable(SandfleetError):
+class Unavailable(_TriedLater):
     """Not now; try again after `retry_after_s` seconds."""
 
     code = "not_ready"
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        retry_after_s: int = 1,
-        code: str | None = None,
-        details: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(message, code=code, details=details)
-        self.retry_after_s = retry_after_s
 
 
 class NoCapacity(Unavailable):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -45,10 +45,17 @@ def concerned(size: str, why: LaunchFailure) -> str:
 
 
 def after_failure(before: Backoff | None, why: LaunchFailure, *, at: datetime) -> Backoff:
-    """Return the back-off after one more failure."""
-    failures = 1 if before is None else before.failures + 1
+    """Return the back-off after one more failure.
+
+    What fails while nothing is asked for any more was asked for before: it is the same failure, not one more.
+    """
+    is_same = before is not None and at < before.until
+    failures = 1 if before is None else before.failures + (not is_same)
     pause_s = min(FIRST_S[why] * 2 ** min(failures - 1, _DOUBLINGS_MAX), PAUSE_S_MAX)
-    return Backoff(failures, at + timedelta(seconds=pause_s), why)
+    until = at + timedelta(seconds=pause_s)
+    if before is not None and before.until > until:
+        return replace(before, failures=failures)
+    return Backoff(failures, until, why)
 
 
 def refusal(backoffs: Mapping[str, Backoff], size: str, *, now: datetime) -> str | None:

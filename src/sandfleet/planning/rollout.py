@@ -19,7 +19,7 @@ from datetime import datetime
 
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import WorkerId
-from sandfleet.model.launch import Launch, LaunchFailure, LaunchState
+from sandfleet.model.launch import LaunchState
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.consolidation import lightest_first
 from sandfleet.planning.fleet import (
@@ -33,55 +33,17 @@ from sandfleet.planning.fleet import (
     frozen_because,
 )
 from sandfleet.planning.packing import Packing
-from sandfleet.planning.placement import PlacementPolicy, PlacementRequest
+from sandfleet.planning.placement import PlacementRequest
+from sandfleet.planning.rollout_health import (
+    RolloutPolicy,
+    RolloutView,
+    canary_waits_for,
+    is_proven,
+    is_well,
+    of_version,
+    why_unwell,
+)
 from sandfleet.planning.rollout_state import Rollout, RolloutStage
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutPolicy:
-    """Budgets and gates."""
-
-    canaries: int = 1
-    canary_s: float = 600.0
-    """How long the first ones must have been well, without a break."""
-    heard_s: float = 30.0
-    """A worker is well that was heard within this, whatever its row still says."""
-    canary_s_max: float = 3600.0
-    """Within this they must have shown it; the boot test has as long for itself."""
-    surge: int = 1
-    """How many workers there may be above the usual number; as many are drained at once."""
-    missing_max: int = 0
-    """How many healthy workers may be missing from the number that the fleet needs."""
-    unwell_share_max: float = 0.2
-    """Of the new workers."""
-    failed_share_max: float = 0.2
-    """Of what is begun on a new worker."""
-    attempts_min: int = 5
-    broken_launches_max: int = 2
-    """So many machines of the new version may fail to join; of the boot test's one less."""
-    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
-
-
-@dataclass(frozen=True, slots=True)
-class Wellness:
-    """How sandboxes fare on one worker since it joined."""
-
-    is_proven: bool
-    """A sandbox was started on it and did what it was told."""
-    attempts: int = 0
-    failed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutView:
-    """The fleet, and how many workers capacity wants without a surge."""
-
-    members: Sequence[Member]
-    wanted: int
-    launches: Sequence[Launch] = ()
-    wellness: Mapping[WorkerId, Wellness] = field(default_factory=dict)
-    sizes: frozenset[str] | None = None
-    """Machines of which sizes can be replaced; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,28 +65,28 @@ def step_rollout(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, *, 
         return _boot_test(rollout, view)
     if rollout.stage is RolloutStage.CANARY:
         surge = Surge(policy.canaries, rollout.version, is_under_way=True, above_max=policy.canaries)
-        waits_for = _canary_waits_for(rollout, view, policy, now) or "well"
+        waits_for = canary_waits_for(rollout, view, policy, now) or "well"
         return RolloutPlan(rollout, (), surge, f"canary: {waits_for}")
     return _replace_wrong(rollout, view, policy)
 
 
 def _next_stage(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime) -> Rollout:
     is_forward = rollout.target == rollout.version
-    unwell = _why_unwell(rollout, view, policy) if is_forward else None
+    unwell = why_unwell(rollout, view, policy) if is_forward else None
     if unwell is None:
         unwell = _why_too_late(rollout, policy, now)
     if unwell is not None:
         return replace(rollout, stage=RolloutStage.TURNING_BACK, stage_at=now, reason=unwell)
     if rollout.stage is RolloutStage.BOOT_TEST:
-        is_passed = any(_is_well(one, view, policy, now) for one in _of_version(rollout.version, view))
+        is_passed = any(is_well(one, view, policy, now) for one in of_version(rollout.version, view))
         return replace(rollout, stage=RolloutStage.CANARY, stage_at=now) if is_passed else rollout
     if rollout.stage is RolloutStage.CANARY:
         if any(
-            _is_proven(one, view) and not _is_well(one, view, policy, now)
-            for one in _of_version(rollout.version, view)
+            is_proven(one, view) and not is_well(one, view, policy, now)
+            for one in of_version(rollout.version, view)
         ):
             return replace(rollout, interrupted_at=now)
-        if _canary_waits_for(rollout, view, policy, now) is not None:
+        if canary_waits_for(rollout, view, policy, now) is not None:
             return rollout
         return replace(rollout, stage=RolloutStage.FLEET, stage_at=now)
     if frozen_because(view.members) is not None:
@@ -149,66 +111,10 @@ def _why_too_late(rollout: Rollout, policy: RolloutPolicy, now: datetime) -> str
 
 def _boot_test(rollout: Rollout, view: RolloutView) -> RolloutPlan:
     """Ask for one machine; it takes nothing of anybody's until it has run a sandbox of ours."""
-    tested = [one for one in _of_version(rollout.version, view) if not one.is_draining]
+    tested = [one for one in of_version(rollout.version, view) if not one.is_draining]
     surge = Surge(1, rollout.version, is_under_way=True, above_max=1)
     waits_for = f"{tested[0].worker.id} is to run a sandbox" if tested else "a machine is to boot"
     return RolloutPlan(rollout, (), surge, f"boot test: {waits_for}")
-
-
-def _of_version(version: str, view: RolloutView) -> Sequence[Member]:
-    return [one for one in view.members if one.worker.worker_version == version]
-
-
-def _is_well(member: Member, view: RolloutView, policy: RolloutPolicy, now: datetime) -> bool:
-    worker = member.worker
-    heard = worker.last_seen_at is None or (now - worker.last_seen_at).total_seconds() <= policy.heard_s
-    return heard and worker.state is WorkerState.READY and _is_proven(member, view)
-
-
-def _why_unwell(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> str | None:
-    """Say what is wrong with the new version; faults that the old one has as well are not its own."""
-    broken = [
-        one
-        for one in view.launches
-        if one.version == rollout.version
-        and one.state is LaunchState.FAILED
-        and one.failure is LaunchFailure.BROKEN
-        and one.requested_at >= rollout.begun_at
-    ]
-    is_test = rollout.stage is RolloutStage.BOOT_TEST
-    if len(broken) > policy.broken_launches_max - is_test:
-        return f"{len(broken)} machines of version {rollout.version} did not join"
-    new = _of_version(rollout.version, view)
-    others = [one for one in view.members if one.worker.worker_version != rollout.version]
-    unwell = [one for one in new if _unwell(one, view, policy) is not None]
-    share, share_before = _share(len(unwell), len(new)), _share(_away(others), len(others))
-    if share <= policy.unwell_share_max or share <= share_before:
-        return None
-    named = f"{unwell[0].worker.id} {_unwell(unwell[0], view, policy)}"
-    return f"{len(unwell)} of {len(new)} workers of version {rollout.version} are not well: {named}"
-
-
-def _unwell(member: Member, view: RolloutView, policy: RolloutPolicy) -> str | None:
-    if member.worker.state is WorkerState.UNREACHABLE:
-        return "is unreachable"
-    seen = view.wellness.get(member.worker.id)
-    if seen is None or seen.attempts < policy.attempts_min:
-        return None
-    if seen.failed <= policy.failed_share_max * seen.attempts:
-        return None
-    return f"failed {seen.failed} of {seen.attempts} times"
-
-
-def _canary_waits_for(
-    rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime
-) -> str | None:
-    well = [one for one in _of_version(rollout.version, view) if _is_well(one, view, policy, now)]
-    if len(well) < policy.canaries:
-        return f"{len(well)} of {policy.canaries} have run a sandbox"
-    since = max(sorted(one.added_at for one in well)[policy.canaries - 1], rollout.stage_at)
-    since = max(since, rollout.interrupted_at or since)
-    age_s = (now - since).total_seconds()
-    return None if age_s >= policy.canary_s else f"well for {age_s:.0f} of {policy.canary_s:.0f} s"
 
 
 def _replace_wrong(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> RolloutPlan:
@@ -330,7 +236,7 @@ class _Budget:
         self._draining = len(_drained_by_us(rollout, view))
         self._healthy = sum(one.takes_more for one in view.members)
         right = [one for one in view.members if one.worker.worker_version == self._target]
-        self._unproven = [one for one in right if not one.is_draining and not _is_proven(one, view)]
+        self._unproven = [one for one in right if not one.is_draining and not is_proven(one, view)]
         self._is_room_coming = any(
             one.state is LaunchState.PENDING and one.version == self._target for one in view.launches
         )
@@ -384,16 +290,3 @@ def _wrong(rollout: Rollout, view: RolloutView) -> Sequence[Member]:
 
 def _may_be_replaced(member: Member, view: RolloutView) -> bool:
     return view.sizes is None or member.size in view.sizes
-
-
-def _is_proven(member: Member, view: RolloutView) -> bool:
-    seen = view.wellness.get(member.worker.id)
-    return seen is not None and seen.is_proven
-
-
-def _away(members: Sequence[Member]) -> int:
-    return sum(one.worker.state is WorkerState.UNREACHABLE for one in members)
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from sandfleet.model.errors import Conflict
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.planning.fleet import Surge
-from sandfleet.planning.rollout import Wellness
+from sandfleet.planning.rollout_health import Wellness
 from sandfleet.planning.rollout_state import Rollout, RolloutStage
 
 ROLLOUTS_SHOWN = 50

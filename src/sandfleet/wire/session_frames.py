@@ -9,6 +9,7 @@ a byte. Offsets count payload bytes of both output streams.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from dataclasses import dataclass
 
 from sandfleet.model.errors import BadRequest
@@ -94,6 +95,21 @@ def stdin_of(frame: bytes) -> Stdin | None:
         _, position, end = _PLACED.unpack_from(frame)
         return Stdin(frame[_PLACED.size :], is_last=bool(end), position=position)
     return None
+
+
+def joined(waiting: deque[Stdin], *, bytes_max: int) -> Stdin:
+    """Take the first from `waiting`, with those that follow it without a gap, up to the bound or the last."""
+    stdin = waiting.popleft()
+    pieces, size = [stdin.data], len(stdin.data)
+    while waiting and not stdin.is_last and size + len(waiting[0].data) <= bytes_max:
+        next_at = None if stdin.position is None else stdin.position + len(stdin.data)
+        if waiting[0].position != next_at:
+            break
+        stdin = waiting.popleft()
+        pieces.append(stdin.data)
+        size += len(stdin.data)
+    begin = None if stdin.position is None else stdin.position + len(stdin.data) - size
+    return Stdin(b"".join(pieces), is_last=stdin.is_last, position=begin)
 
 
 @dataclass(slots=True)

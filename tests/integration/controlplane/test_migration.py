@@ -36,6 +36,8 @@ async def test_calls_go_on_while_it_moves_and_progress_is_told(pair: Pair) -> No
     begun = await moved(pair, sandbox, "*", Prefer="respond-async")
     assert (begun.status_code, begun.json()["pending"]) == (202, True)
     assert (await pair.client.get(path)).json()["status"] == "migrating"
+    used = (await pair.client.get(f"{path}/stats")).json()
+    assert (used["status"], used["memLimit"] > 0) == ("migrating", True)
     ran = await pair.client.post(f"{path}/exec/run", json={"cmd": "echo here"})
     assert ran.json()["stdout"] == "here\n"
     assert (await moved(pair, sandbox, "wk-none")).status_code == 404  # it does not wait for its turn

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import httpx
+import pytest
 
 from .conftest import Fleet, OpenFleet
 
@@ -104,6 +105,19 @@ async def test_lists_page_by_link(fleet: Fleet) -> None:
         assert await every_page(fleet, f"{other}?limit=1") == whole
     listed = (await fleet.client.get("/api/sandboxes?alias=a")).json()
     assert [one["sandboxID"] for one in listed] == [made[3], made[1]]
+
+
+@pytest.mark.parametrize(("believed", "scheme"), [("127.0.0.0/8", "https"), ("192.0.2.1", "http")])
+async def test_the_scheme_is_that_of_a_proxy_that_is_believed(
+    open_fleet: OpenFleet, believed: str, scheme: str
+) -> None:
+    async with open_fleet(trusted_proxies=[believed]) as fleet:
+        sandbox = await fleet.create()
+        for told, expected in (("https", scheme), ("javascript", "http"), ("", "http")):
+            answer = await fleet.client.get(
+                f"/api/sandboxes/{sandbox}", headers={"X-Forwarded-Proto": told, "Host": "fleet.example"}
+            )
+            assert answer.json()["connectURL"] == f"{expected}://fleet.example"
 
 
 async def test_without_a_secret_store_no_host_is_named(fleet: Fleet) -> None:

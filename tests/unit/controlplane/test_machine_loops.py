@@ -14,6 +14,7 @@ from sandfleet.controlplane.loops.machines import (
     LOOK_EVERY,
     ROUND,
     SILENCES_MAX,
+    TOLD_WITHIN,
     UNANSWERED,
     UNSEEN,
     look_for_pools,
@@ -48,7 +49,7 @@ async def test_a_launch_becomes_a_machine_and_its_worker_joins() -> None:
     assert await world.tick() == "fake: no machine is asked for"
 
 
-@pytest.mark.parametrize("failure", [LaunchFailure.QUOTA, LaunchFailure.STOCKOUT, LaunchFailure.THROTTLED])
+@pytest.mark.parametrize("failure", [LaunchFailure.QUOTA, LaunchFailure.STOCKOUT])
 async def test_a_refusal_ends_the_launch_by_its_name(failure: LaunchFailure) -> None:
     world = World()
     world.pool.refusals.append(failure)
@@ -62,6 +63,32 @@ async def test_a_refusal_ends_the_launch_by_its_name(failure: LaunchFailure) -> 
     )
     assert refused.gone_at is not None
     assert (await world.launch(2)).machine_id is not None
+
+
+async def test_a_pool_that_is_asked_too_often_is_not_asked_on_in_the_same_round() -> None:
+    world = World()
+    world.pool.refusals.append(LaunchFailure.THROTTLED)
+    await world.decide(launching(1), launching(2))
+    assert await world.tick() == "fake: 1 refused (throttled)"
+    assert (await world.launch(2)).machine_id is None
+    assert await world.tick() == "fake: 1 begun"
+
+
+async def test_a_machine_that_went_before_its_worker_came_is_not_waited_for() -> None:
+    world = World()
+    await world.decide(launching(1), launching(2))
+    await world.tick()
+    world.pool.vanish("m-0001")
+    await world.tick(seconds=TOLD_WITHIN.total_seconds() - 1)
+    assert (await world.launch()).state is LaunchState.PENDING, "its pool may not know of it yet"
+    assert await world.tick(seconds=LOOK_EVERY.total_seconds()) == "fake: 1 failed (broken)"
+    failed = await world.launch()
+    assert (failed.failure, failed.said) == (
+        LaunchFailure.BROKEN,
+        "its machine is gone before its worker came",
+    )
+    assert await world.tick() == "fake: 1 gone"
+    assert (await world.launch(2)).state is LaunchState.PENDING
 
 
 async def test_a_machine_that_was_given_up_ends_and_is_asked_after_until_it_is_gone() -> None:

@@ -27,7 +27,7 @@ from sandfleet.model.worker import WorkerState
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.placement import FleetView, Placement, PlacementPolicy, PlacementRequest
 from sandfleet.planning.placement import place as place_by_rule
-from sandfleet.planning.rollout import RolloutPolicy
+from sandfleet.planning.rollout_health import RolloutPolicy
 from sandfleet.planning.rollout_state import RolloutStage
 from sandfleet.ports.data_plane import DataPlaneRequest
 from sandfleet.ports.rollout_store import StoredRollout

@@ -14,7 +14,7 @@ from sandfleet.controlplane.loops.version_source import VersionSourceLoop
 from sandfleet.controlplane.rollout_settings import RolloutSettings
 from sandfleet.model.errors import PoolUnreachable
 from sandfleet.planning.placement import PlacementPolicy
-from sandfleet.planning.rollout import RolloutPolicy
+from sandfleet.planning.rollout_health import RolloutPolicy
 from sandfleet.testing.builders import NOON, a_worker
 from sandfleet.testing.clock import JumpingClock
 from sandfleet.testing.memory.database import MemoryDatabase

@@ -22,7 +22,7 @@ from sandfleet.model.ids import FLEET_ORGANISATION, SandboxId, WorkerId
 from sandfleet.model.operation import OperationKind, OperationState
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.fleet import Surge
-from sandfleet.planning.rollout import Wellness
+from sandfleet.planning.rollout_health import Wellness
 from sandfleet.planning.rollout_state import Rollout, RolloutStage, begin_rollout, cancel_rollout
 from sandfleet.ports.rollout_store import (
     ROLLOUT_OVER,

@@ -39,7 +39,8 @@ async def sandbox_stats(call: Call) -> Answer:
             outcome = await attempt_once(call, located, request, stack=stack)
             if not isinstance(outcome, SandfleetError):
                 used = msgspec.json.decode(await outcome.read(bytes_max=STATS_BYTES_MAX))
-                return json_answer(200, {**used, "status": "running"})
+                row = await find_sandbox(call.edge, organisation_id, sandbox_id)
+                return json_answer(200, {**used, "status": row.state.value})
         await call.edge.plane.routes.forget(located.sandbox_id)
         located = await locate_by_row(call.edge, organisation_id, sandbox_id)
     raise NotReady("sandbox cannot be reached at the moment")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
@@ -29,6 +30,7 @@ class Streamed(Protocol):
 
 
 _NO_QUERY = QueryParams("")
+SCHEMES = ("http", "https")
 
 
 def _fixes_nothing() -> Mapping[str, str]:
@@ -139,4 +141,12 @@ class Call:
         if settings.public_url is not None:
             return settings.origin
         host = self.headers.get("host")
-        return f"{self.scope.get('scheme', 'http')}://{host}" if host else settings.origin
+        return f"{self._scheme()}://{host}" if host else settings.origin
+
+    def _scheme(self) -> str:
+        """Return by what the client came: as the connection says, or a proxy that is believed."""
+        proxies, client = self.edge.plane.settings.trusted_proxies, self.scope.get("client")
+        told = self.headers.get("x-forwarded-proto", "")
+        if client and told in SCHEMES and any(ip_address(client[0]) in network for network in proxies):
+            return told
+        return str(self.scope.get("scheme", "http"))

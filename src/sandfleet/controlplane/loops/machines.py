@@ -30,6 +30,8 @@ ROUND = timedelta(seconds=15)
 """For so long calls are begun in one round: with the last of them it ends well within a tick."""
 SILENCES_MAX = 3
 """So many calls of one round without an answer, and the pool is left alone until the next."""
+TOLD_WITHIN = timedelta(minutes=1)
+"""So long after its launch a machine may be missing from what its pool tells: clouds are slow to learn."""
 LOOK_EVERY = timedelta(seconds=10)
 """So often at most a pool is asked whether machines that boot have come to nothing."""
 UNANSWERED = timedelta(seconds=90)
@@ -62,7 +64,7 @@ class MachineLoop:
         began_at = self.plane.clock.now()
         for launch in self._in_turn(launches):
             is_over = self.plane.clock.now() - began_at >= ROUND
-            if is_over or round_.calls >= CALLS_MAX or len(round_.silences) >= SILENCES_MAX:
+            if is_over or round_.has_enough:
                 break
             self._last = launch.id
             await round_.go_on(launch, workers)
@@ -109,6 +111,12 @@ class _Round:
         self._done: Counter[str] = Counter()
         self.calls = 0
         self.silences: list[str] = []
+        self.is_throttled = False
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether the pool is to be left alone until the next round."""
+        return self.is_throttled or self.calls >= CALLS_MAX or len(self.silences) >= SILENCES_MAX
 
     async def go_on(self, launch: Launch, workers: Mapping[str, Worker]) -> None:
         """Take the next step of one launch."""
@@ -125,15 +133,20 @@ class _Round:
             self.silences.append(error.message)
 
     async def look(self, booting: Mapping[str | None, Launch]) -> None:
-        """Give those up of which the pool says that their machine never comes up."""
+        """Give those up of which the pool says that their machine never comes up, or is gone already."""
         try:
-            for machine in await self._machines():
-                launch = booting.get(machine.id)
-                if launch is not None and machine.failure is not None:
-                    is_failed = await self._fail(launch, machine.failure, said=machine.said)
-                    self._done[f"failed ({machine.failure})"] += is_failed
+            machines = {one.id: one for one in await self._machines()}
         except PoolUnreachable as error:
             self.silences.append(error.message)
+            return
+        for name, launch in booting.items():
+            machine = machines.get(name or "")
+            if machine is not None and machine.failure is not None:
+                await self._fail(launch, machine.failure, said=machine.said)
+            elif machine is None and self._plane.clock.now() - launch.requested_at >= TOLD_WITHIN:
+                await self._fail(
+                    launch, LaunchFailure.BROKEN, said="its machine is gone before its worker came"
+                )
 
     async def give_up(self, launches: Sequence[Launch]) -> None:
         """Wait no longer for those of which a silent pool has said nothing; what comes late is ended."""
@@ -142,8 +155,7 @@ class _Round:
             is_named = launch.machine_id is not None or launch.id in self._named
             if launch.state is LaunchState.PENDING and not is_named and launch.requested_at <= before:
                 said = f"no answer for {UNANSWERED.total_seconds():.0f} s: {self.silences[0]}"
-                is_failed = await self._fail(launch, LaunchFailure.UNREACHABLE, said=said)
-                self._done[f"failed ({LaunchFailure.UNREACHABLE})"] += is_failed
+                await self._fail(launch, LaunchFailure.UNREACHABLE, said=said)
 
     def sentence(self, launches: Sequence[Launch]) -> str:
         """Say what was done, or what is waited for."""
@@ -158,16 +170,17 @@ class _Round:
         try:
             machine = await self._pool.launch(order, term=self._term)
         except MachineRefused as error:
-            if await self._fail(launch, error.failure, said=error.message):
-                self._done[f"refused ({error.failure})"] += 1
+            self.is_throttled = error.failure is LaunchFailure.THROTTLED
+            if await self._fail(launch, error.failure, said=error.message, word="refused"):
                 await self._fleet.let_go(launch.id, term=self._term)
         else:
             self._named.add(launch.id)
             self._done["begun"] += await self._fleet.name_machine(launch.id, machine.id, term=self._term)
 
-    async def _fail(self, launch: Launch, why: LaunchFailure, *, said: str) -> bool:
+    async def _fail(self, launch: Launch, why: LaunchFailure, *, said: str, word: str = "failed") -> bool:
         is_failed = await self._fleet.fail(launch.id, why, said=said, term=self._term)
         if is_failed:
+            self._done[f"{word} ({why})"] += 1
             _log.warning("launch_failed", launch=launch.id, size=launch.size, failure=why, said=said)
         return is_failed
 

@@ -21,7 +21,8 @@ from sandfleet.planning.capacity import plan_capacity
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.fleet import CapacityView, Member
 from sandfleet.planning.membership import sizes_as_known
-from sandfleet.planning.rollout import RolloutView, Wellness, step_rollout
+from sandfleet.planning.rollout import step_rollout
+from sandfleet.planning.rollout_health import RolloutView, Wellness
 from sandfleet.planning.rollout_state import RolloutStage
 from sandfleet.ports.fleet_store import FleetDecision
 from sandfleet.ports.rollout_store import Proof, StoredRollout

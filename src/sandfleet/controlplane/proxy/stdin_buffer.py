@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sandfleet.wire.session_frames import STDIN_WAITING_BYTES_MAX, placed_stdin
 
-IN_FLIGHT_BYTES_MAX = 256 * 1024
+IN_FLIGHT_BYTES_MAX = 512 * 1024
 """So little that a worker never has to stop listening to us."""
 PIECE_BYTES_MAX = 64 * 1024
 

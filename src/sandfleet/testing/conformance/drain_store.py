@@ -25,7 +25,14 @@ STAYS = (
         operation_id=OperationId("op-1"),
         attempts=2,
     ),
-    Stay(SandboxId("sb-2"), StayReason.HELD, "nobody can take it", retry_at=NOON + timedelta(seconds=7.5)),
+    Stay(
+        SandboxId("sb-2"),
+        StayReason.HELD,
+        "nobody can take it",
+        retry_at=NOON + timedelta(seconds=7.5),
+        has_failed_to_be_kept=True,
+        kept_at=NOON,
+    ),
 )
 
 

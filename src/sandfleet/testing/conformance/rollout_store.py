@@ -11,7 +11,7 @@ from sandfleet.model.errors import Conflict, NotFound, StaleTerm, StaleVersion
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.operation import OperationState
 from sandfleet.planning.fleet import DrainWorker, FleetCommand, Surge
-from sandfleet.planning.rollout import Wellness
+from sandfleet.planning.rollout_health import Wellness
 from sandfleet.planning.rollout_state import Rollout, RolloutStage
 from sandfleet.ports.fleet_store import FleetDecision
 from sandfleet.ports.rollout_store import Proof, RolloutStep, StoredRollout

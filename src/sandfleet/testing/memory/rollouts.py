@@ -12,7 +12,7 @@ from sandfleet.model.ids import FLEET_ORGANISATION, WorkerId
 from sandfleet.model.operation import OperationKind, OperationState
 from sandfleet.model.transition import Transition
 from sandfleet.model.worker import WorkerState
-from sandfleet.planning.rollout import Wellness
+from sandfleet.planning.rollout_health import Wellness
 from sandfleet.planning.rollout_state import RolloutStage, begin_rollout, cancel_rollout
 from sandfleet.ports.rollout_store import (
     ROLLOUT_OVER,

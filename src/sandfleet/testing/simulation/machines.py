@@ -16,7 +16,7 @@ from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState,
 from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState
 from sandfleet.model.resources import Resources
 from sandfleet.planning.capacity_policy import CapacityPolicy
-from sandfleet.planning.rollout import RolloutPolicy
+from sandfleet.planning.rollout_health import RolloutPolicy
 from sandfleet.testing.simulation.loop import Process
 from sandfleet.testing.simulation.network import Weather
 from sandfleet.testing.simulation.rollouts import FIRST, boots

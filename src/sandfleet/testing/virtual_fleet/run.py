@@ -12,7 +12,8 @@ from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.fleet import CapacityView, Member, Surge
 from sandfleet.planning.placement import PlacementRequest
-from sandfleet.planning.rollout import RolloutPlan, RolloutPolicy, RolloutView, Wellness, step_rollout
+from sandfleet.planning.rollout import RolloutPlan, step_rollout
+from sandfleet.planning.rollout_health import RolloutPolicy, RolloutView, Wellness
 from sandfleet.planning.rollout_state import Rollout, begin_rollout
 from sandfleet.testing.virtual_fleet.fleet import Behaviour, VirtualFleet
 from sandfleet.testing.virtual_fleet.hosts import TEMPLATE, prices

@@ -28,6 +28,8 @@ from sandfleet.worker.operations.session_view import exit_code, session
 from sandfleet.worker.residents import Resident
 
 SLOW_AFTER_S = 60.0
+GIVEN_BYTES_MAX = 512 * 1024
+"""Of stdin that has come meanwhile so much is given to the guest in one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class _Client:
             while not self._stdin:
                 self._changed.clear()
                 await self._changed.wait()
-            stdin = self._stdin.popleft()
+            stdin = frames.joined(self._stdin, bytes_max=GIVEN_BYTES_MAX)
             place = self._place_of(stdin)
             await self.guest.write_stdin(self.wanted.exec_id, stdin.data, end=stdin.is_last, place=place)
             self._stdin_bytes -= len(stdin.data)
