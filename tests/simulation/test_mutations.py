@@ -27,7 +27,7 @@ from sandfleet.model.operation import Operation, OperationKind
 from sandfleet.model.resources import NOTHING
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.snapshot import Snapshot
-from sandfleet.planning import autoscale, placement, rollout
+from sandfleet.planning import autoscale, placement, rollout, rollout_health
 from sandfleet.planning.fleet import Member
 from sandfleet.testing.memory import idempotency, saved_states, workers
 from sandfleet.testing.memory.database import MemoryDatabase, StoredOperation
@@ -233,15 +233,17 @@ def test_a_drained_worker_that_takes_more_is_found(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_version_that_comes_to_the_fleet_unproven_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "_is_proven", lambda member, view: True)
-    monkeypatch.setattr(rollout, "_why_unwell", lambda *_: None)
+    for module in (rollout, rollout_health):
+        monkeypatch.setattr(module, "is_proven", lambda member, view: True)
+    monkeypatch.setattr(rollout, "why_unwell", lambda *_: None)
     finds("which is bad, comes to the fleet", Mutations(profile={"next_version": DEAF}), seeds=WITH_ROLLOUT)
 
 
 def test_a_canary_that_is_well_only_now_and_then_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        rollout, "_is_well", lambda member, view, policy, now: rollout._is_proven(member, view)
-    )
+    for module in (rollout, rollout_health):
+        monkeypatch.setattr(
+            module, "is_well", lambda member, view, *_: rollout_health.is_proven(member, view)
+        )
     finds("which is bad, comes to the fleet", Mutations(profile={"next_version": FAINT}), seeds=WITH_ROLLOUT)
 
 
