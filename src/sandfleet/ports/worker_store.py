@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
+
+NO_HEARTBEAT = "no heartbeat; nothing follows about its sandboxes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,12 @@ class Registration:
     worker: Worker
     term: int
     quarantined: Sequence[SandboxId]
+
+
+def forgotten(worker_id: WorkerId, *, is_lost: bool, reason: str | None = None) -> FleetNews:
+    """Return what the log tells of a worker that is taken off the fleet."""
+    usual = "its host is said to be lost" if is_lost else "it is empty"
+    return FleetNews("forgotten", reason or usual, worker_id)
 
 
 class WorkerStore(Protocol):

@@ -5,18 +5,16 @@ The machine that the fleet has launched for it is to end then: nobody else would
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from sandfleet.adapters.postgres.fleet_log import tell
 from sandfleet.adapters.postgres.tables import (
     launches,
     reservations,
     sandboxes,
     second_places,
     snapshots,
-    transitions,
     workers,
 )
 from sandfleet.model.errors import Conflict, NotFound
@@ -24,6 +22,7 @@ from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import TERMINAL_STATES
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.worker import WorkerState
+from sandfleet.ports.worker_store import forgotten
 
 _GONE = WorkerState.GONE.value
 _TERMINAL = [state.value for state in TERMINAL_STATES]
@@ -64,13 +63,19 @@ _DEPENDANTS = select(
 
 
 async def forget_worker(
-    connection: AsyncConnection, worker_id: WorkerId, *, is_lost: bool, actor: str
+    connection: AsyncConnection,
+    worker_id: WorkerId,
+    *,
+    is_lost: bool,
+    actor: str,
+    reason: str | None = None,
 ) -> None:
     """Move it to `gone`; NotFound, Conflict. The caller holds the lock of placements."""
     before = await _before_the_end(connection, worker_id, is_lost=is_lost)
     if before != _GONE:
         await connection.execute(_FORGET, {"worker": worker_id})
-        await connection.execute(_forgotten(worker_id, before, is_lost=is_lost, actor=actor))
+        news = forgotten(worker_id, is_lost=is_lost, reason=reason)
+        await tell(connection, news, actor=actor, before=before, after=_GONE)
     await connection.execute(_END_MACHINE, {"worker": worker_id})
 
 
@@ -92,17 +97,3 @@ async def _before_the_end(connection: AsyncConnection, worker_id: WorkerId, *, i
         counts = ", ".join(f"{count} {name}" for name, count in held.items() if count)
         raise Conflict(f"worker {worker_id} is not empty: {counts}", code="worker_not_empty", details=held)
     return str(row.state)
-
-
-def _forgotten(worker_id: WorkerId, state: str, *, is_lost: bool, actor: str) -> Any:
-    return transitions.insert().values(
-        event="forgotten",
-        actor=actor,
-        reason="its host is said to be lost" if is_lost else "it is empty",
-        at=func.now(),
-        from_state=state,
-        to_state=_GONE,
-        worker_id=worker_id,
-        epoch=0,
-        detail={},
-    )

@@ -14,6 +14,7 @@ from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.machine import Machine, MachineState
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.backoff import Backoff
+from sandfleet.planning.capacity_figures import CapacityFigures
 from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.demand import DemandHistory
 from sandfleet.planning.fleet import (
@@ -41,6 +42,7 @@ MEMORY = CapacityMemory(
     drained_at=NOON + timedelta(seconds=1),
     returned_at={ONE: NOON},
     settled=(FIRST,),
+    figures=CapacityFigures(desired=3, current=2, frozen="2 of 3 are unhealthy"),
 )
 
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 from sandfleet.model.errors import Conflict, NotFound
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import NOTHING
 from sandfleet.model.snapshot import SnapshotState
-from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
-from sandfleet.ports.worker_store import Registration
+from sandfleet.ports.worker_store import NO_HEARTBEAT, Registration, forgotten
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.link import Link
 from sandfleet.testing.memory.rollouts import is_tested
@@ -100,7 +100,8 @@ class MemoryWorkerStore:
             for worker in silent:
                 changed = replace(worker, state=state, version=worker.version + 1)
                 database.workers[worker.id] = changed
-                _log(database, worker, changed, event=state.value, actor="liveness")
+                news = FleetNews(state.value, NO_HEARTBEAT, worker.id)
+                database.tell(news, actor="liveness", before=worker.state, after=state)
             return [database.workers[worker.id] for worker in silent]
 
         return await self._link.call(work, repeatable=True, name="mark_absent")
@@ -148,10 +149,14 @@ class MemoryWorkerStore:
             after = replace(after, cordoned=True)
         database.workers[said.id] = after
         if before is None or before.state is not after.state:
-            _log(database, before, after, event="registered" if before is None else "seen", actor=said.id)
+            news = FleetNews("registered" if before is None else "seen", "heartbeat", said.id)
+            was = None if before is None else before.state
+            database.tell(news, actor=said.id, before=was, after=after.state)
 
 
-def forget_worker(database: MemoryDatabase, worker_id: WorkerId, *, is_lost: bool, actor: str) -> None:
+def forget_worker(
+    database: MemoryDatabase, worker_id: WorkerId, *, is_lost: bool, actor: str, reason: str | None = None
+) -> None:
     """Move it to `gone` if nothing depends on it, or on somebody's word; NotFound, Conflict."""
     before = database.workers.get(worker_id)
     if before is None:
@@ -160,7 +165,8 @@ def forget_worker(database: MemoryDatabase, worker_id: WorkerId, *, is_lost: boo
         _require_forgettable(database, before, is_lost=is_lost)
         after = replace(before, state=WorkerState.GONE, version=before.version + 1)
         database.workers[worker_id] = after
-        _log(database, before, after, event="forgotten", actor=actor)
+        news = forgotten(worker_id, is_lost=is_lost, reason=reason)
+        database.tell(news, actor=actor, before=before.state, after=after.state)
     for launch in database.launches.values():
         if launch.worker_id == worker_id and launch.gone_at is None and launch.ending_since is None:
             database.launches[launch.id] = replace(launch, ending_since=database.now())
@@ -182,20 +188,6 @@ def _require_forgettable(database: MemoryDatabase, worker: Worker, *, is_lost: b
     )
     if any(depends):
         raise Conflict(f"worker {worker.id} is not empty", code="worker_not_empty")
-
-
-def _log(database: MemoryDatabase, before: Worker | None, after: Worker, *, event: str, actor: str) -> None:
-    database.log(
-        Transition(
-            event=event,
-            actor=actor,
-            reason="heartbeat" if actor == after.id else "no heartbeat",
-            at=database.now(),
-            from_state=None if before is None else before.state,
-            to_state=after.state,
-            worker_id=after.id,
-        )
-    )
 
 
 def _is_news(before: Worker, said: Worker) -> bool:
