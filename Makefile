@@ -12,7 +12,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The stages of the tests, in the order in which they find faults fastest.
 STAGES := unit properties simulation integration vm acceptance
 # These mostly wait for servers of their own, so they run side by side, each file in one process.
-SIDE_BY_SIDE_integration := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE_integration := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# Guests have one CPU each: two files at a time keep a small machine busy.
+SIDE_BY_SIDE_vm := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## Show this list

@@ -7,9 +7,11 @@ as well. The exit code is 1 if a row is missing.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
@@ -110,9 +112,21 @@ async def _given_up(laid: Bed, error: Exception, *, seconds: float) -> str:
     return " ".join(f"given up after {seconds:.0f} s: {reason}".split())[:300]
 
 
-if __name__ == "__main__":
+def wanted_rows(arguments: Sequence[str]) -> list[str]:
+    """Return the rows that the command line names; all of them if it names none."""
     every_row = [*ROWS, *PURE_ROWS]
-    wanted = sys.argv[1:] or every_row
-    if unknown := set(wanted) - set(every_row):
-        sys.exit(f"unknown row {', '.join(sorted(unknown))}; there are {', '.join(every_row)}")
-    sys.exit(0 if uvloop.run(run(wanted)) else 1)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure the product beside its floor. All rows are written to bench/RESULTS.md, "
+        "a part of them is only shown. The exit code is 1 if a row is missing.",
+    )
+    named = f"what is measured; without any, all: {', '.join(every_row)}"
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=named)
+    wanted: list[str] = parser.parse_args(arguments).rows
+    if unknown := sorted(set(wanted) - set(every_row)):
+        parser.error(f"unknown row {', '.join(unknown)}; there are {', '.join(every_row)}")
+    return wanted or every_row
+
+
+if __name__ == "__main__":
+    sys.exit(0 if uvloop.run(run(wanted_rows(sys.argv[1:]))) else 1)

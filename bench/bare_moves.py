@@ -1,13 +1,15 @@
 """The floor of moving: one bare QEMU sends its guest to another, which waits for it on the same machine.
 
 Disks are mirrored until they are in step, then memory follows: while the guest runs, or at once when it must
-stand still. Nothing is encrypted, written down or asked of anybody. What is timed is what the guest's users
-would see: from its stop to its agent's hello at the other QEMU.
+stand still, by one connection. Nothing is written down or asked of anybody; both channels are sealed with the
+product's ciphers, or not at all. What is timed is what the guest's users would see: from its stop to its
+agent's hello at the other QEMU.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +18,7 @@ from qemu.qmp import EventListener
 from bench.bare_clones import BareClone, BareClones, Seat
 from bench.samples import Samples
 from sandfleet.adapters.clock import SystemClock
-from sandfleet.adapters.qemu import mirror
+from sandfleet.adapters.qemu import mirror, move_keys
 from sandfleet.adapters.qemu.chains import chain_of
 from sandfleet.adapters.qemu.clone import UNANNOUNCED
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET
@@ -35,11 +37,15 @@ _ROUNDS_MAX = 3000
 _LOOK_S = 0.02
 
 
-async def move(clones: BareClones, source: BareClone, *, is_still: bool, stood_still: Samples) -> BareClone:
+async def move(
+    clones: BareClones, source: BareClone, *, is_still: bool, is_sealed: bool, stood_still: Samples
+) -> BareClone:
     """Return the clone that goes on elsewhere; the one that was sent is removed."""
     target = await _expect(await clones.seat())
     try:
-        await _send(source, target, is_still=is_still, stood_still=stood_still)
+        if is_sealed:
+            await _share_key(source.machine, target)
+        await _send(source, target, is_still=is_still, is_sealed=is_sealed, stood_still=stood_still)
     except BaseException:
         await target.destroy()
         raise
@@ -61,11 +67,23 @@ async def _expect(seat: Seat) -> QemuMachine:
     return QemuMachine(seat.host, seat.manifest_of(spawned.process, recipe), sessions)
 
 
-async def _send(source: BareClone, target: QemuMachine, *, is_still: bool, stood_still: Samples) -> None:
+async def _share_key(source: QemuMachine, target: QemuMachine) -> None:
+    """Have both QEMUs know one key, for all connections of this move."""
+    key = move_keys.new_key()
+    for machine, endpoint in ((target, move_keys.RECEIVING), (source, move_keys.SENDING)):
+        directory = machine.host.directory(machine.manifest.machine_id)
+        uid = machine.manifest.uid
+        await move_keys.add_credentials(machine.monitor, directory, uid=uid, key=key, endpoint=endpoint)
+
+
+async def _send(
+    source: BareClone, target: QemuMachine, *, is_still: bool, is_sealed: bool, stood_still: Samples
+) -> None:
     there, here = target.monitor, source.machine.monitor
-    port = await _await_guest(there)
-    await _mirror(source.machine, await _offer_disks(there))
-    parameters = {"tls-creds": "", "max-bandwidth": BYTES_PER_S_MAX, "downtime-limit": _DOWNTIME_MS}
+    tls = {"tls-creds": move_keys.CREDENTIALS} if is_sealed else {}
+    port = await _await_guest(there, tls)
+    await _mirror(source.machine, await _offer_disks(there, tls), tls)
+    parameters = {"tls-creds": "", "max-bandwidth": BYTES_PER_S_MAX, "downtime-limit": _DOWNTIME_MS, **tls}
     await prepare_move(here, ["events", "pause-before-switchover", "return-path"], parameters)
     await source.guest.close()
     with here.listen("STOP") as stops, here.listen("MIGRATION") as moves:
@@ -80,41 +98,42 @@ async def _send(source: BareClone, target: QemuMachine, *, is_still: bool, stood
     await landed(target)
     await there.execute("nbd-server-stop")
     await thaw(there)
+    await move_keys.remove_credentials(there, target.host.directory(target.manifest.machine_id))
     assert target.sessions is not None
     directory = target.host.directory(target.manifest.machine_id)
     target.sessions.guest = await target.host.guests(directory / AGENT_SOCKET)
     stood_still.values.append((SystemClock().now().timestamp() - stopped_at_s) * 1000)
 
 
-async def _await_guest(qmp: Qmp) -> int:
+async def _await_guest(qmp: Qmp, tls: Mapping[str, str]) -> int:
     """Have QEMU wait for memory and devices; return the port."""
-    parameters = {"tls-creds": "", "max-bandwidth": BYTES_PER_S_MAX, **UNANNOUNCED}
+    parameters = {"tls-creds": "", "max-bandwidth": BYTES_PER_S_MAX, **UNANNOUNCED, **tls}
     await prepare_move(qmp, ["events", "late-block-activate", "return-path"], parameters)
     await qmp.execute("migrate-incoming", {"uri": f"tcp:{_LOOPBACK}:0"})
     return int((await qmp.execute("query-migrate"))["socket-address"][0]["port"])
 
 
-async def _offer_disks(qmp: Qmp) -> int:
+async def _offer_disks(qmp: Qmp, tls: Mapping[str, str]) -> int:
     """Have QEMU take the writes of both disks; return the port."""
     with socket.socket() as listening:
         listening.bind((_LOOPBACK, 0))
         await qmp.give_socket(listening.fileno(), name=_DISK_SOCKET)
         port = int(listening.getsockname()[1])
-    await qmp.execute("nbd-server-start", {"addr": {"type": "fd", "data": {"str": _DISK_SOCKET}}})
+    await qmp.execute("nbd-server-start", {"addr": {"type": "fd", "data": {"str": _DISK_SOCKET}}, **tls})
     for drive in mirror.DRIVES:
         export = {"type": "nbd", "id": drive, "name": drive, "node-name": drive, "writable": True}
         await qmp.execute("block-export-add", export)
     return port
 
 
-async def _mirror(machine: QemuMachine, port: int) -> None:
+async def _mirror(machine: QemuMachine, port: int, tls: Mapping[str, str]) -> None:
     """Return when both disks are the same here and there."""
     qmp = machine.monitor
     for drive in mirror.DRIVES:
         server = {"type": "inet", "host": _LOOPBACK, "port": str(port)}
         name = mirror.job_name(drive)
         await qmp.execute(
-            "blockdev-add", {"driver": "nbd", "node-name": name, "server": server, "export": drive}
+            "blockdev-add", {"driver": "nbd", "node-name": name, "server": server, "export": drive, **tls}
         )
         job = {"job-id": name, "target": name, "sync": "top", "copy-mode": "write-blocking"}
         await qmp.execute("blockdev-mirror", {**job, "device": chain_of(machine.manifest, drive).nodes[0]})

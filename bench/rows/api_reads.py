@@ -10,6 +10,7 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from bench.bed import Bed
 from bench.processor_time import running_seconds
@@ -100,6 +101,6 @@ async def _until_up(port: int) -> None:
             return
 
 
-def _services(bed: Bed) -> list[dict[str, dict[str, int]]]:
+def _services(bed: Bed) -> list[dict[str, Any]]:
     state = json.loads((bed.data_dir / "state.json").read_text())
     return list(state["services"])

@@ -159,13 +159,11 @@ def machine_of(fleet: LiveFleet, machine: str) -> str | None:
     return _owners(fleet).get(machine)
 
 
-def epochs_of(fleet: LiveFleet, sandbox_id: str) -> dict[int, str]:
-    """Return the machines of a sandbox by the epochs under which they have it."""
-    return {
-        int(manifest["epoch"]): machine
-        for machine, manifest in _manifests(fleet).items()
-        if manifest["owner"] == sandbox_id
-    }
+def machines_of(fleet: LiveFleet, sandbox_id: str) -> frozenset[str]:
+    """Return the machines of a sandbox: two while it moves."""
+    return frozenset(
+        machine for machine, manifest in _manifests(fleet).items() if manifest["owner"] == sandbox_id
+    )
 
 
 def _engines(fleet: LiveFleet) -> list[HypervisorConfig]:

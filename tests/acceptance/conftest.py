@@ -3,7 +3,7 @@ or by the next run if this one is killed.
 
 With SANDFLEET_ACCEPTANCE_DIR the fleet of that data directory is used instead, and left as it is: for
 the time when one test is being written. For rounds of faults it has to have been started with
-SANDFLEET_FAULT_POINTS_DIR=DATA_DIR/orders.
+SANDFLEET_FAULT_POINTS_DIR=DATA_DIR/orders, and for sizes that follow their use with the `server.toml` below.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ import pytest
 from tests.acceptance.faults import ORDERS
 from tests.acceptance.live_fleet import LiveFleet, find_fleet, start_fleet
 
+from sandfleet.local.layout import Layout
 from sandfleet.testing.disposable_fleets import disposable_directory
+
+SOON_QUIET = "autoscale_interval_s = 1\nautoscale_shrink_after_s = 5\n"
+"""Sizes that follow their use do so at once; no other sandbox has one."""
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +45,7 @@ def _started(kind: str, *options: str) -> Iterator[LiveFleet]:
     with disposable_directory(kind) as data_dir:
         orders = data_dir / ORDERS
         orders.mkdir(mode=0o700)
+        Layout(data_dir).server_choices.write_text(SOON_QUIET)
         running = start_fleet(data_dir, *options, environment={"SANDFLEET_FAULT_POINTS_DIR": str(orders)})
         yield running
         running.down()

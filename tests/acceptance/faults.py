@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tests.acceptance.census import epochs_of, machine_of, qemu_processes
+from tests.acceptance.census import machine_of, machines_of, qemu_processes
 from tests.acceptance.chaos.victims import Victims
 from tests.acceptance.live_fleet import LiveFleet
 
@@ -122,12 +122,12 @@ class Faults:
             (self.directory / f"{point}.reached").unlink()
 
     @contextmanager
-    def done(self, fault: str, sandbox_id: str) -> Iterator[None]:
+    def done(self, fault: str, sandbox_id: str, *, before: frozenset[str]) -> Iterator[None]:
         """Do it, and put right afterwards what does not mend by itself."""
         if fault == "qemu":
             self.kill_qemu(sandbox_id)
         elif fault in ("source", "target"):
-            self.kill_side(sandbox_id, is_target=fault == "target")
+            self.kill_side(sandbox_id, before=before, is_target=fault == "target")
         elif fault == "disk":
             with self._full_disk():
                 yield
@@ -158,16 +158,17 @@ class Faults:
                 process.send_signal(signal.SIGKILL)
         return bool(victims)
 
-    def kill_side(self, sandbox_id: str, *, is_target: bool) -> None:
-        """Kill the QEMU that a sandbox moves away from, or the one that it moves to if there is one yet."""
-        sides = epochs_of(self.fleet, sandbox_id)
-        chosen = max(sides) if is_target else min(sides)
-        if is_target and len(sides) < 2:
-            return
-        process = qemu_processes(self.fleet).get(sides[chosen])
-        if process is not None:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+    def kill_side(self, sandbox_id: str, *, before: frozenset[str], is_target: bool) -> None:
+        """Kill the QEMU that a sandbox moves away from, or the one that it moves to, if it is there.
+
+        `before` are the sandbox's machines as they were before the move.
+        """
+        machines = machines_of(self.fleet, sandbox_id)
+        processes = qemu_processes(self.fleet)
+        for machine in machines - before if is_target else machines & before:
+            if machine in processes:
+                with suppress(psutil.NoSuchProcess):
+                    processes[machine].send_signal(signal.SIGKILL)
 
     @contextmanager
     def _full_disk(self) -> Iterator[None]:

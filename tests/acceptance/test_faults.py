@@ -23,6 +23,7 @@ import httpx
 import pytest
 from tests.acceptance.census import (
     leftovers_of_snapshots,
+    machines_of,
     pieces_of_nobody,
     qemu_processes,
     take_census,
@@ -144,12 +145,13 @@ def play(faults: Faults, subject: Subject, verb: str, point: str, fault: str) ->
     with fleet.client(timeout_s=150) as http:
         prepare(http, subject, verb, losses=(verb == "recover") + (fault in ("qemu", "source", "target")))
         before = take_census(fleet)
+        machines = machines_of(fleet, subject.sandbox_id)
         order = fault if fault in ("kill", "enospc") else "hold"
         with faults.armed(point, order), ThreadPoolExecutor(1) as pool:
             asked = pool.submit(VERB_CALLS[verb], faults, subject)
             faults.wait_reached(point, unless=asked)
             if order == "hold":
-                with faults.done(fault, subject.sandbox_id):
+                with faults.done(fault, subject.sandbox_id, before=machines):
                     faults.let_go(point)
                     outcome(asked, patience_s=20)
             outcome(asked, patience_s=150)

@@ -14,13 +14,16 @@ from typing import Any
 
 import httpx
 import pytest
-from opencomputer import Sandbox
+from opencomputer import Sandbox, ScalingLockedError
+from tests.acceptance.counting_socket import ECHO_APP, ECHO_PORT
 from tests.acceptance.live_fleet import COMMAND, LiveFleet
+from tests.waiting import eventually
 from websockets.asyncio.client import connect
 
 pytestmark = [pytest.mark.timeout(600)]
 
 ATTEMPTS_MAX = 10
+FOLLOWS_WITHIN_S = 180.0
 APP = """
 import asyncio, http.server, threading
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -46,30 +49,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
     def log_message(self, *_): pass
 http.server.ThreadingHTTPServer(("0.0.0.0", 3000), Handler).serve_forever()
-"""
-SOCKET_APP = """
-import base64, hashlib, socketserver
-class Echo(socketserver.StreamRequestHandler):
-    def handle(self):
-        head = b""
-        while b"\\r\\n\\r\\n" not in head:
-            head += self.request.recv(4096)
-        lines = {line.split(b":")[0].lower(): line.split(b":", 1)[1].strip()
-                 for line in head.split(b"\\r\\n")[1:] if b":" in line}
-        key = lines[b"sec-websocket-key"]
-        accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-        self.wfile.write(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\n"
-                         b"Connection: Upgrade\\r\\n"
-                         b"Sec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
-        while True:
-            first, second = self.rfile.read(2)
-            if first & 15 == 8:
-                self.wfile.write(bytes([0x88, 0]))
-                return
-            length, mask = second & 127, self.rfile.read(4)
-            data = bytes(byte ^ mask[place % 4] for place, byte in enumerate(self.rfile.read(length)))
-            self.wfile.write(bytes([first, len(data)]) + data)
-socketserver.ThreadingTCPServer(("0.0.0.0", 3001), Echo).serve_forever()
 """
 
 
@@ -107,6 +86,23 @@ async def total_mb(sandbox: Sandbox) -> float:
     return int(await said(sandbox, "awk '/MemTotal/ {print $2}' /proc/meminfo")) / 1024
 
 
+async def fill(sandbox: Sandbox, memory_mb: int) -> None:
+    """Have a program in it that uses so much memory, and does nothing."""
+    program = f'b=b"x"*({memory_mb}<<20); import time; time.sleep(600)'
+    await said(sandbox, f"setsid python3 -c '{program}' >/dev/null 2>&1 &")
+
+
+async def has_size(fleet: LiveFleet, sandbox: Sandbox, size_mb: int) -> None:
+    """Return when the fleet has given it that size by itself."""
+    async with fleet.async_client() as http:
+
+        async def is_so() -> bool:
+            found = (await http.get(f"/api/sandboxes/{sandbox.sandbox_id}")).json()
+            return bool(found["memoryMB"] == size_mb)
+
+        await eventually(is_so, what=f"{size_mb} MB", within_s=FOLLOWS_WITHIN_S, every_s=0.5)
+
+
 async def begin(sandbox: Sandbox, program: str, *, port: int, fleet: LiveFleet) -> None:
     """Start a program in the sandbox and return when its port answers."""
     await sandbox.files.write(f"/home/sandbox/app{port}.py", program)
@@ -131,10 +127,7 @@ async def test_a_sandbox_grows_and_shrinks_and_the_guest_has_it(fleet: LiveFleet
         limits = await http.put(f"{path}/limits", json={"memoryMB": 1024, "cpuPercent": 50})
         assert limits.json()["cpuPercent"] == 50
         assert await said(sandbox, "cat /sys/fs/cgroup/sandbox/cpu.max") == "50000 100000"
-        await said(
-            sandbox,
-            "setsid python3 -c 'b=b\"x\"*(600<<20); import time; time.sleep(600)' >/dev/null 2>&1 &",
-        )
+        await fill(sandbox, 600)
         for _ in range(400):
             if (await http.get(f"{path}/stats")).json()["memUsage"] > 550 * 2**20:
                 break
@@ -144,6 +137,34 @@ async def test_a_sandbox_grows_and_shrinks_and_the_guest_has_it(fleet: LiveFleet
         assert (await http.get(path)).json()["memoryMB"] == 1024
         stats = (await http.get(f"{path}/stats")).json()
         assert stats["memUsage"] > 500 * 2**20
+
+
+async def test_a_size_follows_its_use_up_and_down_until_it_is_locked(
+    fleet: LiveFleet, sandbox: Sandbox
+) -> None:
+    given = {"enabled": True, "minMemoryMB": 1024, "maxMemoryMB": 2048}
+    on = await sandbox.set_autoscale(True, min_memory_mb=1024, max_memory_mb=2048)
+    assert on == {"sandboxID": sandbox.sandbox_id, **given} == await sandbox.get_autoscale()
+    await fill(sandbox, 800)
+    await has_size(fleet, sandbox, 2048)
+    assert await total_mb(sandbox) >= 0.88 * 2048
+    await said(sandbox, "pkill -f 'slee[p].600'")
+    await has_size(fleet, sandbox, 1024)
+    assert await total_mb(sandbox) <= 1.02 * 1024
+    async with fleet.async_client() as http:
+        log = (await http.get(f"/api/sandboxes/{sandbox.sandbox_id}/events")).json()
+    changes = [one["reason"] for one in log if one["event"] == "resize_requested"]
+    assert changes[-1].startswith("1024 to 2048 MiB: it uses "), changes
+    assert changes[0].startswith("2048 to 1024 MiB: for "), changes
+
+    assert (await sandbox.set_scaling_lock(True))["locked"] is True
+    assert (await sandbox.get_autoscale())["enabled"] is False
+    for refused in (sandbox.set_autoscale(True), sandbox.scale(memory_mb=2048)):
+        with pytest.raises(ScalingLockedError):
+            await refused
+    assert (await sandbox.set_scaling_lock(False))["locked"] is False
+    assert await sandbox.get_autoscale() == {"sandboxID": sandbox.sandbox_id, **given, "enabled": False}
+    assert (await sandbox.scale(memory_mb=2048))["memoryMB"] == 2048
 
 
 async def test_a_guest_asks_about_itself_and_changes_its_size(sandbox: Sandbox) -> None:
@@ -174,8 +195,8 @@ async def test_previews_stream_into_a_port(fleet: LiveFleet, sandbox: Sandbox) -
         assert (await anybody.get("/", headers=host(sandbox, 3000))).status_code == 401
         opened = {**host(sandbox, 3000), "X-OC-Preview-Token": token}
         assert (await anybody.get("/", headers=opened)).status_code == 200
-    await begin(sandbox, SOCKET_APP, port=3001, fleet=fleet)
-    address = fleet.url.replace("http://127.0.0.1", f"ws://{sandbox.sandbox_id}-p3001.localhost")
+    await begin(sandbox, ECHO_APP, port=ECHO_PORT, fleet=fleet)
+    address = fleet.url.replace("http://127.0.0.1", f"ws://{sandbox.sandbox_id}-p{ECHO_PORT}.localhost")
     port = int(fleet.url.rpartition(":")[2])
     headers = {"X-OC-Preview-Token": token}
     async with connect(

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.acceptance.counting_socket import counting
+from tests.acceptance.counting_socket import counting, counting_on_preview
 from tests.acceptance.live_fleet import COMMAND, LiveFleet, wait_until
 
 from sandfleet_sdk import ApiError, Client, ExecResult
@@ -63,10 +63,14 @@ def test_a_sandbox_is_moved_there_and_back_while_it_works(twin_fleet: LiveFleet,
             client.files.write(sandbox_id, "/workspace/load.py", LOAD)
             load = f"python3 /workspace/load.py {COUNTED_MAX}"
             writing = pool.submit(client.commands.run, sandbox_id, load, timeout_s=500)
-            with counting(twin_fleet, client, sandbox_id) as on_socket:
+            with (
+                counting(twin_fleet, client, sandbox_id) as on_session,
+                counting_on_preview(twin_fleet, client, sandbox_id) as on_preview,
+            ):
                 _there_and_back(twin_fleet, client, sandbox_id, moves=moves)
                 time.sleep(1)
-            print(f"counted to {on_socket.reached}, at most {on_socket.longest_s:.1f} s for a number")
+            for counted in (on_session, on_preview):
+                print(f"counted to {counted.reached}, at most {counted.longest_s:.1f} s for a number")
             client.files.write(sandbox_id, "/workspace/stop", b"")
             _check(client, sandbox_id, writing.result(timeout=300))
         finally:

@@ -272,5 +272,5 @@ def test_the_demo_verifies_every_step(twin_fleet: LiveFleet) -> None:
     assert [step for step in report["steps"] if not step["verified"]] == []
     assert done.returncode == 0
     assert report["complete"] is True
-    assert len(report["steps"]) == 8
+    assert len(report["steps"]) == 10
     assert report["measured"]["create"] > 0

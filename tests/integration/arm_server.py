@@ -5,7 +5,6 @@ It answers Azure's own client over HTTP. Nothing here takes time: what is under 
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections import deque
@@ -13,10 +12,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.integration import json_server
+from tests.integration.json_server import Headers, Reply
 
 TOKEN = "a-test-token"
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
@@ -25,8 +26,6 @@ MADE_AT = "2026-01-01T12:00:00.1234567+00:00"
 PAGE = 2
 TICKS = 2
 """So long an operation goes on."""
-Headers = dict[str, str]
-Reply = tuple[int, Headers, Any]
 _PATH = re.compile(
     rf"/subscriptions/{SUBSCRIPTION}/resourceGroups/(?P<group>[^/]+)/providers/(?P<type>[^/]+/[^/]+)"
     r"(?:/(?P<name>[^/]+))?(?P<rest>/.*)?",
@@ -85,6 +84,9 @@ class Arm:
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, type and name."""
     operations: dict[str, Operation] = field(default_factory=dict)
+    goes_on: threading.Event = field(default_factory=threading.Event)
+    """Until it is set calls are taken and not answered, if the server hangs."""
+    hangs: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -124,6 +126,8 @@ class Arm:
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: Any) -> Reply:
         """Answer one request."""
+        if self.hangs:
+            self.goes_on.wait()
         with self.lock:
             if headers.get("Authorization") != f"Bearer {TOKEN}":
                 return error_of(401, "InvalidAuthenticationToken", "The access token is invalid.")
@@ -358,40 +362,9 @@ def _goes_along(kind: str, body: dict[str, Any], gone: dict[str, Any]) -> bool:
     return bool(options[kind].get("deleteOption") == "Delete")
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    arm: Arm
-
-    def _handle(self) -> None:
-        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = json.loads(content) if content else None
-        status, headers, said = self.arm.answer(self.command, self.path, dict(self.headers), body)
-        told = b"" if said is None else json.dumps(said).encode()
-        self.send_response(status)
-        for name, value in {**headers, "Content-Type": "application/json"}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(told)))
-        self.end_headers()
-        self.wfile.write(told)
-
-    do_GET = do_PUT = do_DELETE = do_PATCH = _handle
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
-
-
 @contextmanager
 def serving() -> Iterator[Arm]:
     """Run it."""
     arm = Arm()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"arm": arm}))
-    server.daemon_threads = True
-    arm.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with json_server.serving(arm.answer) as arm.url:
         yield arm
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(30)

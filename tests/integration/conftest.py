@@ -24,9 +24,10 @@ from sandfleet.adapters.redis.connection import RedisConnection
 from sandfleet.adapters.redis.leases import RedisLeaseStore
 from sandfleet.adapters.redis.routes import RedisRouteCache
 from sandfleet.adapters.redis.wakeups import RedisWakeUps
-from sandfleet.controlplane.dependencies import ControlPlane, Stores
+from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.controlplane.settings import ControlPlaneSettings
+from sandfleet.controlplane.wiring import stores_of
 from sandfleet.local.embedded_postgres import RunningPostgres, start_postgres
 from sandfleet.local.embedded_valkey import RunningValkey, start_valkey
 from sandfleet.testing.fake_move_client import FakeMoveClient
@@ -120,27 +121,7 @@ class Replicas:
             settings=_settings(self, {**self.settings, **settings}),
             clock=clock,
             replica_id=name,
-            stores=Stores(
-                sandboxes=stores.sandboxes,
-                placements=stores.placements,
-                operations=stores.operations,
-                workers=stores.workers,
-                organisations=stores.organisations,
-                idempotency=stores.idempotency,
-                secrets=stores.secrets,
-                terms=stores.terms,
-                snapshots=stores.snapshots,
-                checkpoints=stores.checkpoints,
-                previews=stores.previews,
-                tags=stores.tags,
-                sizes=stores.sizes,
-                moves=stores.moves,
-                drains=stores.drains,
-                fleet=stores.fleet,
-                rollouts=stores.rollouts,
-                log=stores.log,
-                commands=stores.commands,
-            ),
+            stores=stores_of(stores),
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),
             wake_ups=RedisWakeUps(connection, clock),

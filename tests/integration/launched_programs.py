@@ -14,6 +14,7 @@ from sandfleet.local.launched_machines import LaunchedMachines, PlacedMachine
 from sandfleet.local.layout import Layout
 from sandfleet.local.lock import supervisor_lock
 from sandfleet.local.machine_follower import MachineFollower
+from sandfleet.local.ports import HeldPorts
 from sandfleet.local.service_process import ServiceCommand
 from sandfleet.local.services import Service
 from sandfleet.local.state import ServiceKind, read_state
@@ -52,11 +53,7 @@ def follower(layout: Layout) -> MachineFollower:
             raise OSError("it is held by somebody")
         shutil.rmtree(layout.worker_data(order.worker_id), ignore_errors=True)
 
-    machines = LaunchedMachines(
-        layout.machines,
-        slots=(5, 6, 7),
-        free_port=lambda port: port or 20_000 + len(list(layout.machines.iterdir())),
-    )
+    machines = LaunchedMachines(layout.machines, slots=(5, 6, 7), ports=HeldPorts())
     return MachineFollower(machines, service_of, clear)
 
 

@@ -3,121 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from azure.core.credentials import AccessToken
-from azure.core.pipeline.policies import SansIOHTTPPolicy
-from tests.integration import arm_server
+from tests.integration import arm_server, azure_fleet
 from tests.integration.arm_server import ADDRESS, CARD, DISK, GROUP, KEY, SUBSCRIPTION, VM, Arm, error_of
+from tests.integration.azure_fleet import Azure, TestToken
 
-from sandfleet.adapters.machines.azure import AzureMachinePool
 from sandfleet.adapters.machines.azure_bodies import Names
 from sandfleet.adapters.machines.azure_config import (
     AzureClients,
-    AzureConfig,
-    AzureImages,
-    AzureSize,
     open_clients,
 )
 from sandfleet.adapters.machines.azure_graves import FORGET_EVERY, KEPT
 from sandfleet.adapters.machines.azure_patience import WAIT_MAX
 from sandfleet.adapters.machines.tags import FLEET_TAG, LAUNCH_TAG, VERSION_TAG
 from sandfleet.model.errors import MachineRefused, PoolUnreachable
-from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
+from sandfleet.model.launch import LaunchFailure, LaunchId
 from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState, PartKind
-from sandfleet.testing.builders import NOON, resources
-from sandfleet.testing.clock import JumpingClock
 from sandfleet.testing.conformance import machine_pool
 from sandfleet.testing.conformance.machine_pool import FIRST, Check, Subject
 
-SUBNET = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/networks/v/subnets/s"
-SIZES = (
-    AzureSize(MachineSize("azure", "usual", resources(14000), region="here"), "Standard_D4s_v5"),
-    AzureSize(
-        MachineSize("azure", "spot", resources(14000), region="here"), "Standard_D4s_v5", True, "2", 128
-    ),
-)
 ORDER = MachineOrder(LaunchId("launch-1"), "usual", "v1")
 QUOTA = "Operation could not be completed as it results in exceeding approved standardDSv5Family Cores quota."
 
 
-class TestToken(SansIOHTTPPolicy[Any, Any]):
-    """Shows the token also to a server without TLS, as Azure's own policy does not."""
-
-    __test__ = False
-
-    def on_request(self, request: Any) -> None:
-        request.http_request.headers["Authorization"] = f"Bearer {arm_server.TOKEN}"
-
-
-class Azure:
-    """One subscription with an image, and a fleet of its own for each test."""
-
-    def __init__(self, arm: Arm, clients: AzureClients) -> None:
-        self.arm, self.clients = arm, clients
-        self.fleet = f"fleet-{secrets.token_hex(4)}"
-        self.clock = JumpingClock(now=NOON)
-
-    def pool(self, *, fleet: str | None = None, **settings: Any) -> AzureMachinePool:
-        config = AzureConfig(
-            fleet=fleet or self.fleet,
-            subscription_id=SUBSCRIPTION,
-            resource_group=GROUP,
-            location="here",
-            subnet_id=SUBNET,
-            images=AzureImages("images", "worker", GROUP),
-            sizes=SIZES,
-            ssh_public_key="ssh-ed25519 AAAA",
-            **{"poll_s": 0, "has_address": True, "custom_data": "#cloud-config", **settings},
-        )
-        return AzureMachinePool(config, self.clients, clock=self.clock)
-
-    def refuse(self, reply: arm_server.Reply, *, method: str = "PUT", kind: str = VM) -> None:
-        self.arm.answers[method, kind] = deque([reply])
-
-    async def end(self, pool: AzureMachinePool, machine_id: str) -> None:
-        """Ask for its end until it is gone."""
-        for _ in range(20):
-            if await pool.terminate(machine_id, term=1):
-                return
-            self.arm.tick()
-        raise AssertionError(f"{machine_id} is there still: {sorted(self.arm.resources)}")
-
-    def left(self) -> list[str]:
-        """Return the types of what the fleet has there, but for what says that a launch has ended."""
-        return sorted(
-            kind
-            for (kind, _), body in self.arm.resources.items()
-            if kind != KEY and body.get("tags", {}).get(FLEET_TAG) == self.fleet
-        )
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[Arm, AzureClients]]:
-    with arm_server.serving() as arm:
-        credential = SimpleNamespace(get_token=lambda *scopes, **more: AccessToken(arm_server.TOKEN, 2**33))
-        clients = open_clients(
-            SUBSCRIPTION, credential=credential, endpoint=arm.url, authentication_policy=TestToken()
-        )
-        yield arm, clients
-        clients.compute.close()
-        clients.network.close()
+    with azure_fleet.serving() as served:
+        yield served
 
 
 @pytest.fixture
 def azure(server: tuple[Arm, AzureClients]) -> Azure:
-    arm, clients = server
-    arm.begin_anew()
-    for number in range(1, 4):
-        arm.add_image(f"0.0.{number}", "v0")
-    arm.add_image("1.0.0", "v1")
-    return Azure(arm, clients)
+    return azure_fleet.begun_anew(*server)
 
 
 @pytest.mark.parametrize("check", machine_pool.CHECKS, ids=lambda check: check.__name__)

@@ -16,6 +16,7 @@ from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops import takeover
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.operations.fleet import Fleet
+from sandfleet.model.checkpoint import CheckpointState
 from sandfleet.model.drain import Drain, DrainOwner, DrainState, DrainTerms, StayReason
 from sandfleet.model.errors import HypervisorFailed, StaleTerm
 from sandfleet.model.ids import SandboxId, WorkerId
@@ -299,6 +300,39 @@ async def test_what_can_neither_move_nor_sleep_runs_on_and_the_drain_is_stuck(
         await observer.stores.workers.register(a_worker("wk-three"))
         done = await until_seen(observer, fleet, is_drained)
     assert (done.moved, done.stuck_at) == (1, None)
+
+
+async def test_what_would_not_sleep_before_its_host_ends_is_kept_and_comes_back_when_the_host_is_gone(
+    replicas: Any,
+) -> None:
+    """A checkpoint is taken while it runs on, and nobody has to ask for what follows."""
+    replicas.settings["blob_store_url"] = STORE
+    observer = await some_running(replicas, "sb-a", away_mib=512)
+    stores = observer.stores
+    term = await stores.terms.raise_term("replica-1")
+    notice = DrainWorker(HOME, DrainOwner.NOTICE, "its host ends", deadline_s=2)
+    await stores.fleet.record(FleetDecision(DrainOwner.NOTICE, [notice]), term=term)
+
+    def is_kept(drain: Drain) -> bool:
+        return any(stay.kept_at and "comes back from" in stay.said for stay in drain.stays)
+
+    async with replicas.replica("replica-1") as fleet:
+        await until_seen(observer, fleet, is_kept, term=term)
+        (row,) = await rows(observer, "sb-a")
+        assert (row.state, row.worker_id) == (SandboxState.RUNNING, HOME)
+        (kept,) = await stores.checkpoints.list(row.organisation_id, row.id)
+        assert kept.name.startswith("before-its-host-ends-")
+        assert kept.state is CheckpointState.READY
+        await stores.workers.mark_absent(
+            WorkerState.UNREACHABLE, silent_for=timedelta(seconds=-60), term=term
+        )
+        assert await stores.fleet.lose(HOME, because="its machine is gone", term=term)
+        await stores.workers.register(
+            a_worker("wk-three", total=resources(4096, cpu_count=8, disk_mib=10**7))
+        )
+        await fleet.reconciler.tick(term=term)
+        again = await until(observer, lambda row: row.state is SandboxState.RUNNING, "sb-a")
+    assert (again.worker_id, again.snapshot_id) == ("wk-three", kept.snapshot_id)
 
 
 async def test_a_round_reads_as_often_for_many_as_for_one(replicas: Any) -> None:

@@ -19,6 +19,7 @@ from tests.integration.crashing import (
 )
 
 from sandfleet.controlplane.loops import takeover
+from sandfleet.controlplane.operations import migrate as migrate_operation
 from sandfleet.model.errors import (
     BadRequest,
     Conflict,
@@ -295,6 +296,32 @@ async def test_a_target_that_is_lost_for_good_holds_nothing_up(replicas: Any) ->
     assert (after.worker_id, after.epoch) == (HOME, 1)
     assert copies(replicas) == [(HOME, "running", 1)]
     assert await committed_mib(observer) == 1024
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+async def test_what_was_torn_apart_ends_whether_its_target_is_gone_or_silent(
+    replicas: Any, is_gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory followed its guest, and the target is lost: neither side can run it, and that is told."""
+    monkeypatch.setattr(migrate_operation, "SILENT_ATTEMPTS", 2)
+    replicas.settings["move_may_post_copy"] = True
+    observer, sandbox = await a_running(replicas)
+    replicas.movers.ends_with, replicas.movers.is_torn = UNDECIDED, True
+    wire = Tripwire(6, "before")  # the source is asked again how it stands
+    plane = wire.around(replicas.plane("replica-1"), looks_up=False)
+    async with replicas.replica("replica-1", plane=plane) as fleet:
+        await migrate(fleet, sandbox)
+        await asyncio.wait_for(wire.hung.wait(), 10)
+        if is_gone:
+            await _lost_for_good(observer, AWAY)
+        replicas.workers.host(AWAY).is_unreachable = True
+        wire.may_go_on.set()
+        await fleet.engine.wait_for(OperationId("op-move"), timeout_s=20)
+        replicas.workers.host(AWAY).is_unreachable = False  # until then its place is not given back
+        after = await until(observer, lambda row: row.state is SandboxState.RUNNING)
+    assert (after.worker_id, after.epoch) == (HOME, 1)
+    assert [one for one in copies(replicas) if one[0] == HOME] == []  # so whoever looks for losses finds it
+    assert replicas.movers.violations == []
 
 
 ARRIVE = 9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandfleet.adapters.postgres.wiring import PostgresStores
-from sandfleet.controlplane.wiring import _stores
+from sandfleet.controlplane.wiring import stores_of
 from sandfleet.testing.conformance import (
     drain_store,
     fleet_store,
@@ -36,4 +36,4 @@ CHECKS = (
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 async def test_postgresql_conforms(stores: PostgresStores, check: Check) -> None:
-    await check(_stores(stores))
+    await check(stores_of(stores))

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from sandfleet.controlplane.api import sizes
 from sandfleet.controlplane.http import idempotency as claims
-from sandfleet.controlplane.loops import drain, expiry
+from sandfleet.controlplane.loops import drain, expiry, notices
 from sandfleet.controlplane.operations import (
     arrival,
     destroy,
@@ -18,6 +19,7 @@ from sandfleet.controlplane.operations import (
     fleet,
     migrate,
     release,
+    resize_or_move,
     upload,
 )
 from sandfleet.model.errors import StaleLease
@@ -25,19 +27,22 @@ from sandfleet.model.operation import Operation, OperationKind
 from sandfleet.model.resources import NOTHING
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.snapshot import Snapshot
-from sandfleet.planning import placement
+from sandfleet.planning import autoscale, placement, rollout
 from sandfleet.planning.fleet import Member
 from sandfleet.testing.memory import idempotency, saved_states, workers
 from sandfleet.testing.memory.database import MemoryDatabase, StoredOperation
 from sandfleet.testing.simulation import replica
 from sandfleet.testing.simulation.host import Host
 from sandfleet.testing.simulation.invariants import WatchedDatabase
-from sandfleet.testing.simulation.profile import POOL_EVERY
+from sandfleet.testing.simulation.profile import POOL_EVERY, ROLLOUT_EVERY, SIZES_EVERY
 from sandfleet.testing.simulation.running import run_seed
+from sandfleet.testing.simulation.versions import DEAF, FAINT, GOOD
 from sandfleet.testing.simulation.world import Mutations
 from sandfleet.wire.worker_messages import HeartbeatAnswer, SnapshotState
 
 SEEDS_MAX = 160
+WITH_ROLLOUT = range(ROLLOUT_EVERY - 2, SEEDS_MAX * ROLLOUT_EVERY, ROLLOUT_EVERY)
+WITH_SIZES = range(1, SEEDS_MAX * SIZES_EVERY, SIZES_EVERY)
 
 
 def finds(expected: str, mutations: Mutations | None = None, *, seeds: range = range(SEEDS_MAX)) -> None:
@@ -220,3 +225,53 @@ def test_a_machine_that_ends_under_a_sandbox_is_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(workers, "_require_forgettable", lambda *_, **__: None)
     monkeypatch.setattr(Member, "may_be_removed", property(lambda member: member.is_draining))
     finds("ends under", seeds=range(POOL_EVERY - 2, 8 * SEEDS_MAX, POOL_EVERY))
+
+
+def test_a_drained_worker_that_takes_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "REFUSALS", [one for one in placement.REFUSALS if one[0] != "cordoned"])
+    finds("is placed on .*, which is drained")
+
+
+def test_a_version_that_comes_to_the_fleet_unproven_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "_is_proven", lambda member, view: True)
+    monkeypatch.setattr(rollout, "_why_unwell", lambda *_: None)
+    finds("which is bad, comes to the fleet", Mutations(profile={"next_version": DEAF}), seeds=WITH_ROLLOUT)
+
+
+def test_a_canary_that_is_well_only_now_and_then_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        rollout, "_is_well", lambda member, view, policy, now: rollout._is_proven(member, view)
+    )
+    finds("which is bad, comes to the fleet", Mutations(profile={"next_version": FAINT}), seeds=WITH_ROLLOUT)
+
+
+def test_a_version_under_test_that_takes_sandboxes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "is_tested", lambda database, version: False)
+    finds("whose version is under test", seeds=WITH_ROLLOUT)
+
+
+def test_a_rollout_that_ends_machines_with_sandboxes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_require_forgettable", lambda *_, **__: None)
+    monkeypatch.setattr(Member, "may_be_removed", property(lambda member: member.is_draining))
+    finds("ends under", Mutations(profile={"next_version": GOOD}), seeds=WITH_ROLLOUT)
+
+
+def test_a_rollout_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "_drains", lambda *_, **__: ([], {}))
+    finds("stuck: .*the roll-out is fleet", Mutations(profile={"next_version": GOOD}), seeds=WITH_ROLLOUT)
+
+
+def test_a_notice_that_nobody_heeds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "plan_notices", lambda view, now: [])
+    finds("ends under", Mutations(profile={"faults": ("take machine",)}), seeds=WITH_ROLLOUT)
+
+
+def test_a_locked_size_that_changes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (resize_or_move, sizes):
+        monkeypatch.setattr(module, "require_unlocked", lambda sandbox: None)
+    finds("changes its size, which is locked", seeds=WITH_SIZES)
+
+
+def test_a_size_that_goes_to_and_fro_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoscale._Guest, "has_room", lambda *_: True)
+    finds("to and fro under equal use", seeds=WITH_SIZES)

@@ -19,7 +19,7 @@ from sandfleet.cli.copy_paths import (
 )
 from sandfleet.cli.errors import CommandFailed, ExitCode, exit_code_of, hint_of, report
 from sandfleet.cli.exec_arguments import with_options_first
-from sandfleet.cli.execute import exit_code, signal_number
+from sandfleet.cli.exit_codes import exit_code, signal_number
 from sandfleet.cli.pairs import parse_pairs
 from sandfleet.cli.sandbox_names import choose, is_complete_id
 from sandfleet_sdk import ExecResult, NoCapacity, NotFound, Sandbox, Unreachable

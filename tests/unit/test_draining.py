@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from sandfleet.model.drain import Drain, DrainState, Stay, StayReason
-from sandfleet.model.ids import SandboxId, WorkerId
+from sandfleet.model.ids import OperationId, SandboxId, WorkerId
 from sandfleet.model.sandbox import SandboxState
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.draining import (
     _LEAVING,
+    TOO_LATE,
     DrainPlan,
     DrainPolicy,
     Resident,
@@ -278,3 +279,39 @@ def test_a_worker_that_is_not_empty_at_its_deadline_is_stuck_until_it_is() -> No
         "drain_stuck",
         "its deadline is over, 1 are there still: sb-a: no",
     )
+
+
+ENDING = replace(
+    POLICY, deadline_at=NOON + timedelta(seconds=110), saves_from=NOON, saves_at_once=2, is_host_ending=True
+)
+
+
+def test_where_the_host_ends_each_leaves_in_the_cheapest_way_that_is_in_time() -> None:
+    """A move comes before a sleep, a sleep before a checkpoint, each while there is time for it."""
+    residents = [a_resident("sb-a", 4096), a_resident("sb-b", 8192), a_resident("sb-c", 16384)]
+    plan = planned(*residents, policy=ENDING, away=65536)
+    assert moves(plan) == [("sb-a", "wk-away")]
+    assert [save.sandbox.id for save in plan.saves] == ["sb-b"]
+    assert [(one.sandbox.id, one.reason) for one in plan.checkpoints] == [("sb-c", TOO_LATE)]
+    assert planned(*residents, policy=replace(ENDING, is_host_ending=False), away=65536).checkpoints == ()
+
+
+def test_a_checkpoint_is_taken_once_counts_as_a_save_and_is_not_taken_again_at_once_if_it_failed() -> None:
+    def before(reason: StayReason = StayReason.HELD, **changes: Any) -> Resident:
+        return a_resident("sb-a", 16384, before=Stay(SandboxId("sb-a"), reason, "before", **changes))
+
+    under_way = before(StayReason.KEEPING, operation_id=OperationId("op-1"))
+    plan = planned(under_way, a_resident("sb-b", 16384), policy=replace(ENDING, saves_at_once=1))
+    assert plan.stays[0] == under_way.before
+    assert said(plan)["sb-b"][0] == "waiting"
+    kept = before(kept_at=NOON)
+    assert "comes back from" in said(planned(kept, policy=ENDING))["sb-a"][1]
+    bringing = replace(kept, is_saved_here_alone=True)
+    assert "brought to the object store" in said(planned(bringing, policy=ENDING))["sb-a"][1]
+    later = NOON + timedelta(seconds=5)
+    failed = before(has_failed_to_be_kept=True, attempts=1, retry_at=later)
+    assert said(planned(failed, policy=ENDING)) == {"sb-a": ("held", "before")}
+    refused = before(has_failed_to_sleep=True, attempts=1, retry_at=later)
+    assert len(planned(refused, policy=ENDING).checkpoints) == 1
+    no_store = replace(ENDING, no_saves="there is no object store")
+    assert planned(before(), policy=no_store).checkpoints == ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from ipaddress import ip_network
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +16,6 @@ from sandfleet import __version__
 from sandfleet.adapters.machines.local import LocalMachinePool
 from sandfleet.adapters.machines.local_versions import LocalVersion, UnknownVersion, read_version
 from sandfleet.local.configuration import (
-    WORKERS_MAX,
     FleetConfiguration,
     load_configuration,
     load_secrets,
@@ -25,6 +26,8 @@ from sandfleet.local.launched_machines import slots_lent
 from sandfleet.local.launched_workers import clear_machine, follower_of
 from sandfleet.local.layout import Layout
 from sandfleet.local.machine_follower import MachineFollower
+from sandfleet.local.places import WORKERS_MAX
+from sandfleet.local.ports import HeldPorts
 from sandfleet.local.settings_files import worker_settings
 from sandfleet.local.state import ServiceKind
 from sandfleet.local.up import UpOrder, configure
@@ -55,8 +58,17 @@ def write_version(layout: Layout, name: str, text: str = "") -> None:
     path.write_text(text)
 
 
-def follower(layout: Layout) -> MachineFollower:
-    return follower_of(layout, load_configuration(layout), load_secrets(layout), before=None)
+@pytest.fixture
+def follower(layout: Layout) -> Iterator[Callable[[], MachineFollower]]:
+    """Each is that of another supervisor, after the end of the one before."""
+    with ExitStack() as one:
+
+        def begin() -> MachineFollower:
+            one.close()
+            held = one.enter_context(HeldPorts())
+            return follower_of(layout, load_configuration(layout), load_secrets(layout), held=held)
+
+        yield begin
 
 
 async def launch(layout: Layout, *numbers: int) -> LocalMachinePool:
@@ -73,10 +85,10 @@ def settings_of(layout: Layout, name: str) -> WorkerSettings:
 
 
 async def test_a_launched_worker_has_the_size_that_was_asked_for_and_the_name_of_its_launch(
-    layout: Layout,
+    layout: Layout, follower: Callable[[], MachineFollower]
 ) -> None:
     await launch(layout, 1)
-    (service,) = follower(layout).services()
+    (service,) = follower().services()
     assert (service.name, service.kind, service.after) == ("wk-launch-1", ServiceKind.WORKER, ("server",))
     settings = settings_of(layout, service.name)
     assert (settings.worker_id, settings.machine_id) == ("wk-launch-1", "launch-1")
@@ -88,13 +100,13 @@ async def test_a_launched_worker_has_the_size_that_was_asked_for_and_the_name_of
 
 
 async def test_a_version_is_a_program_and_settings_and_a_machine_stays_what_it_was_ordered_as(
-    layout: Layout,
+    layout: Layout, follower: Callable[[], MachineFollower]
 ) -> None:
     write_version(layout, "v1", 'program = "/opt/other/bin/python"\n[settings]\nwarm_pool_size = 3\n')
     await launch(layout, 1)
     write_version(layout, "v1", 'program = "/opt/later/bin/python"\n')
     for _ in range(2):  # the next supervisor starts it as well
-        (service,) = follower(layout).services()
+        (service,) = follower().services()
         assert service.command.argv[0] == "/opt/other/bin/python"
         settings = settings_of(layout, service.name)
         assert (settings.worker_version, settings.warm_pool_size) == ("v1", 3)
@@ -111,7 +123,7 @@ async def test_a_version_is_a_program_and_settings_and_a_machine_stays_what_it_w
     ],
 )
 async def test_a_version_that_is_not_one_is_refused_before_there_is_a_machine(
-    layout: Layout, text: str | None, said: str
+    layout: Layout, text: str | None, said: str, follower: Callable[[], MachineFollower]
 ) -> None:
     if text is None:
         (layout.machines / "versions" / "v1.toml").unlink()
@@ -120,7 +132,7 @@ async def test_a_version_that_is_not_one_is_refused_before_there_is_a_machine(
     with pytest.raises(MachineRefused, match=said) as refused:
         await launch(layout, 1)
     assert refused.value.failure is LaunchFailure.BROKEN
-    assert follower(layout).services() == []
+    assert follower().services() == []
 
 
 async def test_what_is_installed_needs_no_file_and_no_name_leaves_the_directory(layout: Layout) -> None:
@@ -132,12 +144,14 @@ async def test_what_is_installed_needs_no_file_and_no_name_leaves_the_directory(
             read_version(layout.machines, version)
 
 
-async def test_no_two_workers_of_a_host_share_addresses_or_users(layout: Layout) -> None:
+async def test_no_two_workers_of_a_host_share_addresses_or_users(
+    layout: Layout, follower: Callable[[], MachineFollower]
+) -> None:
     """And one for which nothing is left waits until another has gone."""
     configuration: FleetConfiguration = load_configuration(layout)
     count = WORKERS_MAX - len(configuration.workers)
     pool = await launch(layout, *range(count + 1))
-    launched = follower(layout)
+    launched = follower()
     services = launched.services()
     assert len(services) == count
     own = [
@@ -160,20 +174,24 @@ async def test_no_two_workers_of_a_host_share_addresses_or_users(layout: Layout)
     assert launched.machines.ending() == []
 
 
-async def test_a_machine_keeps_its_place_when_the_supervisor_is_another(layout: Layout) -> None:
+async def test_a_machine_keeps_its_place_when_the_supervisor_is_another(
+    layout: Layout, follower: Callable[[], MachineFollower]
+) -> None:
     await launch(layout, 1, 2)
 
-    def places() -> list[tuple[str, int]]:
-        found = [settings_of(layout, one.name) for one in follower(layout).services()]
-        return [(one.network_range, one.uid_first) for one in found]
+    def places() -> list[tuple[str, int, int]]:
+        found = [settings_of(layout, one.name) for one in follower().services()]
+        return [(one.network_range, one.uid_first, one.listen_port) for one in found]
 
     first = places()
     assert places() == first
 
 
-async def test_a_worker_that_is_added_by_hand_takes_no_launched_ones_place(layout: Layout) -> None:
+async def test_a_worker_that_is_added_by_hand_takes_no_launched_ones_place(
+    layout: Layout, follower: Callable[[], MachineFollower]
+) -> None:
     await launch(layout, 1)
-    follower(layout).services()
+    follower().services()
     (lent,) = slots_lent(layout.machines)
     configure(layout, UpOrder(workers=WORKERS_MAX))
     slots = {worker.slot for worker in load_configuration(layout).workers}

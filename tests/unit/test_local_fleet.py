@@ -24,6 +24,7 @@ from sandfleet.local.configuration import (
     WorkerChoice,
     load_configuration,
     load_secrets,
+    load_server_choices,
     save_configuration,
     with_servers,
     with_workers_added,
@@ -32,6 +33,7 @@ from sandfleet.local.demo_owner import METADATA_KEY, left_by_the_dead, ownership
 from sandfleet.local.layout import Layout
 from sandfleet.local.log_rotation import rotate
 from sandfleet.local.machines import MachineCount, count_machines
+from sandfleet.local.ports import HeldPorts
 from sandfleet.local.services import server_name, with_ports
 from sandfleet.local.settings_files import Stores, as_toml, server_settings, worker_settings
 from sandfleet.local.state import (
@@ -149,7 +151,7 @@ def test_toml_keeps_odd_characters() -> None:
     }
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 9, 16])
 def test_workers_share_memory_and_never_addresses_or_uids(count: int, layout: Layout) -> None:
     configuration = with_workers_added(load_configuration(layout), count)
     configuration = msgspec.structs.replace(configuration, range_number=3, memory_mib=16000)
@@ -183,7 +185,8 @@ def test_several_servers_have_own_names_and_ports_behind_the_api(layout: Layout)
     configuration = msgspec.structs.replace(
         with_servers(load_configuration(layout), 3), api_host="0.0.0.0", api_port=8080
     )
-    configuration = with_ports(configuration, None)
+    with HeldPorts() as held:
+        configuration = with_ports(configuration, held)
     settings = [
         ControlPlaneSettings(  # type: ignore[arg-type]
             **server_settings(configuration, load_secrets(layout), STORES, layout=layout, number=number)
@@ -196,6 +199,18 @@ def test_several_servers_have_own_names_and_ports_behind_the_api(layout: Layout)
     assert [server_name(number) for number in range(3)] == ["server", "server-2", "server-3"]
     fewer = with_servers(configuration, 2)
     assert fewer.server_ports == configuration.server_ports[:2]
+
+
+def test_the_owner_of_the_machine_adds_settings_and_overrides_none(layout: Layout) -> None:
+    decided = {"listen_port"}
+    assert load_server_choices(layout, decided=decided) == {}
+    layout.server_choices.write_text("autoscale_interval_s = 1\n[rollout]\ncanary_s = 5\n")
+    added = load_server_choices(layout, decided=decided)
+    assert tomllib.loads(as_toml(added)) == {"autoscale_interval_s": 1, "rollout": {"canary_s": 5}}
+    for text, why in (("listen_port = 1", "decides"), ("listen_port", "cannot be read")):
+        layout.server_choices.write_text(text)
+        with pytest.raises(ConfigurationBroken, match=why):
+            load_server_choices(layout, decided=decided)
 
 
 def test_choices_survive_their_file_and_differ_in_their_digest(layout: Layout) -> None:
@@ -225,7 +240,8 @@ def test_the_balancer_gets_the_port_that_the_single_server_still_has(layout: Lay
         running = ServiceState("server", ServiceKind.SERVER, ServiceCondition.RUNNING, port, process=own)
         before = FleetState("http://x", own, (running,))
         configuration = msgspec.structs.replace(with_servers(load_configuration(layout), 2), api_port=port)
-        assert with_ports(configuration, before).api_port == port
+        with HeldPorts(running=before.ports_in_use) as held:
+            assert with_ports(configuration, held).api_port == port
 
 
 @pytest.mark.parametrize(("total", "budget"), [(1024, 512), (2048, 1024), (8192, 6964), (24105, 20490)])
@@ -322,11 +338,15 @@ def test_a_taken_port_is_replaced_and_a_running_service_keeps_its_own(layout: La
             load_configuration(layout), api_port=stranger, postgres_port=ours
         )
         running = ServiceState("postgres", ServiceKind.POSTGRES, ServiceCondition.RUNNING, ours, process=own)
-        chosen = with_ports(configuration, FleetState("http://x", own, (running,)))
+        before = FleetState("http://x", own, (running,))
+        with HeldPorts(running=before.ports_in_use) as held:
+            chosen = with_ports(configuration, held)
         assert chosen.api_port not in (0, stranger, ours)
         assert chosen.postgres_port == ours
-        assert with_ports(configuration, None).postgres_port != ours
-    assert with_ports(chosen, None) == chosen  # what was chosen is kept while it is free
+        with HeldPorts() as held:
+            assert with_ports(configuration, held).postgres_port != ours
+    with HeldPorts() as held:
+        assert with_ports(chosen, held) == chosen  # what was chosen is kept while it is free
 
 
 @pytest.mark.parametrize("owner", ["sb-1", None])

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
@@ -55,8 +57,8 @@ def step(
     rollout: Rollout, *members: Member, wanted: int = 2, policy: RolloutPolicy = POLICY, **view: Any
 ) -> RolloutPlan:
     proven = {one.worker.id: Wellness(is_proven=True) for one in members}
-    wellness = proven | view.pop("wellness", {})
-    return step_rollout(rollout, RolloutView(members, wanted, wellness=wellness, **view), policy, now=NOON)
+    wellness, now = proven | view.pop("wellness", {}), view.pop("now", NOON)
+    return step_rollout(rollout, RolloutView(members, wanted, wellness=wellness, **view), policy, now=now)
 
 
 def drained(plan: RolloutPlan) -> list[str]:
@@ -154,6 +156,33 @@ def test_a_canary_must_have_been_well_for_a_while() -> None:
     assert step(CANARY, member("a"), member("new", version="2")).rollout.stage is RolloutStage.FLEET
 
 
+def test_a_canary_that_was_away_must_be_well_for_the_whole_time_again() -> None:
+    silent = member("new", version="2", state=WorkerState.SILENT)
+    away = step(CANARY, silent).rollout
+    assert (away.stage, away.interrupted_at) == (RolloutStage.CANARY, NOON)
+    back = member("new", version="2")
+    soon, later = NOON + timedelta(seconds=599), NOON + timedelta(seconds=600)
+    assert step(away, back, now=soon).rollout.stage is RolloutStage.CANARY
+    assert step(away, back, now=later).rollout.stage is RolloutStage.FLEET
+    assert Rollout.from_json(away.to_json()) == away
+
+
+@pytest.mark.parametrize(("heard_s", "stage"), [(30, RolloutStage.FLEET), (31, RolloutStage.CANARY)])
+def test_what_was_not_heard_lately_is_not_well_although_its_row_still_says_so(
+    heard_s: int, stage: RolloutStage
+) -> None:
+    """The leader may have been away for longer than the worker, and see its row before anybody marks it."""
+    seen = member("new", version="2", last_seen_at=NOON - timedelta(seconds=heard_s))
+    assert step(CANARY, seen).rollout.stage is stage
+    tested = step(TEST, seen).rollout.stage
+    assert tested is (RolloutStage.CANARY if stage is RolloutStage.FLEET else RolloutStage.BOOT_TEST)
+
+
+def test_nothing_begins_that_could_not_be_turned_round() -> None:
+    refusal = begin_rollout("2", "", is_boot_tested=False, now=NOON)
+    assert refusal == "no worker has reported yet, so nobody knows which version to go back to"
+
+
 def test_the_lightest_goes_first_and_only_when_enough_remain() -> None:
     old = (member("heavy", 8192), member("light", 1024))
     alone = step(FLEET, *old)
@@ -192,6 +221,39 @@ def test_only_its_own_empty_workers_are_removed() -> None:
         member("a", drained_by=DrainOwner.CAPACITY),
     ):
         assert step(FLEET, other, new, wanted=1).commands == ()
+
+
+def test_one_that_nobody_can_reach_is_ended_when_nothing_is_promised_there() -> None:
+    """It will never say that it is empty, and what would be there has a promise until it says so."""
+    back = replace(CANARY, stage=RolloutStage.TURNING_BACK, reason="why")
+    away: dict[str, Any] = {"version": "2", "state": WorkerState.UNREACHABLE}
+    others = member("a", 1024), member("b")
+    bare = replace(member("new", **away), is_proven_empty=False)
+    plan = step(back, *others, bare)
+    why = "nobody can reach it, nothing is promised there, and version 1 is wanted"
+    remove = RemoveWorker(WorkerId("wk-new"), why)
+    assert plan.commands == (DrainWorker(WorkerId("wk-new"), DrainOwner.ROLLOUT, why), remove)
+    assert step(plan.rollout, *others, replace(bare, drained_by=DrainOwner.ROLLOUT)).commands == (remove,)
+    promised = replace(bare, worker=replace(bare.worker, committed=Resources(512, 1, 20480)))
+    for kept in (
+        member("new", 512, **away),
+        promised,
+        replace(bare, drained_by=DrainOwner.OPERATOR),
+        replace(bare, size="static/own"),
+        replace(bare, worker=replace(bare.worker, state=WorkerState.SILENT)),
+        replace(bare, worker=replace(bare.worker, worker_version="1")),
+    ):
+        plan = step(back, *others, kept, sizes=frozenset(["pool/small"]))
+        assert not [one for one in plan.commands if isinstance(one, RemoveWorker)]
+    frozen = step(back, member("a"), replace(bare, drained_by=DrainOwner.ROLLOUT))
+    assert (frozen.commands, frozen.rollout.stage) == ((), RolloutStage.TURNING_BACK)
+
+
+def test_one_that_is_away_keeps_nobody_from_being_drained() -> None:
+    """What forbids its end, a saved state that only it has, is for an operator to judge."""
+    away = member("gone", state=WorkerState.UNREACHABLE, drained_by=DrainOwner.ROLLOUT)
+    plan = step(FLEET, away, member("a", 1024), member("new", version="2"), wanted=1)
+    assert drained(plan) == ["wk-a"]
 
 
 def test_it_ends_when_none_is_left_and_goes_on_when_one_comes_back() -> None:

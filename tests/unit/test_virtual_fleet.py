@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from sandfleet.cli.errors import CommandFailed
 from sandfleet.cli.main import app
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.ids import SandboxId, WorkerId
@@ -40,21 +42,54 @@ def test_the_same_seed_is_the_same_trace_and_has_about_the_load_that_was_asked_f
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "why"),
     [
-        "no json",
-        '{"at_s": 1}',
-        '{"at_s": -1, "id": "x", "memory_mib": 1, "lifetime_s": 1}',
-        '{"at_s": 1, "id": "x", "memory_mib": 0, "lifetime_s": 1}',
-        '{"at_s": 1, "id": "known", "memory_mib": 1, "lifetime_s": 1}',
-        '{"at_s": 1, "id": "x", "memory_mib": 1, "lifetime_s": 1, "colour": "red"}',
+        ("no json", "malformed"),
+        ("[1]", "Expected `object`, got `array`"),
+        ('{"at_s": 1}', "missing required field `id`"),
+        ('{"at_s": -1, "id": "x", "memory_mib": 1, "lifetime_s": 1}', r"Expected `float` >= 0.*at_s"),
+        ('{"at_s": 1, "id": "x", "memory_mib": 0, "lifetime_s": 1}', r"Expected `int` >= 1.*memory_mib"),
+        ('{"at_s": 1, "id": "x", "memory_mib": 1, "lifetime_s": 0}', r"Expected `float` > 0.*lifetime_s"),
+        ('{"at_s": "1", "id": "x", "memory_mib": 1, "lifetime_s": 1}', r"Expected `float`, got `str`.*at_s"),
+        ('{"at_s": 1, "id": "known", "memory_mib": 1, "lifetime_s": 1}', "the id known stands in line 1"),
+        ('{"at_s": 1, "id": "x", "memory_mib": 1, "lifetime_s": 1, "colour": "red"}', "`colour`"),
     ],
 )
-def test_a_line_that_is_no_arrival_is_named(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_no_arrival_is_named_with_what_is_wrong(tmp_path: Path, line: str, why: str) -> None:
     path = tmp_path / "trace.jsonl"
-    path.write_text('{"at_s": 0, "id": "known", "memory_mib": 1, "lifetime_s": 1}\n' + line + "\n")
-    with pytest.raises(BadTrace, match="line 2"):
+    path.write_text('{"at_s": 0, "id": "known", "memory_mib": 1, "lifetime_s": 1}\n\n' + line + "\n")
+    with pytest.raises(BadTrace, match=f"^line 3: .*{why}"):
         read_trace(path)
+    refused = CliRunner().invoke(app, ["simulate", str(path)])
+    assert isinstance(refused.exception, CommandFailed)
+    assert "line 3: " in str(refused.exception)
+
+
+@pytest.mark.parametrize(("content", "why"), [(b"\n\n", "no sandbox"), (b"\xff\xfe\n", "^line 1: ")])
+def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(BadTrace, match=why):
+        read_trace(path)
+    with pytest.raises(BadTrace, match="directory"):
+        read_trace(tmp_path)
+
+
+def test_the_example_of_the_documentation_is_played_to_its_end(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "planning.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "trace.jsonl"
+    path.write_text(example)
+    done = CliRunner().invoke(app, ["simulate", str(path), "--json"])
+    found = json.loads(done.stdout)
+    assert found["hours"] == pytest.approx(2.0, abs=0.01)
+    assert (found["sandboxes_placed"], found["refused"]) == (3, 0)
+
+
+def test_curves_are_written_as_a_page_and_as_nothing_else(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["simulate", "--plot", str(tmp_path / "curves.png")])
+    assert isinstance(refused.exception, CommandFailed)
+    assert "no .html file" in str(refused.exception)
 
 
 def test_a_removal_counts_for_one_launch_within_half_an_hour() -> None:

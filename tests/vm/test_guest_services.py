@@ -1,4 +1,4 @@
-"""What the host offers one guest alone: connections into its ports, and the metadata address."""
+"""What the host offers one guest alone: its ports from outside, and the metadata address."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.vm.conftest import ORDER, Start, run
 
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.model.errors import PortClosed
+from sandfleet.ports.guest import ExecPlace, StdinPlace
 
 PORT_TRIES_MAX = 1200
 CURL = "curl -sS -m 3 -o /dev/null"
@@ -19,36 +20,40 @@ CURL = "curl -sS -m 3 -o /dev/null"
 
 async def fetched(machine: QemuMachine, port: int) -> bytes:
     """Return what the guest's port answers to a plain request."""
-    connection = await machine.connect(port)
-    reader, writer = await asyncio.open_connection(sock=connection)
-    writer.write(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
-    answer = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    return answer
+    connection = await connected(machine, port)
+    request = b"GET / HTTP/1.0\r\nHost: x\r\n\r\n"
+    await machine.guest.write_stdin(connection, request, place=StdinPlace("me", 0))
+    async with machine.guest.attach(connection, ExecPlace(offset=0)) as attached:
+        return b"".join([piece.data async for piece in attached.pieces()])
 
 
-async def until_open(machine: QemuMachine, port: int) -> None:
-    for _ in range(PORT_TRIES_MAX):
+async def connected(machine: QemuMachine, port: int) -> str:
+    """Return a connection to the port as soon as it is open."""
+    for number in range(PORT_TRIES_MAX):
         try:
-            (await machine.connect(port)).close()
+            await machine.guest.connect_port(f"pc-{number}", port)
         except PortClosed:
             await asyncio.sleep(0.05)
         else:
-            return
+            return f"pc-{number}"
     raise AssertionError(f"port {port} never opened")
 
 
-async def test_a_port_of_the_guest_is_reached_from_its_namespace_only_even_without_egress(
-    start: Start,
-) -> None:
+async def test_a_port_of_the_guest_is_reached_through_its_agent_even_without_egress(start: Start) -> None:
+    """By the address of the guest's link: what listens on the loopback alone is the guest's own."""
     machine = await start(replace(ORDER, network_enabled=False))
     with pytest.raises(PortClosed):
-        await machine.connect(8000)
+        await machine.guest.connect_port("pc-none", 8000)
     serve = "mkdir -p /srv/x && cd /srv/x && echo served > index.html"
-    await run(machine.guest, f"{serve} && (python3 -m http.server 8000 >/dev/null 2>&1 &) ; sleep 0.1")
-    await until_open(machine, 8000)
+    own = "(python3 -m http.server --bind 127.0.0.1 8001 >/dev/null 2>&1 &)"
+    await run(
+        machine.guest, f"{serve} && {own} ; (python3 -m http.server 8000 >/dev/null 2>&1 &) ; sleep 0.1"
+    )
     assert (await fetched(machine, 8000)).endswith(b"served\n")
+    answers = "for i in $(seq 100); do curl -s http://127.0.0.1:8001/ && exit 0; sleep 0.2; done; exit 1"
+    assert (await run(machine.guest, answers))[0] == 0
+    with pytest.raises(PortClosed):
+        await machine.guest.connect_port("pc-own", 8001)
 
 
 async def answer_once(listener: socket.socket) -> None:

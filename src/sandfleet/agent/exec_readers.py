@@ -38,6 +38,7 @@ class _Reader:
     stream: Stream
     start: int
     position: int
+    slack_bytes: int
     is_claimed: bool = True
     """False for one that the host has opened in advance and may never read."""
     acknowledged: int | None = None
@@ -46,7 +47,7 @@ class _Reader:
     @property
     def needed_from(self) -> int:
         if self.acknowledged is not None:
-            return max(self.start, self.acknowledged - SLACK_BYTES)
+            return max(self.start, self.acknowledged - self.slack_bytes)
         return max(self.start, self.position - WINDOW_BYTES)
 
     @property
@@ -66,6 +67,7 @@ class Readers:
     def __init__(self, loop: EventLoop, *, on_progress: Callable[[], None]) -> None:
         self._loop = loop
         self._on_progress = on_progress
+        self.slack_bytes = SLACK_BYTES
         self._readers: list[_Reader] = []
         self._holds: list[_Hold] = []
 
@@ -145,7 +147,7 @@ class Readers:
         stream.on_data = on_data
 
     def _serve(self, stream: Stream, log: OutputLog, *, offset: int, at_end: AtEnd) -> _Reader:
-        reader = _Reader(stream, offset, offset)
+        reader = _Reader(stream, offset, offset, self.slack_bytes)
         self._readers.append(reader)
 
         def produce(count: int) -> bytes | None:

@@ -6,13 +6,13 @@ import os
 import re
 import select
 import signal
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 
 from sandfleet.agent.cgroups import Cgroup, Cgroups
+from sandfleet.agent.connections import Connections
 from sandfleet.agent.exec_readers import FIRST_HOLD_S
-from sandfleet.agent.execution import ExecState, Execution, Hooks
+from sandfleet.agent.execution import ExecState, Execution, Hooks, wall_clock
 from sandfleet.agent.loop import EventLoop
 from sandfleet.agent.output_log import Budget, OutputLog
 from sandfleet.agent.reaper import Reaper
@@ -29,15 +29,11 @@ CGROUP_SWEEP_S = 2.0
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
-def wall_clock() -> float:
-    """Return seconds since the epoch."""
-    return time.clock_gettime(time.CLOCK_REALTIME)
-
-
 class ExecTable:
     """The execs of this guest, kept across sessions."""
 
     def __init__(self, loop: EventLoop, reaper: Reaper, cgroups: Cgroups | None) -> None:
+        self.connections = Connections(loop)
         self._loop = loop
         self._reaper = reaper
         self._cgroups = cgroups
@@ -47,11 +43,11 @@ class ExecTable:
         self._sweeping = False
 
     def find(self, exec_id: str) -> Execution:
-        """Return the exec that was started under this id."""
-        try:
-            return self._execs[exec_id]
-        except KeyError:
-            raise OperationFailed(Code.NOT_FOUND, f"no exec {exec_id}") from None
+        """Return the exec that was started under this id, or the connection that was opened under it."""
+        found = self._execs.get(exec_id) or self.connections.get(exec_id)
+        if found is None:
+            raise OperationFailed(Code.NOT_FOUND, f"no exec {exec_id}")
+        return found
 
     def known(self, exec_id: str) -> bool:
         """Whether something was started under this id."""

@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,13 @@ from sandfleet.wire.agent_messages import OperationFailed
 READ_BYTES = 64 * 1024
 GRACE_S = 1.0
 LAST_READS_MAX = 16
+_ENDS = frozenset({errno.EIO, errno.ECONNRESET, errno.ETIMEDOUT})
+"""What reading says at the end of a terminal, and of a connection that was not ended well."""
+
+
+def wall_clock() -> float:
+    """Return seconds since the epoch."""
+    return time.clock_gettime(time.CLOCK_REALTIME)
 
 
 @dataclass(slots=True)
@@ -93,6 +101,14 @@ class Execution:
         self.stdin = StdinPipe(self.loop, spawned.stdin, has_end=spawned.terminal is None)
         self._outputs = dict(spawned.outputs)
         self._terminal = spawned.terminal
+        self._watch_outputs()
+
+    def take_connection(self, fd: int, way_in: StdinPipe) -> None:
+        """Be a connection instead of a process: it ends when the other side, or `way_in`, ends it."""
+        self._exited = True
+        self.stdin = way_in
+        self.readers.slack_bytes = 0  # whoever acknowledges has it, and breaks off with it
+        self._outputs = {fd: 1}
         self._watch_outputs()
 
     def describe(self) -> dict[str, Any]:
@@ -178,7 +194,10 @@ class Execution:
 
     def kill(self, number: int) -> None:
         """Signal the process group; SIGKILL reaches the whole cgroup."""
-        if self._exited or not self.pid:
+        if not self.pid:  # a connection, or what was never started
+            self.stdin.close()
+            return
+        if self._exited:
             return
         if number == signal.SIGKILL and self.cgroup is not None:
             self.cgroup.kill()
@@ -226,7 +245,7 @@ class Execution:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno not in _ENDS:
                 raise
             data = b""
         if not data:
@@ -259,6 +278,7 @@ class Execution:
 
     def _complete(self) -> None:
         self.state.running = False
+        self.stdin.close()
         if self.timer is not None:
             self.timer.cancel()
         waiting, self._waiting = self._waiting, []

@@ -23,8 +23,16 @@ class StdinPipe:
     Bytes for a process that no longer reads are dropped.
     """
 
-    def __init__(self, loop: EventLoop, fd: int | None, *, has_end: bool = True) -> None:
+    def __init__(
+        self,
+        loop: EventLoop,
+        fd: int | None,
+        *,
+        has_end: bool = True,
+        close: Callable[[int], None] = os.close,
+    ) -> None:
         self._loop = loop
+        self._close_fd = close
         self._fd = fd
         self._has_end = has_end
         self._writers: dict[str, int] = {}
@@ -74,7 +82,7 @@ class StdinPipe:
         self._size = 0
         if self._fd is not None:
             self._loop.forget(self._fd)
-            os.close(self._fd)
+            self._close_fd(self._fd)
             self._fd = None
         waiting, self._waiting = self._waiting, []
         for call in waiting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,6 +97,8 @@ def _as_document(
     timeout_s: int | None,
 ) -> int:
     """Print the whole result as JSON."""
+    from sandfleet.cli.exit_codes import exit_code
+
     result = client.commands.stream(
         sandbox, command[0], args=command[1:] or None, envs=envs, cwd=cwd, timeout_s=timeout_s
     )
@@ -148,22 +149,3 @@ def _show(result: ExecResult) -> None:
             "truncated": result.truncated,
         }
     )
-
-
-def exit_code(result: ExecResult) -> int:
-    """Return the code a shell would see."""
-    from sandfleet.cli.errors import ExitCode
-
-    if result.timed_out:
-        return int(ExitCode.EXEC_TIMED_OUT)
-    if result.signal is not None and result.exit_code < 0:
-        return 128 + signal_number(result.signal)
-    return result.exit_code if 0 <= result.exit_code <= 255 else 1
-
-
-def signal_number(name: int | str) -> int:
-    """Return a signal's number, given as one or by its name."""
-    if isinstance(name, int):
-        return name
-    known = name if name.startswith("SIG") else f"SIG{name}"
-    return int(signal.Signals[known]) if known in signal.Signals.__members__ else 0

@@ -79,8 +79,7 @@ def _start(layout: Layout, *, workers: int | None, timeout_s: float, as_json: bo
 
     with waiting("starting the fleet"):
         going = shrink.take_out_beyond(layout, workers=workers)
-        outcome = fleet.start(layout)
-        fleet.await_ready(layout, timeout_s=timeout_s, report=lambda line: tell(f"  {line}"))
+        outcome = fleet.bring_up(layout, timeout_s=timeout_s, report=lambda line: tell(f"  {line}"))
         shrink.clear_away(layout, going)
     status = fleet_status(layout)
     if as_json:
@@ -183,8 +182,7 @@ def ensure_up(data_dir: Path | None, *, workers: int) -> Layout:
     layout = _layout(data_dir)
     _require_what_is_needed()
     fleet.configure(layout, fleet.UpOrder(workers=workers))
-    fleet.start(layout)
-    fleet.await_ready(layout, timeout_s=_UP_TIMEOUT_S, report=lambda line: tell(f"  {line}"))
+    fleet.bring_up(layout, timeout_s=_UP_TIMEOUT_S, report=lambda line: tell(f"  {line}"))
     return layout
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,18 @@ def waiting(message: str, *, is_wanted: bool = True) -> Iterator[None]:
 
     with Console(stderr=True).status(message):
         yield
+
+
+@contextmanager
+def progress(message: str, *, is_wanted: bool = True) -> Iterator[Callable[[float], None]]:
+    """Show on a terminal's standard error how much of something is done, as what this yields is told."""
+    if not (is_wanted and sys.stderr.isatty()):
+        yield lambda share: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(message) as status:
+        yield lambda share: status.update(f"{message}, {share:.0%} done")
 
 
 def age(moment: datetime | None, *, now: datetime) -> str:

@@ -68,7 +68,7 @@ def _give(attachment: Attachment, gives_input: bool, ends_input: bool) -> None:
 
 def code_of_signal(client: Client, sandbox_id: str, session_id: str) -> int:
     """Ask how a session ended that has no exit code of its own."""
-    from sandfleet.cli.execute import exit_code
+    from sandfleet.cli.exit_codes import exit_code
 
     result = client.commands.result(sandbox_id, session_id).result
     return 1 if result is None else exit_code(result)

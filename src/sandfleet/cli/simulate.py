@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sandfleet.cli.options import AsJson
-from sandfleet.cli.output import show_json, show_table, tell, waiting
+from sandfleet.cli.output import progress, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from sandfleet.testing.virtual_fleet.report import Figures
     from sandfleet.testing.virtual_fleet.scenario import Scenario
+    from sandfleet.testing.virtual_fleet.trace import Arrival
 
+USUAL_HOURS = 6.0
 _EXPLAINED = {
     "sandboxes_placed": "sandboxes that got a place",
     "sandboxes_at_once_max": "of them at the same time, at most",
@@ -49,7 +53,10 @@ def simulate(  # noqa: PLR0913 -- each is an option
     sandboxes: Annotated[
         int, typer.Option(min=1, help="How many live at once in the mean, when there is no trace.")
     ] = 1000,
-    hours: Annotated[float, typer.Option(min=0.01, help="How long it lasts, in virtual time.")] = 6.0,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="How long it lasts, in virtual time: as a trace does, else 6 hours."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed makes another load.")] = 0,
     worker_memory: Annotated[int, typer.Option(min=1024, help="Memory of a worker, in MiB.")] = 131072,
     boot: Annotated[float, typer.Option(min=0, help="Seconds from a launch to a worker that serves.")] = 90.0,
@@ -63,13 +70,14 @@ def simulate(  # noqa: PLR0913 -- each is an option
 ) -> None:
     """Run the planners on a recorded or a generated load and report how the fleet fares."""
     from sandfleet.cli.errors import CommandFailed
-    from sandfleet.testing.virtual_fleet.scenario import Scenario
-    from sandfleet.testing.virtual_fleet.trace import BadTrace
+    from sandfleet.testing.virtual_fleet.scenario import Scenario, hours_of
+    from sandfleet.testing.virtual_fleet.trace import BadTrace, read_trace, write_trace
 
+    _require_page(plot)
     scenario = Scenario(
         workers_max=workers,
         sandboxes=sandboxes,
-        hours=hours,
+        hours=USUAL_HOURS if hours is None else hours,
         seed=seed,
         worker_memory_mib=worker_memory,
         boot_s=boot,
@@ -77,9 +85,18 @@ def simulate(  # noqa: PLR0913 -- each is an option
         rollout_after_h=rollout_after,
     )
     try:
-        found = _played(scenario, trace, record=record, plot=plot, is_quiet=as_json)
+        arrivals = scenario.trace() if trace is None else read_trace(trace)
+        if trace is not None and hours is None:
+            scenario = replace(scenario, hours=hours_of(arrivals))
+        if record is not None:
+            write_trace(record, arrivals)
+        found = _played(scenario, arrivals, plot=plot, is_quiet=as_json)
     except BadTrace as error:
         raise CommandFailed(f"{trace}: {error}") from error
+    _show(found, as_json=as_json)
+
+
+def _show(found: Figures, *, as_json: bool) -> None:
     if as_json:
         show_json(found.to_json())
         return
@@ -87,17 +104,20 @@ def simulate(  # noqa: PLR0913 -- each is an option
     show_table(("WHAT", "FIGURE"), rows, empty="")
 
 
-def _played(
-    scenario: Scenario, trace: Path | None, *, record: Path | None, plot: Path | None, is_quiet: bool
-) -> Figures:
-    from sandfleet.testing.virtual_fleet.report import figures
-    from sandfleet.testing.virtual_fleet.trace import read_trace, write_trace
+def _require_page(plot: Path | None) -> None:
+    from sandfleet.cli.errors import CommandFailed
 
-    arrivals = scenario.trace() if trace is None else read_trace(trace)
-    if record is not None:
-        write_trace(record, arrivals)
-    with waiting(f"{len(arrivals)} sandboxes ...", is_wanted=not is_quiet):
-        done = scenario.play(arrivals)
+    if plot is not None and plot.suffix != ".html":
+        raise CommandFailed(f"{plot} is no .html file", hint="curves are written as one HTML page")
+
+
+def _played(scenario: Scenario, arrivals: Sequence[Arrival], *, plot: Path | None, is_quiet: bool) -> Figures:
+    from sandfleet.testing.virtual_fleet.report import figures
+
+    if scenario.played_s < scenario.hours * 3600:
+        tell(f"of {scenario.hours:.0f} hours the first {scenario.played_s / 3600:.0f} are played")
+    with progress(f"{len(arrivals)} sandboxes", is_wanted=not is_quiet) as on_round:
+        done = scenario.play(arrivals, on_round=on_round)
     if plot is not None:
         _write_plot(plot, done)
     if done.rollout is not None:

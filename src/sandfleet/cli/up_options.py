@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sandfleet.local.places import WORKERS_MAX
+
 ApiHost = Annotated[
     str | None, typer.Option(help="Address the API listens on; kept for later. Default 127.0.0.1.")
 ]
@@ -27,20 +29,24 @@ Servers = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, max=8, help="Workers that are there whatever the load; kept for later. Default 1."),
+    typer.Option(
+        min=1, max=WORKERS_MAX, help="Workers that are there whatever the load; kept for later. Default 1."
+    ),
 ]
 WorkersMax = Annotated[
     int | None,
     typer.Option(
         min=1,
-        max=8,
+        max=WORKERS_MAX - 1,  # the last place is for the one that a roll-out brings first
         help="Up to so many workers by themselves as load demands; all share the memory; kept for later.",
     ),
 ]
 IdleReserve = Annotated[
     int | None,
     typer.Option(
-        min=0, max=7, help="Workers that stand empty for the next burst; kept for later. Default 0."
+        min=0,
+        max=WORKERS_MAX - 1,
+        help="Workers that stand empty for the next burst; kept for later. Default 0.",
     ),
 ]
 Calm = Annotated[

@@ -48,6 +48,10 @@ def ls(*, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False) -> N
         for worker in workers
     ]
     show_table(("ID", "STATE", "REGION", "SANDBOXES", "MIB PROMISED", "LAST SEEN"), rows, empty="no workers")
+    for worker in workers:
+        if reason := worker.raw.get("state_reason"):
+            by = worker.raw.get("state_deadline_at")
+            say(f"{worker.id}: {reason}" + (f" (at {by})" if by else ""))
 
 
 @app.command("forget")

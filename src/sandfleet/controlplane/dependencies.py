@@ -250,6 +250,9 @@ class Observer:
     def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
         """Hear what a heartbeat that reached this replica says of its worker."""
 
+    def pool_asked(self, pool: str, *, silence: str | None, at: datetime) -> None:
+        """Hear of a call to a pool of machines; `silence` is why there was no answer, if there was none."""
+
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sandfleet.controlplane.dependencies import ControlPlane
+from sandfleet.controlplane.operations.move_workers import DEAD
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import Resources
 from sandfleet.model.worker import Worker, WorkerState
@@ -43,7 +44,8 @@ async def _over(plane: ControlPlane, beat: Heartbeat) -> dict[str, int]:
     """Return which of the VMs that a worker which is gone still holds are somebody else's, or nobody's."""
     held = [SandboxId(vm.sandbox_id) for vm in beat.vms or ()]
     owners = await plane.stores.workers.owners(held) if held else {}
-    coming = {SandboxId(vm.sandbox_id): vm.epoch for vm in beat.vms or () if vm.state == ARRIVING}
+    # What has died before it arrived was coming as well: its epoch is newer than any in the rows.
+    coming = {SandboxId(vm.sandbox_id): vm.epoch for vm in beat.vms or () if vm.state in (ARRIVING, DEAD)}
     over = epochs_over(owners, gone=WorkerId(beat.worker_id), coming=coming)
     return {str(sandbox_id): epoch for sandbox_id, epoch in over.items()}
 

@@ -16,11 +16,15 @@ from sandfleet.controlplane.machine_settings import (
     LocalPoolSettings,
     PoolSettings,
 )
+from sandfleet.controlplane.rollout_settings import RolloutSettings
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.ports.version_source import VersionSource
+
+PUBLIC_VAULTS = "vault.azure.net"
+"""Where the vaults of Azure's public cloud are."""
 
 
 def open_pools(settings: ControlPlaneSettings, clock: Clock) -> Mapping[str, MachinePool]:
@@ -75,13 +79,19 @@ def _ec2(settings: Ec2PoolSettings, *, region: str) -> MachinePool:
     )
 
 
-def version_source(settings: ControlPlaneSettings) -> VersionSource | None:
+def version_source(settings: RolloutSettings, clock: Clock) -> VersionSource | None:
     """Return where the wanted version is read; None where nobody has named a place."""
-    if settings.rollout.source is None:
+    if settings.source is None:
         return None
-    place = urlsplit(settings.rollout.source)
+    place = urlsplit(settings.source)
     if place.scheme == "file":
         return VersionFile(Path(unquote(place.path)))
+    if place.scheme == "keyvault":
+        from sandfleet.adapters.machines.version_secret import VersionSecret
+
+        host = place.netloc if "." in place.netloc else f"{place.netloc}.{PUBLIC_VAULTS}"
+        name, client_id = place.path.removeprefix("/"), settings.source_client_id
+        return VersionSecret(f"https://{host}", name, clock=clock, client_id=client_id)
     from sandfleet.adapters.machines.version_parameter import VersionParameter
 
     return VersionParameter(region=place.netloc, name=unquote(place.path))

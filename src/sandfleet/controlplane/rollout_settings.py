@@ -12,6 +12,7 @@ from sandfleet.planning.rollout import RolloutPolicy
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
+SOURCE = r"^(file:///.+|ssm://[a-z0-9-]+/.+|keyvault://[A-Za-z0-9.:-]+/[A-Za-z0-9-]{1,127})$"
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -20,13 +21,18 @@ class RolloutSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Annotated[str, Field(pattern=r"^(file:///.+|ssm://[a-z0-9-]+/.+)$")] | None = None
-    """Where the wanted version is read from: `file:///path`, or `ssm://region/name` for a parameter of
-    Amazon's Systems Manager. A version that it names for the first time is rolled out."""
+    source: Annotated[str, Field(pattern=SOURCE)] | None = None
+    """Where the wanted version is read from: `file:///path`, `ssm://region/name` for a parameter of Amazon's
+    Systems Manager, or `keyvault://vault/name` for a secret of an Azure Key Vault (outside the public cloud
+    with the vault's whole host). A version that it names for the first time is rolled out."""
+    source_client_id: str | None = None
+    """The user-assigned identity that reads the Key Vault; without it, the one of the server's machine."""
     canaries: PositiveCount = 1
     """How many workers of a new version come first."""
     canary_s: Seconds = 600.0
-    """How long they must have been well."""
+    """How long they must have been well, without a break."""
+    heard_s: Annotated[float, Field(gt=0)] = 30.0
+    """A worker of which nothing was heard for longer is not well."""
     canary_s_max: Seconds = 3600.0
     """Within this they must have shown it; the boot test has as long for itself."""
     surge: PositiveCount = 1
@@ -44,4 +50,4 @@ class RolloutSettings(BaseModel):
 
     def policy(self, placement: PlacementPolicy) -> RolloutPolicy:
         """Return it as the planner knows it."""
-        return RolloutPolicy(placement=placement, **self.model_dump(exclude={"source"}))
+        return RolloutPolicy(placement=placement, **self.model_dump(exclude={"source", "source_client_id"}))

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sandfleet.controlplane.machine_settings import CapacitySettings, PoolSettings, check_machines
 from sandfleet.controlplane.rollout_settings import RolloutSettings
 from sandfleet.model.resources import MEMORY_BLOCK_MIB, SizeLimits
+from sandfleet.planning.absence import AbsencePolicy
 from sandfleet.planning.autoscale import AutoscalePolicy
 from sandfleet.planning.placement import PlacementPolicy
 from sandfleet.planning.pressure_ground import USUAL_MARKS, Marks, Shortage
@@ -130,6 +131,9 @@ class ControlPlaneSettings(BaseSettings):
     """After so much silence a worker gets no new sandboxes. Those it has are not touched."""
     worker_unreachable_s: PositiveSeconds = 60
     """After so much silence it is called `unreachable`. Its sandboxes are still not touched."""
+    worker_lost_s: PositiveSeconds = 120
+    """After so much silence the pool of its machine is asked. If it says that the machine is gone, the worker
+    is lost: its sandboxes are recovered, and another takes its place."""
     operation_lease_s: Annotated[float, Field(ge=0.5, le=60)] = 5
     """How long an operation of a dead replica stays unclaimed; renewed three times as often."""
     leader_lease_s: Annotated[float, Field(ge=0.5, le=12)] = 3
@@ -271,6 +275,11 @@ class ControlPlaneSettings(BaseSettings):
             disk_min_mib=self.disk_min_mb,
             disk_max_mib=self.disk_max_mb,
         )
+
+    @property
+    def absence_policy(self) -> AbsencePolicy:
+        """What is said of workers that are not heard of."""
+        return AbsencePolicy(unreachable_s=self.worker_unreachable_s, lost_s=self.worker_lost_s)
 
     @property
     def autoscale_policy(self) -> AutoscalePolicy:

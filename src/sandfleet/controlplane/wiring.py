@@ -37,6 +37,7 @@ from sandfleet.controlplane.operations.fleet import Fleet
 from sandfleet.controlplane.proxy.pending import start_what_others_left
 from sandfleet.controlplane.settings import ControlPlaneSettings
 from sandfleet.controlplane.tokens import TokenSigner, load_signer
+from sandfleet.controlplane.watched_pools import watched
 from sandfleet.model.errors import StoreUnavailable
 from sandfleet.ports.clock import Clock
 
@@ -62,7 +63,7 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             settings=settings,
             clock=clock,
             replica_id=instance_id(settings),
-            stores=_stores(stores),
+            stores=stores_of(stores),
             routes=RedisRouteCache(connection, clock),
             leases=RedisLeaseStore(connection),
             wake_ups=wake_ups,
@@ -73,10 +74,10 @@ async def control_plane(settings: ControlPlaneSettings) -> AsyncIterator[Edge]:
             observer=metrics,
             data_plane=(data_plane := AiohttpDataPlane(session, signer.fleet_token)),
             faults=faults,
-            pools=(pools := open_pools(settings, clock)),
+            pools=(pools := watched(open_pools(settings, clock), metrics, clock)),
             capacity=capacity_policy(settings, pools),
             rollout=settings.rollout.policy(settings.placement_policy),
-            version_source=version_source(settings),
+            version_source=version_source(settings.rollout, clock),
         )
         background = Background(group := await stack.enter_async_context(TaskGroup()))
         stack.callback(background.cancel_all)
@@ -153,7 +154,8 @@ async def _prepare(stores: PostgresStores, settings: ControlPlaneSettings, clock
     raise StoreUnavailable("PostgreSQL did not answer in the time of the start")
 
 
-def _stores(stores: PostgresStores) -> Stores:
+def stores_of(stores: PostgresStores) -> Stores:
+    """Return the ports of the control plane, kept by PostgreSQL."""
     return Stores(
         sandboxes=stores.sandboxes,
         placements=stores.placements,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 import string
+import tomllib
 import zlib
+from collections.abc import Set
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,18 +17,14 @@ from sandfleet.adapters.qemu.host_claim import claims_in_force
 from sandfleet.local import machine
 from sandfleet.local.atomic_file import write_atomically
 from sandfleet.local.layout import Layout
+from sandfleet.local.places import FIRST_RANGE, RANGES, WORKERS_MAX
 
 API_PORT_PREFERRED = 8080
 T = TypeVar("T", bound=msgspec.Struct)
 _KEY_ALPHABET = string.ascii_lowercase + string.digits
 _KEY_LENGTH = 40
-FIRST_RANGE = 210
-_RANGES = 32
-"""Different fleets of one machine take different network ranges and uids."""
 SERVERS_MAX = 8
 CALM_S = 600.0
-WORKERS_MAX = 8
-"""Each worker has a fixed part of the fleet's addresses and uids, so that none moves when another comes."""
 
 
 class ConfigurationBroken(Exception):
@@ -145,6 +143,20 @@ def load_secrets(layout: Layout) -> FleetSecrets:
     return fresh
 
 
+def load_server_choices(layout: Layout, *, decided: Set[str]) -> dict[str, Any]:
+    """Return what the owner of this machine has added to the settings of the servers that are `decided`."""
+    path = layout.server_choices
+    if not path.exists():
+        return {}
+    try:
+        added = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationBroken(f"{path} cannot be read ({error}): mend it or take it away") from error
+    if both := sorted(added.keys() & decided):
+        raise ConfigurationBroken(f"{path} sets {', '.join(both)}, which `sandfleet up` decides: take it out")
+    return added
+
+
 def _new_worker(slot: int) -> WorkerChoice:
     return WorkerChoice(id=f"wk-{secrets.token_hex(4)}", slot=slot)
 
@@ -162,7 +174,7 @@ def _range_number(data_dir: Path) -> int:
     # The usual directory gets the usual range; a second fleet on the machine (a test's) gets another one.
     if data_dir == Path("/var/lib/sandfleet"):
         return 0
-    first = zlib.crc32(str(data_dir).encode()) % (_RANGES - 1)
+    first = zlib.crc32(str(data_dir).encode()) % (RANGES - 1)
     taken = {claim.network_range.split(".")[1] for claim in claims_in_force()}
-    numbers = [1 + (first + step) % (_RANGES - 1) for step in range(_RANGES - 1)]
+    numbers = [1 + (first + step) % (RANGES - 1) for step in range(RANGES - 1)]
     return next((number for number in numbers if str(FIRST_RANGE + number) not in taken), numbers[0])

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from sandfleet.local.configuration import load_configuration, load_secrets
 from sandfleet.local.demo_owner import end_left_sandboxes
 from sandfleet.local.demo_report import DemoReport, NotVerified, Say, Step
+from sandfleet.local.demo_saved import forked, slept
 from sandfleet.local.demo_tour import Tour, require
 from sandfleet.local.demo_workers import moved, worker_killed
 from sandfleet.local.layout import Layout
@@ -90,7 +91,7 @@ def _isolation(tour: Tour) -> list[str]:
     second = tour.create("create another")
     tour.client.files.write(tour.first, "/workspace/secret", "mine")
     require(not tour.client.files.exists(second, "/workspace/secret"), "a file is seen by a stranger")
-    ids = {tour.run("cat /etc/machine-id", sandbox=sandbox).stdout for sandbox in tour.sandboxes}
+    ids = {tour.run("cat /etc/machine-id", sandbox=sandbox).stdout for sandbox in (tour.first, second)}
     require(len(ids) == 2, "two sandboxes have one identity")
     tour.wait_for("curl -sf -o /dev/null http://127.0.0.1:8000/")
     with _listener() as (listener, port):
@@ -133,7 +134,7 @@ def _destroy(tour: Tour) -> list[str]:
     tour.sandboxes.clear()
     left = _until_nothing_left(tour)
     return [
-        "$ sandfleet rm …  ->  both gone, nothing of them left on the host "
+        f"$ sandfleet rm …  ->  all {len(ended)} gone, nothing of them left on the host "
         f"({left} VMs stand ready for the next)"
     ]
 
@@ -143,6 +144,8 @@ _STEPS: tuple[tuple[str, Callable[[Tour], list[str]]], ...] = (
     ("Run Python", _run_python),
     ("Install nothing", _tools),
     ("Write and read a file", _files),
+    ("Put it to sleep; the next command wakes it", slept),
+    ("Fork it, memory and processes included", forked),
     ("Move it to another worker while it works", moved),
     ("Two sandboxes, isolated from each other and from the host", _isolation),
     ("Kill the worker; the sandbox stays", worker_killed),

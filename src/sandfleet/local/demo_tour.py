@@ -13,6 +13,8 @@ from sandfleet.local.layout import Layout
 from sandfleet_sdk import Client, ExecResult
 
 TIMEOUT_S = 600
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+"""A shell line whose output is another after each boot."""
 
 
 def require(is_so: object, otherwise: str) -> None:

@@ -8,14 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from sandfleet.local.demo_report import NotVerified
-from sandfleet.local.demo_tour import Tour, require
+from sandfleet.local.demo_tour import BOOT_ID, Tour, require
 from sandfleet.local.processes import is_alive, send_signal
 from sandfleet.local.state import ServiceState, read_state
 from sandfleet_sdk import ExecResult, SandfleetError
 
 _BACK_WITHIN_S = 60.0
 _COUNTED_WITHIN_S = 120.0
-_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 _TICKER = (
     "setsid sh -c 'while :; do cut -d\" \" -f1 /proc/uptime >> /tmp/ticks; sleep 0.1; done' >/dev/null 2>&1 &"
 )
@@ -44,7 +43,7 @@ with open("{_WRITTEN}", "rb") as file:
 
 def moved(tour: Tour) -> list[str]:
     """Move the sandbox while a program in it writes memory and disk and tells its output to a client."""
-    boot, home = tour.run(_BOOT_ID).stdout, _home(tour)
+    boot, home = tour.run(BOOT_ID).stdout, _home(tour)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(tour.client.commands.run, tour.first, "python3", args=["-c", _COUNTER])
         try:
@@ -60,7 +59,7 @@ def moved(tour: Tour) -> list[str]:
     tour.run("sync; echo 3 | sudo tee /proc/sys/vm/drop_caches")
     on_disk = tour.run(f"cat {_WRITTEN}").stdout
     require(on_disk.split() == [str(number) for number in range(counted)], "the disk has other numbers")
-    require(tour.run(_BOOT_ID).stdout == boot, "the sandbox was booted anew")
+    require(tour.run(BOOT_ID).stdout == boot, "the sandbox was booted anew")
     require(_home(tour) == move.target_worker != home, f"it is at {_home(tour)}, not at its target")
     return [
         f"$ sandfleet migrate {tour.first[:8]}  ->  from {home} to {move.target_worker}, "
@@ -80,7 +79,7 @@ def _whole_count(ran: ExecResult) -> int:
 def worker_killed(tour: Tour) -> list[str]:
     """Kill the process of the sandbox's worker."""
     tour.run(_TICKER)
-    boot = tour.run(_BOOT_ID).stdout
+    boot = tour.run(BOOT_ID).stdout
     tour.wait_for("test $(wc -l < /tmp/ticks) -ge 3")
     before = _worker(tour, _home(tour))
     require(before.process is not None and is_alive(before.process), "no worker process is recorded")
@@ -89,7 +88,7 @@ def worker_killed(tour: Tour) -> list[str]:
     with tour.measured("worker killed -9 until the sandbox answers"):
         _until_answers(tour)
     after = _until_restarted(tour, before)
-    require(tour.run(_BOOT_ID).stdout == boot, "the sandbox was booted anew")
+    require(tour.run(BOOT_ID).stdout == boot, "the sandbox was booted anew")
     gap_s = _longest_gap_s(tour.run("sleep 0.5; cat /tmp/ticks").stdout)
     require(gap_s < _GAP_S_MAX, f"the running program stood still for {gap_s:.1f} s")
     return [

@@ -8,7 +8,7 @@ Rule 3: nobody else changes a report, and this side changes no order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from sandfleet.adapters.machines.local_orders import (
     LocalOrder,
     LocalReport,
 )
+from sandfleet.local.ports import HeldPorts
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,11 @@ class PlacedMachine:
 class LaunchedMachines:
     """The machines of one directory."""
 
-    def __init__(self, directory: Path, *, slots: Collection[int], free_port: Callable[[int], int]) -> None:
-        """Take note of the slots that nobody else has; `free_port` returns one that may be listened on."""
+    def __init__(self, directory: Path, *, slots: Collection[int], ports: HeldPorts) -> None:
+        """Take note of the slots that nobody else has; a machine's port is held while there is one."""
         self._directory = LocalMachinesDirectory(directory)
         self._slots = sorted(slots)
-        self._free_port = free_port
+        self._ports = ports
         self._placed: dict[str, PlacedMachine] = {}
 
     def wanted(self) -> list[PlacedMachine]:
@@ -71,8 +72,10 @@ class LaunchedMachines:
                 self._directory.report(machine.order.launch_id, running)
 
     def say_gone(self, order: LocalOrder) -> None:
-        """Report that nothing is left of it. Its slot is free from now on."""
-        self._placed.pop(order.launch_id, None)
+        """Report that nothing is left of it. Its slot and its port are free from now on."""
+        placed = self._placed.pop(order.launch_id, None)
+        if placed is not None:
+            self._ports.let_go(placed.port)
         self._directory.report(order.launch_id, LocalReport(LocalCondition.GONE))
 
     def _place(self, machine: LocalMachine, taken: Collection[int]) -> PlacedMachine | None:
@@ -82,7 +85,7 @@ class LaunchedMachines:
         slot = free if before is None else before.slot
         if slot is None:
             return None
-        placed = PlacedMachine(order, slot, self._free_port(before.port if before else 0))
+        placed = PlacedMachine(order, slot, self._ports.choose(before.port if before else 0))
         report = before or LocalReport()
         self._directory.report(
             order.launch_id, msgspec.structs.replace(report, slot=placed.slot, port=placed.port)

@@ -6,24 +6,22 @@ import asyncio
 import shutil
 
 from sandfleet.adapters.machines.local_orders import LocalOrder
-from sandfleet.local import ports
-from sandfleet.local.configuration import WORKERS_MAX, FleetConfiguration, FleetSecrets
+from sandfleet.local.configuration import FleetConfiguration, FleetSecrets
 from sandfleet.local.end_machines import end_all_of
 from sandfleet.local.launched_machines import LaunchedMachines, PlacedMachine
 from sandfleet.local.layout import Layout
 from sandfleet.local.machine_follower import MachineFollower
+from sandfleet.local.places import WORKERS_MAX
+from sandfleet.local.ports import HeldPorts
 from sandfleet.local.services import Service, machine_service
-from sandfleet.local.state import FleetState
 from sandfleet.local.stop_sandboxes import rules_withdrawn
 
 
 def follower_of(
-    layout: Layout, configuration: FleetConfiguration, secrets: FleetSecrets, *, before: FleetState | None
+    layout: Layout, configuration: FleetConfiguration, secrets: FleetSecrets, *, held: HeldPorts
 ) -> MachineFollower:
     """Return what the supervisor of a data directory follows."""
     own = {worker.slot for worker in configuration.workers}
-    # What a worker listens on that runs already is not free, and its own.
-    ours = {state.port for state in before.services if state.is_alive} if before else set()
 
     def service_of(placed: PlacedMachine) -> Service:
         return machine_service(layout, configuration, secrets, machine=placed)
@@ -32,11 +30,7 @@ def follower_of(
         await clear_machine(layout, order.worker_id)
 
     return MachineFollower(
-        LaunchedMachines(
-            layout.machines,
-            slots=set(range(WORKERS_MAX)) - own,
-            free_port=lambda port: port if port in ours else ports.choose_port(port),
-        ),
+        LaunchedMachines(layout.machines, slots=set(range(WORKERS_MAX)) - own, ports=held),
         service_of,
         clear,
     )

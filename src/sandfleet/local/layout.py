@@ -51,6 +51,11 @@ class Layout:
         return self.data_dir / "secrets.json"
 
     @property
+    def server_choices(self) -> Path:
+        """Settings of the servers that the owner of this machine has added, if there are any."""
+        return self.data_dir / "server.toml"
+
+    @property
     def postgres(self) -> Path:
         """The database's directory."""
         return self.data_dir / "postgres"

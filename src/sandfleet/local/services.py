@@ -15,7 +15,13 @@ import msgspec
 from sandfleet.local import ports
 from sandfleet.local.atomic_file import write_atomically
 from sandfleet.local.balancer import LocalBalancer
-from sandfleet.local.configuration import API_PORT_PREFERRED, FleetConfiguration, FleetSecrets, WorkerChoice
+from sandfleet.local.configuration import (
+    API_PORT_PREFERRED,
+    FleetConfiguration,
+    FleetSecrets,
+    WorkerChoice,
+    load_server_choices,
+)
 from sandfleet.local.embedded_postgres import EmbeddedPostgres
 from sandfleet.local.embedded_valkey import EmbeddedValkey
 from sandfleet.local.launched_machines import PlacedMachine
@@ -29,7 +35,7 @@ from sandfleet.local.settings_files import (
     server_settings,
     worker_settings,
 )
-from sandfleet.local.state import FleetState, ServiceKind
+from sandfleet.local.state import ServiceKind
 
 _ASK_TIMEOUT_S = 2.0
 _SERVER_PATIENCE_S = 40.0
@@ -85,24 +91,18 @@ def server_name(number: int) -> str:
     return SERVER if number == 0 else f"{SERVER}-{number + 1}"
 
 
-def with_ports(configuration: FleetConfiguration, before: FleetState | None) -> FleetConfiguration:
-    """Return the configuration with a usable port for everything that does not run already."""
-    # A port that a service of ours has is free for another: the one ends before the other begins.
-    ours = {state.port for state in before.services if state.is_alive} if before else set()
-
-    def port_of(wanted: int, *, host: str = ports.LOOPBACK) -> int:
-        return wanted if wanted in ours else ports.choose_port(wanted, host=host)
-
+def with_ports(configuration: FleetConfiguration, held: ports.HeldPorts) -> FleetConfiguration:
+    """Return the configuration with a usable port, held from now on, for everything."""
     return msgspec.structs.replace(
         configuration,
-        api_port=port_of(configuration.api_port or API_PORT_PREFERRED, host=configuration.api_host),
-        server_ports=tuple(port_of(port) for port in configuration.server_ports)
+        api_port=held.choose(configuration.api_port or API_PORT_PREFERRED, host=configuration.api_host),
+        server_ports=tuple(held.choose(port) for port in configuration.server_ports)
         if configuration.is_balanced
         else configuration.server_ports,
-        postgres_port=port_of(configuration.postgres_port),
-        valkey_port=port_of(configuration.valkey_port),
+        postgres_port=held.choose(configuration.postgres_port),
+        valkey_port=held.choose(configuration.valkey_port),
         workers=tuple(
-            msgspec.structs.replace(worker, port=port_of(worker.port)) for worker in configuration.workers
+            msgspec.structs.replace(worker, port=held.choose(worker.port)) for worker in configuration.workers
         ),
     )
 
@@ -172,10 +172,11 @@ def _servers(
     layout: Layout, configuration: FleetConfiguration, secrets: FleetSecrets, stores: Stores
 ) -> list[Service]:
     """Return the servers, and what stands before several."""
-    servers, tables = [], as_toml(machine_settings(configuration, layout))
+    tables, servers = machine_settings(configuration, layout), []
     for number in range(len(configuration.server_ports)):
         settings = server_settings(configuration, secrets, stores, layout=layout, number=number)
-        servers.append(_server(layout, server_name(number), settings, tables=tables))
+        added = load_server_choices(layout, decided=settings.keys() | tables.keys())
+        servers.append(_server(layout, server_name(number), settings, more=as_toml(tables | added)))
     return [*servers, _balancer(layout, configuration, servers)] if configuration.is_balanced else servers
 
 
@@ -196,8 +197,8 @@ def _balancer(layout: Layout, configuration: FleetConfiguration, servers: Sequen
     )
 
 
-def _server(layout: Layout, name: str, settings: Mapping[str, SettingValue], *, tables: str) -> Service:
-    path, text = layout.settings(name), as_toml(settings) + tables
+def _server(layout: Layout, name: str, settings: Mapping[str, SettingValue], *, more: str) -> Service:
+    path, text = layout.settings(name), as_toml(settings) + more
     write_atomically(path, text.encode(), mode=0o600)
     host, port = str(settings["listen_host"]), int(settings["listen_port"])
     return Service(

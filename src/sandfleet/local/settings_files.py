@@ -7,21 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sandfleet.local import machine
-from sandfleet.local.configuration import (
-    FIRST_RANGE,
-    WORKERS_MAX,
-    FleetConfiguration,
-    FleetSecrets,
-    WorkerChoice,
-)
+from sandfleet.local.configuration import FleetConfiguration, FleetSecrets, WorkerChoice
 from sandfleet.local.image import images_dir, templates_dir
 from sandfleet.local.layout import Layout
+from sandfleet.local.places import WORKERS_MAX, network_range, uid_first
 from sandfleet.local.ports import LOOPBACK
 
 SettingValue = str | int | float | bool
 TomlValue = SettingValue | Sequence["TomlValue"] | Mapping[str, "TomlValue"]
-_FIRST_UID = 200_000
-_UIDS_PER_RANGE = 10_000
 _MEMORY_MIB_MAX = 65536
 _MEMORY_MIB_DEFAULT = 1024
 _DRAIN_NOTICE_S = 2
@@ -106,10 +99,8 @@ def worker_settings(
         "memory_default_mib": min(_MEMORY_MIB_DEFAULT, _largest_mib(share_mib)),
         "memory_max_mib": _largest_mib(share_mib),
         "warm_pool_size": machine.warm_pool_size(share_mib),
-        "network_range": _network_range(configuration, choice.slot),
-        "uid_first": _FIRST_UID
-        + configuration.range_number * _UIDS_PER_RANGE
-        + choice.slot * (_UIDS_PER_RANGE // WORKERS_MAX),
+        "network_range": str(network_range(configuration.range_number, choice.slot)),
+        "uid_first": uid_first(configuration.range_number, choice.slot),
         "images_dir": str(images_dir()),
         "templates_dir": str(templates_dir()),
     }
@@ -155,10 +146,3 @@ def machine_settings(configuration: FleetConfiguration, layout: Layout) -> dict[
 
 def _largest_mib(budget_mib: int) -> int:
     return min(_MEMORY_MIB_MAX, budget_mib) // _BLOCK_MIB * _BLOCK_MIB
-
-
-def _network_range(configuration: FleetConfiguration, slot: int) -> str:
-    # One /16 per fleet, of which each worker has a fixed part.
-    bits = (WORKERS_MAX - 1).bit_length()
-    start = slot << (16 - bits)
-    return f"10.{FIRST_RANGE + configuration.range_number}.{start >> 8}.0/{16 + bits}"

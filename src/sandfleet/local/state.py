@@ -78,6 +78,11 @@ class FleetState(msgspec.Struct, frozen=True, rename="camel"):
         """Return a service by name."""
         return next((service for service in self.services if service.name == name), None)
 
+    @property
+    def ports_in_use(self) -> frozenset[int]:
+        """Return where those of its services listen that run."""
+        return frozenset(service.port for service in self.services if service.is_alive)
+
 
 def read_state(layout: Layout) -> FleetState | None:
     """Return the recorded state, None if there is none (or it is unreadable: it can be made again)."""

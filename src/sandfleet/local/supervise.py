@@ -15,9 +15,10 @@ from sandfleet.local.configuration import load_configuration, load_secrets, save
 from sandfleet.local.launched_workers import follower_of
 from sandfleet.local.layout import Layout
 from sandfleet.local.lock import AlreadySupervised, supervisor_lock
+from sandfleet.local.ports import HeldPorts
 from sandfleet.local.service_process import ServiceFailed
 from sandfleet.local.services import services_of, with_ports
-from sandfleet.local.state import read_state
+from sandfleet.local.state import FleetState, read_state
 from sandfleet.local.supervisor import Supervisor
 
 LEAVE_SIGNAL = signal.SIGUSR1
@@ -30,11 +31,17 @@ _log = structlog.get_logger(__name__)
 async def supervise(layout: Layout) -> None:
     """Supervise the fleet of a data directory until SIGTERM or SIGINT. The lock is held."""
     before = read_state(layout)
-    configuration = with_ports(load_configuration(layout), before)
+    # For as long as this process lives, so that what crashes finds its port again.
+    with HeldPorts(running=before.ports_in_use if before else ()) as held:
+        await _supervise(layout, before, held)
+
+
+async def _supervise(layout: Layout, before: FleetState | None, held: HeldPorts) -> None:
+    configuration = with_ports(load_configuration(layout), held)
     save_configuration(layout, configuration)
     secrets = load_secrets(layout)
     services = await asyncio.to_thread(services_of, layout, configuration, secrets)
-    follower = follower_of(layout, configuration, secrets, before=before)
+    follower = follower_of(layout, configuration, secrets, held=held)
     host = "127.0.0.1" if configuration.api_host in ("0.0.0.0", "::") else configuration.api_host
     supervisor = Supervisor(
         layout,

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
-from sandfleet.local import processes
+from sandfleet.local import down, processes
 from sandfleet.local.configuration import (
     FleetConfiguration,
     load_configuration,
@@ -39,6 +39,10 @@ Report = Callable[[str], object]
 
 class FleetFailed(Exception):
     """The fleet did not come up; the message says which part, why, and where its log is."""
+
+
+class ServiceHopeless(FleetFailed):
+    """A service does not come up, and waiting will not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,19 @@ def _require_room(configuration: FleetConfiguration, *, kept: int) -> None:
         )
     if configuration.idle_reserve and most is None:
         raise FleetFailed("a reserve needs workers that the fleet may have by itself: name --workers-max")
+
+
+def bring_up(layout: Layout, *, timeout_s: float, report: Report) -> Started:
+    """Start it and wait until it serves; what was begun here and cannot come up is not left behind."""
+    outcome = start(layout)
+    try:
+        await_ready(layout, timeout_s=timeout_s, report=report)
+    except ServiceHopeless:
+        if outcome is Started.FRESH:
+            report("ending what did start")
+            down.stop(layout)
+        raise
+    return outcome
 
 
 def start(layout: Layout) -> Started:
@@ -202,7 +219,7 @@ def _missing(layout: Layout, state: FleetState) -> str:
         raise FleetFailed(f"the supervisor ended; see {layout.log('supervisor')}")
     for service in _kept(state):
         if _is_hopeless(service):
-            raise FleetFailed(
+            raise ServiceHopeless(
                 f"{service.name} does not start: {service.last_error}. Log: {layout.log(service.name)}"
             )
     for service in _kept(state):

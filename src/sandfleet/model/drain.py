@@ -56,6 +56,8 @@ class StayReason(StrEnum):
     """It has its turn later: others move, or it is busy with something that ends by itself."""
     SAVING = "saving"
     """It is put to sleep, or sleeps, and its saved state is nowhere else yet."""
+    KEEPING = "keeping"
+    """A checkpoint of it is taken, from which it comes back when its host ends; until then it runs on."""
     HELD = "held"
     """It cannot go as things are: nobody has room, or its worker does not answer."""
 
@@ -74,6 +76,15 @@ class Stay:
     retry_at: datetime | None = None
     has_failed_to_sleep: bool = False
     """Whether what failed last was to put it to sleep, and not a move."""
+    has_failed_to_be_kept: bool = False
+    """Whether it was a checkpoint."""
+    kept_at: datetime | None = None
+    """Of when the state is from which it comes back, if its host ends before it is elsewhere."""
+
+    @property
+    def is_being_kept(self) -> bool:
+        """Whether a checkpoint of it is under way, by all that is known."""
+        return self.reason is StayReason.KEEPING and self.operation_id is not None
 
 
 @dataclass(frozen=True, slots=True)

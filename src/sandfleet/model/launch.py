@@ -37,6 +37,8 @@ class LaunchFailure(StrEnum):
     """The pool has none of this size now."""
     THROTTLED = "throttled"
     """The pool is asked too often; this concerns all its sizes."""
+    UNREACHABLE = "unreachable"
+    """The pool does not answer; this concerns all its sizes."""
     BROKEN = "broken"
     """The machine came and never joined, or the call failed in an unknown way."""
 

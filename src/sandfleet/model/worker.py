@@ -56,6 +56,8 @@ class Worker:
     ends_at: datetime | None = None
     """When whoever owns the host will take it away, if they have said so."""
     ends_because: str = ""
+    gone_because: str = ""
+    """Why it is off the fleet, once it is."""
     last_seen_at: datetime | None = None
     instance_id: str = ""
     """Names the worker's process; `sequence` rises with each of its heartbeats."""

@@ -12,9 +12,11 @@ from sandfleet.model.launch import LaunchFailure
 FIRST_S: Mapping[LaunchFailure, float] = {
     LaunchFailure.THROTTLED: 10.0,
     LaunchFailure.BROKEN: 30.0,
+    LaunchFailure.UNREACHABLE: 30.0,
     LaunchFailure.STOCKOUT: 120.0,
     LaunchFailure.QUOTA: 600.0,
 }
+_OF_THE_POOL = frozenset({LaunchFailure.THROTTLED, LaunchFailure.UNREACHABLE})
 PAUSE_S_MAX = 3600.0
 _DOUBLINGS_MAX = 10
 
@@ -38,8 +40,8 @@ class Backoff:
 
 
 def concerned(size: str, why: LaunchFailure) -> str:
-    """Return what is left alone: the pool when it was asked too often, else the size."""
-    return size.partition("/")[0] if why is LaunchFailure.THROTTLED else size
+    """Return what is left alone: the pool when it was asked too often or is silent, else the size."""
+    return size.partition("/")[0] if why in _OF_THE_POOL else size
 
 
 def after_failure(before: Backoff | None, why: LaunchFailure, *, at: datetime) -> Backoff:

@@ -6,7 +6,8 @@ Rule 3: a sandbox that finds no place holds up none after it; it is told why, an
 Rule 4: a move that failed is tried again later each time, and elsewhere if there is elsewhere.
 Rule 5: of a worker that does not answer nothing is moved, and nothing is concluded.
 Rule 6: shortly before the deadline what cannot leave at once is put to sleep, durably, if that may be.
-Rule 7: at the deadline a worker that is not empty is stuck: somebody is told, and the rest goes on.
+Rule 7: where its host ends at the deadline, what would not be asleep by then has a checkpoint taken of it.
+Rule 8: at the deadline a worker that is not empty is stuck: somebody is told, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.moving import choose_target, held_resources
+from sandfleet.planning.notices import LastResort, last_resort
 from sandfleet.planning.placement import FleetView, NoPlacement, Placement, PlacementPolicy
 
 RETRY_S = 5.0
@@ -46,6 +48,13 @@ class Resident:
     """What is promised to it here, if that is more than its row says."""
     is_cleared: bool = True
     """Whether nothing of an earlier move is left elsewhere: until then it cannot move again."""
+    is_saved_here_alone: bool = False
+    """Whether a state of it is still being brought to the object store."""
+
+    @property
+    def memory_mib(self) -> int:
+        """What may have to be copied of it."""
+        return max(self.sandbox.resources.memory_mib, self.reserved_mib)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,8 @@ class DrainPolicy:
     """How many may be put to sleep at once, if not as many as move."""
     no_saves: str = ""
     """Why nothing is put to sleep, if nothing may be."""
+    is_host_ending: bool = False
+    """Whether the host ends at the deadline: then what can neither move nor sleep by it is kept otherwise."""
     worker_version: str | None = None
     """A roll-out's drain moves to workers of this version alone."""
 
@@ -83,12 +94,21 @@ class PlannedSave:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedCheckpoint:
+    """A sandbox of which a checkpoint is to be taken now."""
+
+    sandbox: Sandbox
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DrainPlan:
     """What begins now, and what is to be known of all the others."""
 
     moves: Sequence[PlannedMove]
     stays: Sequence[Stay]
     saves: Sequence[PlannedSave] = ()
+    checkpoints: Sequence[PlannedCheckpoint] = ()
 
 
 def saves_begin(drain: Drain) -> datetime | None:
@@ -123,7 +143,8 @@ def drain_plan(
     others = [one for one in residents if one.sandbox.state not in _LEAVING]
     for resident in sorted(others, key=_lightest_first):
         round_.consider(resident)
-    return DrainPlan(tuple(round_.moves), (*leaving, *round_.stays), tuple(round_.saves))
+    stays = (*leaving, *round_.stays)
+    return DrainPlan(tuple(round_.moves), stays, tuple(round_.saves), tuple(round_.checkpoints))
 
 
 def retry_at(attempts: int, *, now: datetime) -> datetime:
@@ -161,6 +182,7 @@ class _Round:
     ) -> None:
         self.moves: list[PlannedMove] = []
         self.saves: list[PlannedSave] = []
+        self.checkpoints: list[PlannedCheckpoint] = []
         self.stays: list[Stay] = []
         self._worker = worker
         self._workers = {one.id: one for one in view.workers}
@@ -178,6 +200,10 @@ class _Round:
 
     def consider(self, resident: Resident) -> None:
         """Plan how it leaves, or say why it stays."""
+        if resident.before is not None and resident.before.is_being_kept:
+            self._room[StayReason.SAVING] -= 1
+            self.stays.append(resident.before)
+            return
         because = self._first_refusal(resident)
         if because is not None:
             self._stay(resident, *because)
@@ -214,6 +240,8 @@ class _Round:
             self._stay(resident, reason, said)
         elif self._policy.no_saves:
             self._stay(resident, reason, f"{said}; it is not put to sleep: {self._policy.no_saves}")
+        elif self._policy.is_host_ending and self._last_resort(resident) is LastResort.CHECKPOINT:
+            self._keep_or_stay(resident, reason, said)
         elif (
             self._is_paused(resident) and resident.before is not None and resident.before.has_failed_to_sleep
         ):
@@ -223,6 +251,31 @@ class _Round:
         else:
             self._room[StayReason.SAVING] -= 1
             self.saves.append(PlannedSave(resident.sandbox, said))
+
+    def _last_resort(self, resident: Resident) -> LastResort:
+        before, deadline_at = resident.before, self._policy.deadline_at
+        left_s = 0.0 if deadline_at is None else (deadline_at - self._now).total_seconds()
+        refuses = before is not None and before.has_failed_to_sleep and self._is_paused(resident)
+        return last_resort(resident.memory_mib, left_s=left_s, refuses_sleep=refuses)
+
+    def _keep_or_stay(self, resident: Resident, reason: StayReason, said: str) -> None:
+        """Have a checkpoint taken, once; it is looked for a place all the same."""
+        before = resident.before
+        if before is not None and before.kept_at is not None:
+            state = f"its state of {before.kept_at:%H:%M:%S}"
+            then = (
+                "is brought to the object store"
+                if resident.is_saved_here_alone
+                else "is what it comes back from"
+            )
+            self._stay(resident, StayReason.HELD, f"{said}; it runs on, and {state} {then}")
+        elif before is not None and before.has_failed_to_be_kept and self._is_paused(resident):
+            self._stay(resident, reason, before.said)
+        elif self._room[StayReason.SAVING] <= 0:
+            self._stay(resident, StayReason.WAITING, f"others are saved first; {said}")
+        else:
+            self._room[StayReason.SAVING] -= 1
+            self.checkpoints.append(PlannedCheckpoint(resident.sandbox, said))
 
     def _is_paused(self, resident: Resident) -> bool:
         """Whether what failed is not tried again yet."""
@@ -234,8 +287,7 @@ class _Round:
         deadline_at = self._policy.deadline_at
         if deadline_at is None or self._now >= deadline_at:
             return True
-        memory_mib = max(resident.sandbox.resources.memory_mib, resident.reserved_mib)
-        return self._now + timedelta(seconds=memory_mib / MOVE_MIB_PER_S) <= deadline_at
+        return self._now + timedelta(seconds=resident.memory_mib / MOVE_MIB_PER_S) <= deadline_at
 
     def _first_refusal(self, resident: Resident) -> tuple[StayReason, str] | None:
         state = resident.sandbox.state

@@ -63,8 +63,13 @@ def candidates_for_removal(known: Known) -> Sequence[Worker]:
 
 
 def usual_version(workers: Sequence[Worker]) -> str:
-    """Return what most workers run: a machine for demand is one more of them."""
-    counts = Counter(one.worker_version for one in workers if one.state is WorkerState.READY)
+    """Return what most workers run, empty if there are none: a machine for demand is one more of them.
+
+    Where none is ready those count that are not heard just now: they are the fleet all the same.
+    """
+    there = [one for one in workers if one.state is not WorkerState.GONE]
+    ready = [one for one in there if one.state is WorkerState.READY]
+    counts = Counter(one.worker_version for one in ready or there)
     return max(counts, key=lambda version: (counts[version], version), default="")
 
 

@@ -2,7 +2,9 @@
 
 Rule 1: it counts who says so first: the worker by its heartbeat, or the pool of its machine.
 Rule 2: a drain ends a little before the host does, so that the last save is brought to the object store.
-Rule 3: only when everybody who could say it has answered, and nobody does, was it called off.
+Rule 3: of what can neither move nor be asleep in time a checkpoint is taken while it runs on. A sleep that is
+not durable in time takes the sandbox from its user and saves nothing; a checkpoint that is not costs nothing.
+Rule 4: only when both who could say it of a host have answered, and neither does, was it called off.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from sandfleet.model.drain import Drain, DrainOwner
 from sandfleet.model.ids import WorkerId
@@ -18,18 +21,38 @@ from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fleet import DrainWorker, KeepWorker
 
 MARGIN_S = 10.0
+SLEEP_S = 5.0
+SLEEP_MIB_PER_S = 128
+"""What a sleep may be relied on to bring to the object store: what is empty of a memory is not brought."""
 BY_POOL = "its pool takes the machine away"
 _OURS = DrainOwner.NOTICE
 
 
+class LastResort(StrEnum):
+    """What becomes of a sandbox that cannot move in time, the cheaper first."""
+
+    SLEEP = "sleep"
+    """Nothing that it did is lost, and the next call wakes it elsewhere."""
+    CHECKPOINT = "checkpoint"
+    """It runs on as long as its host does, and goes back to that state then."""
+
+
+def last_resort(memory_mib: int, *, left_s: float, refuses_sleep: bool) -> LastResort:
+    """Choose the cheaper one that is in time. `left_s`: until its host ends."""
+    if refuses_sleep or left_s < SLEEP_S + memory_mib / SLEEP_MIB_PER_S:
+        return LastResort.CHECKPOINT
+    return LastResort.SLEEP
+
+
 @dataclass(frozen=True, slots=True)
 class NoticeView:
-    """What was read. `is_complete`: every pool has answered."""
+    """What was read."""
 
     workers: Sequence[Worker]
     drains: Mapping[WorkerId, Drain]
     machines: Sequence[Machine] = ()
-    is_complete: bool = True
+    unknown: frozenset[WorkerId] = frozenset()
+    """Workers of whose machines the pool has not said anything."""
 
 
 def plan_notices(view: NoticeView, *, now: datetime) -> Sequence[DrainWorker | KeepWorker]:
@@ -47,9 +70,14 @@ def plan_notices(view: NoticeView, *, now: datetime) -> Sequence[DrainWorker | K
             left_s = max(0.0, (ends_at - now).total_seconds() - MARGIN_S)
             reason = f"its host ends at {ends_at:%Y-%m-%d %H:%M:%S}: {because}"
             commands.append(DrainWorker(worker.id, _OURS, reason, deadline_s=left_s))
-        elif notice is None and is_ours and view.is_complete and worker.state is WorkerState.READY:
+        elif notice is None and is_ours and _is_known(worker, view):
             commands.append(KeepWorker(worker.id, _OURS, "its host is not taken away, after all"))
     return commands
+
+
+def _is_known(worker: Worker, view: NoticeView) -> bool:
+    """Whether both who could speak of its host have spoken."""
+    return worker.state is WorkerState.READY and worker.id not in view.unknown
 
 
 def _notice(worker: Worker, machine: Machine | None) -> tuple[datetime, str] | None:

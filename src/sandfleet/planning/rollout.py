@@ -1,13 +1,12 @@
 """Roll-out of a new version: a few workers first, then the fleet, and back when they are not well.
 
 Rule 1: a version takes sandboxes only after one of its machines was booted and ran one of ours.
-Rule 2: room comes first: a worker is drained only when as many healthy ones remain as the
-fleet needs, less what the policy allows to be missing.
+Rule 2: room comes first: a worker is drained only when as many healthy ones remain as are wanted, less some.
 Rule 3: sandboxes move to workers of the version that is wanted, and to no others.
-Rule 4: the lightest worker goes first; nothing is ended that is not empty by its own word.
+Rule 4: the lightest worker goes first; nothing is ended that is not empty by its own word. One that nobody
+can reach cannot give it: it is ended when nothing is promised there, for a promise stands until that word.
 Rule 5: when the new ones are not well the roll-out turns round, and replaces them the same way.
-Rule 6: this is a step: it takes the state and the view, and returns the next state with what
-to do. A step that is repeated after a crash asks for nothing twice.
+Rule 6: this is a step, from state and view to the next state; repeated after a crash it asks nothing twice.
 """
 
 from __future__ import annotations
@@ -42,7 +41,9 @@ class RolloutPolicy:
 
     canaries: int = 1
     canary_s: float = 600.0
-    """How long the first ones must have been well."""
+    """How long the first ones must have been well, without a break."""
+    heard_s: float = 30.0
+    """A worker is well that was heard within this, whatever its row still says."""
     canary_s_max: float = 3600.0
     """Within this they must have shown it; the boot test has as long for itself."""
     surge: int = 1
@@ -112,9 +113,14 @@ def _next_stage(rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now:
     if unwell is not None:
         return replace(rollout, stage=RolloutStage.TURNING_BACK, stage_at=now, reason=unwell)
     if rollout.stage is RolloutStage.BOOT_TEST:
-        is_passed = any(_is_well(one, view) for one in _of_version(rollout.version, view))
+        is_passed = any(_is_well(one, view, policy, now) for one in _of_version(rollout.version, view))
         return replace(rollout, stage=RolloutStage.CANARY, stage_at=now) if is_passed else rollout
     if rollout.stage is RolloutStage.CANARY:
+        if any(
+            _is_proven(one, view) and not _is_well(one, view, policy, now)
+            for one in _of_version(rollout.version, view)
+        ):
+            return replace(rollout, interrupted_at=now)
         if _canary_waits_for(rollout, view, policy, now) is not None:
             return rollout
         return replace(rollout, stage=RolloutStage.FLEET, stage_at=now)
@@ -150,8 +156,10 @@ def _of_version(version: str, view: RolloutView) -> Sequence[Member]:
     return [one for one in view.members if one.worker.worker_version == version]
 
 
-def _is_well(member: Member, view: RolloutView) -> bool:
-    return member.worker.state is WorkerState.READY and _is_proven(member, view)
+def _is_well(member: Member, view: RolloutView, policy: RolloutPolicy, now: datetime) -> bool:
+    worker = member.worker
+    heard = worker.last_seen_at is None or (now - worker.last_seen_at).total_seconds() <= policy.heard_s
+    return heard and worker.state is WorkerState.READY and _is_proven(member, view)
 
 
 def _why_unwell(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -> str | None:
@@ -191,10 +199,11 @@ def _unwell(member: Member, view: RolloutView, policy: RolloutPolicy) -> str | N
 def _canary_waits_for(
     rollout: Rollout, view: RolloutView, policy: RolloutPolicy, now: datetime
 ) -> str | None:
-    well = [one for one in _of_version(rollout.version, view) if _is_well(one, view)]
+    well = [one for one in _of_version(rollout.version, view) if _is_well(one, view, policy, now)]
     if len(well) < policy.canaries:
         return f"{len(well)} of {policy.canaries} have run a sandbox"
     since = max(sorted(one.added_at for one in well)[policy.canaries - 1], rollout.stage_at)
+    since = max(since, rollout.interrupted_at or since)
     age_s = (now - since).total_seconds()
     return None if age_s >= policy.canary_s else f"well for {age_s:.0f} of {policy.canary_s:.0f} s"
 
@@ -216,6 +225,7 @@ def _replace_wrong(rollout: Rollout, view: RolloutView, policy: RolloutPolicy) -
             for one in ours
             if one.may_be_removed
         ]
+        commands += _cut_off(rollout, view)
     staying = sorted(
         (one for one in wrong if not one.is_draining),
         key=lambda one: (one.worker.committed.memory_mib, one.worker.id),
@@ -240,8 +250,34 @@ def _drained_by_us(rollout: Rollout, view: RolloutView) -> Sequence[Member]:
     return [
         one
         for one in view.members
-        if one.drained_by is DrainOwner.ROLLOUT and one.worker.worker_version != rollout.target
+        if one.drained_by is DrainOwner.ROLLOUT
+        and one.worker.worker_version != rollout.target
+        and not _is_bare_and_away(one)
     ]
+
+
+def _is_bare_and_away(member: Member) -> bool:
+    """Whether nobody can reach it, and nothing of anybody's is there.
+
+    A promise is written down before its VM begins, and taken back only on the worker's own word that nothing
+    is left of it: so what has none has no VM of anybody's, whatever runs there.
+    """
+    is_bare = not member.residents and member.worker.committed.memory_mib == 0
+    return is_bare and member.worker.state is WorkerState.UNREACHABLE
+
+
+def _cut_off(rollout: Rollout, view: RolloutView) -> list[FleetCommand]:
+    """End the bare ones of the wrong version that nobody reaches: they never say that they are empty."""
+    commands: list[FleetCommand] = []
+    for one in view.members:
+        is_ours = one.drained_by in (None, DrainOwner.ROLLOUT) and _may_be_replaced(one, view)
+        if one.worker.worker_version == rollout.target or not is_ours or not _is_bare_and_away(one):
+            continue
+        why = f"nobody can reach it, nothing is promised there, and version {rollout.target} is wanted"
+        if one.drained_by is None:
+            commands.append(DrainWorker(one.worker.id, DrainOwner.ROLLOUT, why))
+        commands.append(RemoveWorker(one.worker.id, why))
+    return commands
 
 
 def _called_off(rollout: Rollout, view: RolloutView) -> list[FleetCommand]:
@@ -343,8 +379,12 @@ def _wrong(rollout: Rollout, view: RolloutView) -> Sequence[Member]:
         if one.worker.worker_version != rollout.target
         and one.worker.state not in (WorkerState.GONE, WorkerState.UNREACHABLE)
         and one.drained_by is not DrainOwner.OPERATOR
-        and (view.sizes is None or one.size in view.sizes)
+        and _may_be_replaced(one, view)
     ]
+
+
+def _may_be_replaced(member: Member, view: RolloutView) -> bool:
+    return view.sizes is None or member.size in view.sizes
 
 
 def _is_proven(member: Member, view: RolloutView) -> bool:

@@ -38,6 +38,8 @@ class Rollout:
     stage_at: datetime
     reason: str = ""
     """Why it turned round."""
+    interrupted_at: datetime | None = None
+    """When a canary that had proven itself was last seen not to be well."""
 
     @property
     def target(self) -> str:
@@ -64,11 +66,13 @@ class Rollout:
             "begun_at": self.begun_at.isoformat(),
             "stage_at": self.stage_at.isoformat(),
             "reason": self.reason,
+            "interrupted_at": self.interrupted_at.isoformat() if self.interrupted_at else None,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Rollout:
-        """Return what `to_json` wrote."""
+        """Return what `to_json` wrote, also before it wrote of interruptions."""
+        interrupted = value.get("interrupted_at")
         return cls(
             version=value["version"],
             previous=value["previous"],
@@ -76,11 +80,14 @@ class Rollout:
             begun_at=datetime.fromisoformat(value["begun_at"]),
             stage_at=datetime.fromisoformat(value["stage_at"]),
             reason=value["reason"],
+            interrupted_at=datetime.fromisoformat(interrupted) if interrupted else None,
         )
 
 
 def begin_rollout(version: str, previous: str, *, is_boot_tested: bool, now: datetime) -> Rollout | str:
     """Return the first state, or say why this version does not begin; what was not tested is tested first."""
+    if not previous:
+        return "no worker has reported yet, so nobody knows which version to go back to"
     if version == previous:
         return f"the fleet runs version {version} already"
     stage = RolloutStage.CANARY if is_boot_tested else RolloutStage.BOOT_TEST

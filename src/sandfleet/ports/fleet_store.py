@@ -118,6 +118,13 @@ class FleetStore(Protocol):
         """Note the pool's word that there is no machine of it; false unless it was to end. StaleTerm."""
         ...
 
+    async def lose(self, worker_id: WorkerId, *, because: str, term: int) -> bool:
+        """Take a worker off the fleet whose machine is gone by its pool's word, and all on it. StaleTerm.
+
+        False when it is not `unreachable` any more. Its launch is to end then.
+        """
+        ...
+
     async def end_orphan(self, machine: Machine, *, pool: str, term: int) -> bool:
         """Have a launch that ends a machine which none owns, so that it ends like any other. StaleTerm.
 

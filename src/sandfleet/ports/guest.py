@@ -215,6 +215,16 @@ class Guest(Protocol):
         """Attach to an exec; `NotFound`, or `OffsetGone` with what is kept in its details."""
         ...
 
+    async def connect_port(self, connection_id: str, port: int) -> None:
+        """Connect to a port of the guest, once per id; `PortClosed` when it takes no connection.
+
+        From then on the id is attached to and written to as an exec's: its output is what
+        the port says, and the end of its input hangs up. `list_execs` does not name it. It
+        lasts as long as somebody is attached, and about a minute longer. `NotAvailable` by an
+        agent of before this could be asked.
+        """
+        ...
+
     async def resize_exec(self, exec_id: str, size: TerminalSize) -> None:
         """Set the size of an exec's terminal."""
         ...

@@ -130,10 +130,6 @@ class Machine(Protocol):
         """Grow the data disk (host side); the guest grows the file system after it."""
         ...
 
-    async def connect(self, port: int) -> socket:
-        """Return a connected TCP socket to a port of the guest; `PortClosed` when nothing listens there."""
-        ...
-
     async def listen_for_metadata(self) -> socket:
         """Return a listening socket that this guest alone reaches, at the metadata address."""
         ...

@@ -33,6 +33,8 @@ class Arrival:
     owner: str
     epoch: int
     host: str
+    may_post_copy: bool = False
+    """Whether its memory may follow it, if it cannot go before it."""
 
 
 class Pilot(Protocol):

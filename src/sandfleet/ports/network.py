@@ -42,10 +42,6 @@ class Network(Protocol):
         """Open or close the way out."""
         ...
 
-    async def connect_to_guest(self, machine_id: str, port: int) -> socket:
-        """Return a socket connected to the guest; `PortClosed`, `GuestUnresponsive`."""
-        ...
-
     async def listen_for_metadata(self, machine_id: str) -> socket:
         """Return a listening socket that the guest reaches at the metadata address, and nobody else."""
         ...

@@ -101,9 +101,14 @@ class SandboxStore(Protocol):
         ...
 
     async def transitions(
-        self, organisation_id: OrganisationId, sandbox_id: SandboxId, *, limit: int = 100
+        self,
+        organisation_id: OrganisationId,
+        sandbox_id: SandboxId,
+        *,
+        limit: int = 100,
+        before: int | None = None,
     ) -> Sequence[Transition]:
-        """Return the sandbox's log, newest first."""
+        """Return the sandbox's log, newest first; with `before` from the row below that number on."""
         ...
 
     async def kill(self, sandbox: Sandbox, destroy: Operation, transition: Transition) -> None:

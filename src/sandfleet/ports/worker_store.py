@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
-from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
 
 NO_HEARTBEAT = "no heartbeat; nothing follows about its sandboxes"
+EMPTY = "it is empty"
+SAID_TO_BE_LOST = "its host is said to be lost"
+"""Why a worker is gone, if whoever forgot it gave no other reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,6 @@ class Registration:
     worker: Worker
     term: int
     quarantined: Sequence[SandboxId]
-
-
-def forgotten(worker_id: WorkerId, *, is_lost: bool, reason: str | None = None) -> FleetNews:
-    """Return what the log tells of a worker that is taken off the fleet."""
-    usual = "its host is said to be lost" if is_lost else "it is empty"
-    return FleetNews("forgotten", reason or usual, worker_id)
 
 
 class WorkerStore(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sandfleet.adapters.task_group import TaskGroup
-from sandfleet.model.errors import BadRequest, GuestUnresponsive, NotFound
+from sandfleet.model.errors import BadRequest, GuestUnresponsive, NotFound, PortClosed
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.guest import (
     ExecAttachment,
@@ -23,6 +23,7 @@ from sandfleet.ports.guest import (
 )
 from sandfleet.testing.fake_exec import FakeExec
 from sandfleet.testing.fake_files import FakeFiles
+from sandfleet.testing.fake_ports import connection_to
 from sandfleet.testing.fake_programs import Program, small_shell
 from sandfleet.testing.faults import Faults
 from sandfleet.wire.agent_messages import WARM_EXEC_PREFIX
@@ -53,12 +54,15 @@ class FakeGuest:
         self._faults = faults or Faults()
         self._program = program
         self._execs: dict[str, FakeExec] = {}
+        self._connections: dict[str, FakeExec] = {}
+        self.ports: dict[int, int] = {}
+        """Ports that are open, and the local ports that stand for them."""
         self._is_lost = False
 
     async def lose(self) -> None:
         """The VM ends: nothing answers any more."""
         self._is_lost = True
-        for exec_ in self._execs.values():
+        for exec_ in (*self._execs.values(), *self._connections.values()):
             exec_.kill(9)
             await exec_.lose()
 
@@ -126,6 +130,19 @@ class FakeGuest:
             yield attachment
         finally:
             await attachment.leave()
+
+    async def connect_port(self, connection_id: str, port: int) -> None:
+        """Connect to the local port that stands for the guest's, once per id."""
+        await self._at("connect_port")
+        if connection_id in self._connections:
+            return
+        if port not in self.ports:
+            raise PortClosed(f"nothing listens on port {port}")
+        order = ExecOrder(connection_id, (f"port {port}",), stdin=True, is_session=True)
+        program = await connection_to(self.ports[port])
+        connection = FakeExec(order, self._clock)
+        self._connections[connection_id] = connection
+        self._tasks.create_task(connection.run(program, {}))
 
     async def resize_exec(self, exec_id: str, size: TerminalSize) -> None:
         """Remember the size."""
@@ -239,7 +256,7 @@ class FakeGuest:
             raise GuestUnresponsive("agent unresponsive: the VM has gone")
 
     def _known(self, exec_id: str) -> FakeExec:
-        try:
-            return self._execs[exec_id]
-        except KeyError:
-            raise NotFound(f"no exec {exec_id}") from None
+        found = self._execs.get(exec_id) or self._connections.get(exec_id)
+        if found is None:
+            raise NotFound(f"no exec {exec_id}")
+        return found

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.task_group import TaskGroup
-from sandfleet.model.errors import HypervisorFailed, PortClosed
+from sandfleet.model.errors import HypervisorFailed
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import (
     Accelerator,
@@ -38,8 +38,6 @@ class FakeMachine:
         self._facts = facts
         self._guest = guest
         self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.ports: dict[int, int] = {}
-        """Ports of the guest that are open, and the local ports that stand for them."""
         self.metadata_port = 0
         self.memory_floor_mib = 0
         """What the guest cannot give up."""
@@ -54,6 +52,11 @@ class FakeMachine:
     def guest(self) -> FakeGuest:
         """The inside."""
         return self._guest
+
+    @property
+    def ports(self) -> dict[int, int]:
+        """Ports of the guest that are open, and the local ports that stand for them."""
+        return self._guest.ports
 
     def boot(self, guest: FakeGuest) -> None:
         """Begin a new life with the old files."""
@@ -104,15 +107,6 @@ class FakeMachine:
     async def limit_cpu(self, cpu_percent: int | None) -> None:
         """Remember it."""
         self._facts = replace(self._facts, cpu_percent=cpu_percent)
-
-    async def connect(self, port: int) -> socket.socket:
-        """Connect to the local port that stands for the guest's."""
-        if port not in self.ports:
-            raise PortClosed(f"nothing listens on port {port}")
-        made = socket.socket()
-        made.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self.ports[port]))
-        return made
 
     async def listen_for_metadata(self) -> socket.socket:
         """Listen on a local port, which `metadata_port` tells."""

@@ -105,6 +105,10 @@ class FakeMachinePool:
         failed = replace(machine, failure=failure, said="it was begun, and then there was none")
         self._account.machines[machine_id] = (fleet, failed)
 
+    def vanish(self, machine_id: str) -> None:
+        """Have a machine end without anybody's asking."""
+        del self._account.machines[machine_id]
+
     def give_notice(self, machine_id: str, *, ends_at: datetime) -> None:
         """Say that the machine will be taken away."""
         fleet, machine = self._account.machines[machine_id]

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sandfleet.model.errors import Conflict, HypervisorFailed, NotFound, SandfleetError, StaleEpoch
+from sandfleet.model.errors import (
+    Conflict,
+    HypervisorFailed,
+    MoveUndecided,
+    NotFound,
+    SandfleetError,
+    StaleEpoch,
+)
 from sandfleet.model.ids import SandboxId
 from sandfleet.ports.move_client import WorkerAddress
 from sandfleet.testing.fake_snapshots import a_saved_vm
@@ -55,6 +62,8 @@ class FakeMoveClient:
     """What the source says of the next move that it begins: ready, failed, or undecided (then ready)."""
     receive_failure: SandfleetError | None = None
     landing_failure: SandfleetError | None = None
+    is_torn: bool = False
+    """Whether memory followed its guest when the sides were torn apart: the source cannot run it either."""
     places: dict[tuple[str, str], _Place] = field(default_factory=dict)
     departures: dict[tuple[str, SandboxId], MoveState] = field(default_factory=dict)
     given_up: set[tuple[str, str]] = field(default_factory=set)
@@ -169,6 +178,8 @@ class FakeMoveClient:
         if departure is None or departure.move_id != order.move_id:
             raise NotFound(f"{sandbox_id} does not leave by move {order.move_id}", code="no_such_move")
         vm = host.vms[sandbox_id]
+        if vm.state == MOVING and self.is_torn:
+            raise MoveUndecided("the connection to the target broke while memory followed its guest")
         if vm.state == MOVING:
             self._begins(source, sandbox_id)
             epoch = max(vm.epoch, order.under)

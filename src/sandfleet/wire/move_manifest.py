@@ -37,6 +37,8 @@ class MoveManifest(msgspec.Struct, frozen=True, kw_only=True):
     root: MovedDisk
     data: MovedDisk
     cpu_percent: int | None = None
+    channels_max: int = 0
+    """By how many connections its memory could be sent; 0 by one alone."""
     format: int = FORMAT
 
 
@@ -48,6 +50,8 @@ class Landing(msgspec.Struct, frozen=True, kw_only=True):
     disk_port: int
     key: str
     may_post_copy: bool
+    channels: int = 0
+    """By how many connections the memory comes; with 0 by one, which belongs to whoever sends."""
 
     def __repr__(self) -> str:
         return f"Landing(host={self.host!r}, memory_port={self.memory_port}, disk_port={self.disk_port})"

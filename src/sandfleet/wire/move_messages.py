@@ -122,6 +122,8 @@ class ReceiveMove(msgspec.Struct, frozen=True, kw_only=True):
     source_worker: str
     epoch: int
     manifest: MoveManifest
+    may_post_copy: bool = False
+    """Whether memory may follow its guest, if it cannot go before it."""
     term: int = 0
 
 

@@ -340,6 +340,8 @@ class WorkerBody(BaseModel):
     worker_version: str
     draining: bool
     last_seen_at: Time | None
+    state_reason: str | None
+    state_deadline_at: Time | None
     sandboxes: dict[str, dict[str, float | None]]
 
 

@@ -13,6 +13,14 @@ _TEXT: JsonDict = {"pattern": "^[^\\u0000]*$"}
 _REQUIRED_TEXT: JsonDict = {"type": "string", "minLength": 1, **_TEXT}
 
 
+class AllowedHostsBody(AnswerBody):
+    """Which hosts a sandbox's secrets may be sent to; without a store nothing is said of any."""
+
+    sandbox_id: str = Field(serialization_alias="sandboxID")
+    egress_allowlist: list[str]
+    per_secret_allowed_hosts: dict[str, list[str]]
+
+
 class SignUrl(RequestBody):
     """`POST …/files/download-url` and `…/upload-url`."""
 

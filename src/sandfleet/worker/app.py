@@ -25,8 +25,6 @@ from sandfleet.worker.operations.file_list import file_list
 from sandfleet.worker.operations.file_mkdir import file_mkdir
 from sandfleet.worker.operations.file_read import file_read
 from sandfleet.worker.operations.file_write import file_write
-from sandfleet.worker.operations.port_request import port_request
-from sandfleet.worker.operations.port_socket import port_socket
 from sandfleet.worker.operations.start import start
 from sandfleet.worker.operations.stats import stats
 from sandfleet.worker.operations.status import status, statuses
@@ -104,8 +102,6 @@ def _data_plane_routes(host: Host) -> list[BaseRoute]:
         Route(f"{root}/files", reading, methods=["GET"]),
         Route(f"{root}/files", writing, methods=["PUT"]),
         Route(f"{root}/files", deleting, methods=["DELETE"]),
-        Route(f"{root}/ports/{{port}}", DataPlane(host, port_request, name="port_request"), methods=["POST"]),
-        Route(f"{root}/ports/{{port}}/socket", Glance(host, port_socket), methods=["POST"]),
         Route(f"{root}/stats", Glance(host, stats), methods=["GET"]),
         Route(f"{root}/files/list", DataPlane(host, file_list, name="file_list"), methods=["GET"]),
         Route(f"{root}/files/mkdir", DataPlane(host, file_mkdir, name="file_mkdir"), methods=["POST"]),

@@ -24,9 +24,10 @@ from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.model.errors import SandfleetError
 from sandfleet.wire.move_messages import AbandonMove
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
+from sandfleet.worker.announcements import Announcements
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.host import Host
-from sandfleet.worker.notice import read_notice
+from sandfleet.worker.notice import Notice, read_notice
 from sandfleet.worker.operations.fence import fence
 from sandfleet.worker.operations.receive_move import abandon_move
 from sandfleet.worker.operations.stop import end
@@ -68,12 +69,19 @@ class HeartbeatSender:
     """Composes and sends the beats of one process."""
 
     def __init__(
-        self, host: Host, facts: WorkerFacts, tokens: FleetTokens, *, session: aiohttp.ClientSession
+        self,
+        host: Host,
+        facts: WorkerFacts,
+        tokens: FleetTokens,
+        *,
+        session: aiohttp.ClientSession,
+        announcements: Announcements | None = None,
     ) -> None:
         self._host = host
         self._facts = facts
         self._tokens = tokens
         self._session = session
+        self._announcements = announcements
         self._instance_id = os.urandom(8).hex()
         self._sequence = 0
         self._interval_s = facts.interval_s
@@ -123,7 +131,7 @@ class HeartbeatSender:
         host, facts = self._host, self._facts
         self._sequence += 1
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(facts.data_dir)
-        notice = read_notice(facts.notice_file, now=host.clock.now())
+        notice = self._notice()
         return Heartbeat(
             worker_id=facts.worker_id,
             instance_id=self._instance_id,
@@ -151,6 +159,14 @@ class HeartbeatSender:
             stopping=host.is_stopping,
             vms=[resident.status() for resident in host.residents] if host.is_adopted else None,
         )
+
+    def _notice(self) -> Notice | None:
+        """Return the earlier of what the file and the cloud say."""
+        now = self._host.clock.now()
+        said = [read_notice(self._facts.notice_file, now=now)]
+        if self._announcements is not None:
+            said.append(self._announcements.notice(now=now))
+        return min((one for one in said if one), key=lambda one: one.ends_in_s, default=None)
 
     async def _post(self, beat: Heartbeat) -> HeartbeatAnswer:
         url = f"{self._facts.control_url.rstrip('/')}/internal/workers/{beat.worker_id}/heartbeat"

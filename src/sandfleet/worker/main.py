@@ -15,12 +15,17 @@ from sandfleet.adapters.blobs.objects import Objects
 from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.adapters.clock import SystemClock
 from sandfleet.adapters.fault_points import FaultPoints, armed
+from sandfleet.adapters.metadata.azure import AzureMetadata
+from sandfleet.adapters.metadata.ec2 import Ec2Metadata
+from sandfleet.adapters.metadata.endpoint import MetadataEndpoint
 from sandfleet.model.errors import HypervisorFailed
+from sandfleet.ports.clock import Clock
 from sandfleet.ports.hypervisor import Hypervisor, MachineOrder
 from sandfleet.ports.moves import Mover
 from sandfleet.ports.snapshots import SnapshotSaver
 from sandfleet.worker import logs
 from sandfleet.worker.adoption import adopt
+from sandfleet.worker.announcements import Announcements
 from sandfleet.worker.app import create_app
 from sandfleet.worker.authentication import FleetTokens
 from sandfleet.worker.background import Background
@@ -94,7 +99,10 @@ async def serve(
         facts = worker_facts(settings, port=listener.getsockname()[1])
         host.region = settings.region
         host.ask_for_size = _size_requests(settings, session)
-        sender = HeartbeatSender(host, facts, tokens, session=session)
+        announcements = _announcements(settings, session, clock)
+        if announcements is not None:
+            background.start(announcements.run(), name="announcements")
+        sender = HeartbeatSender(host, facts, tokens, session=session, announcements=announcements)
         beating = background.start(sender.run(), name="heartbeat")
         beginning = background.start(_begin_or_stop(host, settings, stop=stop), name="begin")
         log.info("worker_listens", url=facts.http_url)
@@ -130,6 +138,16 @@ def _size_requests(settings: WorkerSettings, session: aiohttp.ClientSession) -> 
         worker_id=settings.worker_id,
         join_token=settings.join_token.get_secret_value(),
     )
+
+
+def _announcements(
+    settings: WorkerSettings, session: aiohttp.ClientSession, clock: Clock
+) -> Announcements | None:
+    if settings.notice_source == "none":
+        return None
+    endpoint = MetadataEndpoint(session, url=settings.notice_url)
+    source = Ec2Metadata(endpoint) if settings.notice_source == "ec2" else AzureMetadata(endpoint)
+    return Announcements(source, clock=clock, interval_s=settings.notice_interval_s)
 
 
 async def _begin_or_stop(host: Host, settings: WorkerSettings, *, stop: asyncio.Event) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,79 +27,64 @@ from sandfleet.worker.operations.end_move import release, stay
 from sandfleet.worker.operations.publish_backings import publish_backings
 from sandfleet.worker.operations.receive_move import abandon_move, arrival_state, landed, receive_move
 from sandfleet.worker.operations.send_move import describe_vm, move_state, send_move
-from sandfleet.worker.orders import Handler, Lifecycle, by_method, read_order
+from sandfleet.worker.orders import Handler, Lifecycle, Order, by_method, read_order
 
 
 def departure_routes(host: Host, tokens: FleetTokens) -> list[Route]:
     """Return the routes at the source."""
-
-    async def describe(request: Request) -> Response:
-        order = await read_order(request, DescribeVm, tokens)
-        return json_answer(await describe_vm(host, _sandbox(request), order))
-
-    async def publish(request: Request) -> Response:
-        order = await read_order(request, PublishBackings, tokens)
-        return json_answer(await publish_backings(host, _sandbox(request), order))
-
-    async def put_move(request: Request) -> Response:
-        order = await read_order(request, SendMove, tokens)
-        return json_answer(await send_move(host, _sandbox(request), order))
-
-    async def get_move(request: Request) -> Response:
-        return json_answer(move_state(host, _sandbox(request)))
-
-    async def call_back(request: Request) -> Response:
-        order = await read_order(request, EndMove, tokens)
-        return json_answer(await stay(host, _sandbox(request), order))
-
-    async def let_go(request: Request) -> Response:
-        order = await read_order(request, EndMove, tokens)
-        return json_answer(await release(host, _sandbox(request), order))
-
+    verbs = _Verbs(host, tokens, subject="sandbox_id")
     vm = "/vms/{sandbox_id}"
+    moving = {"PUT": verbs.ordered(SendMove, send_move), "GET": verbs.told(move_state)}
     return [
-        Route(f"{vm}/describe", Lifecycle(describe), methods=["POST"]),
-        Route(f"{vm}/backings", Lifecycle(publish), methods=["POST"]),
-        Route(f"{vm}/move", by_method({"PUT": put_move, "GET": get_move}), methods=["GET", "PUT"]),
-        Route(f"{vm}/move/stay", Lifecycle(call_back), methods=["POST"]),
-        Route(f"{vm}/move/release", Lifecycle(let_go), methods=["POST"]),
+        _posted(f"{vm}/describe", verbs.ordered(DescribeVm, describe_vm)),
+        _posted(f"{vm}/backings", verbs.ordered(PublishBackings, publish_backings)),
+        Route(f"{vm}/move", by_method(moving), methods=[*moving]),
+        _posted(f"{vm}/move/stay", verbs.ordered(EndMove, stay)),
+        _posted(f"{vm}/move/release", verbs.ordered(EndMove, release)),
     ]
 
 
 def arrival_routes(host: Host, tokens: FleetTokens) -> list[Route]:
     """Return the routes at the target."""
-
-    async def receive(request: Request) -> Response:
-        order = await read_order(request, ReceiveMove, tokens)
-        return json_answer(await receive_move(host, _move(request), order))
-
-    async def get_arrival(request: Request) -> Response:
-        return json_answer(arrival_state(host, _move(request)))
-
-    async def abandon(request: Request) -> Response:
-        order = await read_order(request, AbandonMove, tokens)
-        return json_answer(await abandon_move(host, _move(request), order))
-
-    async def await_landing(request: Request) -> Response:
-        order = await read_order(request, AwaitLanding, tokens)
-        return json_answer(await landed(host, _move(request), order))
-
-    async def commit(request: Request) -> Response:
-        order = await read_order(request, CommitMove, tokens)
-        return json_answer(await commit_move(host, _move(request), order))
-
+    verbs = _Verbs(host, tokens, subject="move_id")
     one = "/moves/{move_id}"
-    handlers: dict[str, Handler] = {"PUT": receive, "GET": get_arrival, "DELETE": abandon}
+    coming = {
+        "PUT": verbs.ordered(ReceiveMove, receive_move),
+        "GET": verbs.told(arrival_state),
+        "DELETE": verbs.ordered(AbandonMove, abandon_move),
+    }
     return [
-        Route(one, by_method(handlers), methods=["GET", "PUT", "DELETE"]),
-        Route(f"{one}/landed", Lifecycle(await_landing), methods=["POST"]),
-        Route(f"{one}/commit", Lifecycle(commit), methods=["POST"]),
+        Route(one, by_method(coming), methods=[*coming]),
+        _posted(f"{one}/landed", verbs.ordered(AwaitLanding, landed)),
+        _posted(f"{one}/commit", verbs.ordered(CommitMove, commit_move)),
     ]
 
 
-def _sandbox(request: Request) -> str:
-    return str(request.path_params["sandbox_id"])
+class _Verbs:
+    """Makes handlers of operations on what the path names as `subject`."""
+
+    def __init__(self, host: Host, tokens: FleetTokens, *, subject: str) -> None:
+        self._host = host
+        self._tokens = tokens
+        self._subject = subject
+
+    def ordered(self, kind: type[Order], verb: Callable[[Host, str, Order], Awaitable[Any]]) -> Handler:
+        """Return the handler of an operation that is given an order."""
+
+        async def handle(request: Request) -> Response:
+            order = await read_order(request, kind, self._tokens)
+            return json_answer(await verb(self._host, request.path_params[self._subject], order))
+
+        return handle
+
+    def told(self, look: Callable[[Host, str], Any]) -> Handler:
+        """Return the handler of one that only says how it stands."""
+
+        async def handle(request: Request) -> Response:
+            return json_answer(look(self._host, request.path_params[self._subject]))
+
+        return handle
 
 
-def _move(request: Request) -> str:
-    return str(request.path_params["move_id"])
+def _posted(path: str, handler: Handler) -> Route:
+    return Route(path, Lifecycle(handler), methods=["POST"])

@@ -1,4 +1,4 @@
-"""The routes of exec sessions and terminals."""
+"""The routes of exec sessions, terminals and connections to ports."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
+from sandfleet.model.errors import BadRequest
+from sandfleet.wire.exec_request import valid_exec_id
 from sandfleet.worker.edge import DataPlane, asked_epoch
 from sandfleet.worker.host import Host
 from sandfleet.worker.operations.session_attach import Wanted, attach
@@ -19,6 +21,7 @@ from sandfleet.worker.operations.terminal import (
     terminal_resize,
 )
 
+PORT_MAX = 65535
 _VERBS = (
     ("POST", "exec", session_create),
     ("GET", "exec", session_list),
@@ -46,6 +49,34 @@ class SessionSocket:
         await attach(self._host, resident, wanted, receive, send)
 
 
+class ConnectionSocket:
+    """Endpoint of connections to ports: each is made by whoever is attached first, and says the port."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._host.require_adopted()
+        wanted = Wanted.of(scope, has_terminal=False)
+        request = HTTPConnection(scope)
+        resident = self._host.residents.serving(
+            scope["path_params"]["sandbox_id"], epoch=asked_epoch(request)
+        )
+        is_work = request.query_params.get("work") == "true"
+        async with resident.activity() if is_work else resident.attachment() as machine:
+            port = request.query_params.get("port")
+            if port is not None:
+                await machine.guest.connect_port(valid_exec_id(wanted.exec_id), asked_port(port))
+            await attach(self._host, resident, wanted, receive, send)
+
+
+def asked_port(text: str) -> int:
+    """Return the port that a query names."""
+    if not text.isdecimal() or not 1 <= int(text[:6]) <= PORT_MAX:
+        raise BadRequest(f"port must be between 1 and {PORT_MAX}")
+    return int(text)
+
+
 def session_routes(host: Host, root: str) -> list[BaseRoute]:
     """Return them below `root`; they stand after `exec/run` and its like, which are no ids."""
     return [
@@ -55,4 +86,5 @@ def session_routes(host: Host, root: str) -> list[BaseRoute]:
         ),
         WebSocketRoute(f"{root}/exec/{{exec_id}}", SessionSocket(host, has_terminal=False)),
         WebSocketRoute(f"{root}/pty/{{exec_id}}", SessionSocket(host, has_terminal=True)),
+        WebSocketRoute(f"{root}/connections/{{exec_id}}", ConnectionSocket(host)),
     ]

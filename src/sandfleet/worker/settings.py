@@ -7,13 +7,14 @@ import tomllib
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import psutil
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from sandfleet.adapters.metadata.endpoint import USUAL_URL
 from sandfleet.model.resources import MEMORY_BLOCK_MIB
 
 _HOST_RESERVE_MIB = 1024
@@ -115,6 +116,12 @@ class WorkerSettings(BaseSettings):
     """First of the host users that VMs run as, one each; no two workers of a host share them."""
     notice_file: Path | None = None
     """A file whose presence says that the host is about to be taken away; it may say when and why."""
+    notice_source: Literal["none", "ec2", "azure"] = "none"
+    """Whose metadata endpoint is asked besides whether the host is about to be taken away."""
+    notice_url: str = USUAL_URL
+    """Where that endpoint is."""
+    notice_interval_s: float = Field(default=5.0, ge=0.1, le=60)
+    """How often it is asked; less often while it does not answer."""
     heartbeat_interval_s: float = Field(default=2.0, gt=0, le=60)
     """How often it reports until the control plane says otherwise."""
     stop_grace_s: float = Field(default=10.0, ge=0, le=300)

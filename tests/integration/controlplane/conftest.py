@@ -25,6 +25,8 @@ from sandfleet.testing.fake_hypervisor import FakeHypervisor
 from sandfleet.testing.fake_programs import HeldShell
 from sandfleet.testing.fake_worker import fake_worker
 
+from .movable import Pair, movable
+
 BOOTSTRAP_KEY = "bootstrap-key-for-the-tests"
 JOIN_TOKEN = "join-token-for-the-tests"
 CREATED_WITHIN_S = 50
@@ -154,3 +156,10 @@ async def _worker_is_known(client: httpx.AsyncClient) -> None:
         return bool(workers and workers[0]["golden_version"])
 
     await eventually(is_known, what="the worker's report")
+
+
+@pytest.fixture
+async def pair(open_fleet: OpenFleet, tmp_path: Path) -> AsyncIterator[Pair]:
+    """Two workers between which sandboxes move, beside the fleet's own, which is too small for anything."""
+    async with movable(open_fleet, tmp_path, join_token=JOIN_TOKEN) as made:
+        yield made

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import WSMsgType, web
+from websockets.asyncio.client import connect
 
+PORT = 3000
+"""Under which a sandbox shows it in these tests."""
+LARGE_BYTES = 12 * 2**20
 MAY_GO_ON = web.AppKey("may_go_on", asyncio.Event)
 
 
@@ -21,6 +26,7 @@ async def guest_app() -> AsyncIterator[int]:
     app[MAY_GO_ON] = asyncio.Event()
     app.router.add_post("/sse", _go_on)
     app.router.add_get("/cookies", _cookies)
+    app.router.add_get("/large", _large)
     app.router.add_get("/broken", _broken)
     app.router.add_route("*", "/{path:.*}", _echo)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -31,6 +37,25 @@ async def guest_app() -> AsyncIterator[int]:
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+def host_of(sandbox: str, port: int = PORT) -> dict[str, str]:
+    return {"Host": f"{sandbox}-p{port}.previews.example:8080"}
+
+
+def socket_to(fleet_url: str, sandbox: str, path: str = "/ws", **options: Any) -> connect:
+    url = fleet_url.replace("http://127.0.0.1", f"ws://{sandbox}-p{PORT}.localhost") + path
+    port = int(fleet_url.rpartition(":")[2])
+    return connect(url, host="127.0.0.1", port=port, open_timeout=60, **options)
+
+
+def large() -> bytes:
+    """Return what `/large` answers: no two pieces of it are alike."""
+    return b"".join(number.to_bytes(4, "big") for number in range(LARGE_BYTES // 4))
+
+
+async def _large(request: web.Request) -> web.Response:
+    return web.Response(body=large())
 
 
 async def _echo(request: web.Request) -> web.Response:

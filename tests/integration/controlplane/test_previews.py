@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from tests.waiting import eventually
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Response
 
 from .conftest import Fleet, OpenFleet
-from .guest_app import guest_app
-
-PORT = 3000
+from .guest_app import PORT, guest_app, host_of, socket_to
 
 
 @pytest.fixture
@@ -34,10 +35,6 @@ def open_port(fleet: Fleet, sandbox: str, app_port: int) -> None:
     for machine in fleet.hypervisor.machines.values():
         if machine.facts.owner == sandbox:
             machine.ports[PORT] = app_port
-
-
-def host_of(sandbox: str, port: int = PORT) -> dict[str, str]:
-    return {"Host": f"{sandbox}-p{port}.previews.example:8080"}
 
 
 async def test_a_request_reaches_the_port_as_it_was_sent(fleet: Fleet, app_port: int) -> None:
@@ -115,6 +112,7 @@ async def test_a_closed_port_is_told_clearly(fleet: Fleet, app_port: int) -> Non
     async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as anybody:
         closed = await anybody.get("/", headers=host_of(sandbox, 81))
         assert (closed.status_code, closed.json()["code"]) == (502, "port_closed")
+        assert closed.headers["X-Request-Id"] == closed.json()["requestId"]
         page = await anybody.get("/", headers={**host_of(sandbox, 81), "Accept": "text/html,*/*"})
         assert page.status_code == 503
         assert "http-equiv" in page.text
@@ -217,15 +215,9 @@ async def test_a_fleet_may_demand_a_record(open_fleet: OpenFleet, app_port: int)
             assert (await anybody.get("/")).status_code == 200
 
 
-def socket_to(fleet: Fleet, sandbox: str, path: str = "/ws", **options: Any) -> connect:
-    url = fleet.url.replace("http://127.0.0.1", f"ws://{sandbox}-p{PORT}.localhost") + path
-    port = int(fleet.url.rpartition(":")[2])
-    return connect(url, host="127.0.0.1", port=port, open_timeout=60, **options)
-
-
 async def test_a_websocket_passes_both_ways(fleet: Fleet, app_port: int) -> None:
     sandbox = await shown(fleet, app_port)
-    async with socket_to(fleet, sandbox, subprotocols=["other", "chat"]) as socket:
+    async with socket_to(fleet.url, sandbox, subprotocols=["other", "chat"]) as socket:
         assert socket.subprotocol == "chat"
         assert f"{sandbox}-p{PORT}" in str(await socket.recv())
         for number in range(20):
@@ -242,15 +234,18 @@ async def test_a_websocket_passes_both_ways(fleet: Fleet, app_port: int) -> None
 
 async def test_a_socket_that_the_guest_or_the_gate_refuses(fleet: Fleet, app_port: int) -> None:
     sandbox = await shown(fleet, app_port)
-    assert await refused(socket_to(fleet, sandbox, "/no-ws")) == 418
+    assert (await refused(socket_to(fleet.url, sandbox, "/no-ws"))).status_code == 418
     await fleet.client.post(f"/api/sandboxes/{sandbox}/preview/rotate")
-    assert await refused(socket_to(fleet, sandbox)) == 401
+    response = await refused(socket_to(fleet.url, sandbox))
+    said = json.loads(response.body or b"")
+    assert (response.status_code, said["code"]) == (401, "preview_token")
+    assert said["requestId"] == response.headers["X-Request-Id"]
     await fleet.client.delete(f"/api/sandboxes/{sandbox}")
 
 
 async def test_an_open_socket_ends_with_its_sandbox(fleet: Fleet, app_port: int) -> None:
     sandbox = await shown(fleet, app_port)
-    async with socket_to(fleet, sandbox) as socket:
+    async with socket_to(fleet.url, sandbox) as socket:
         await socket.recv()
         await fleet.client.delete(f"/api/sandboxes/{sandbox}")
         await ended(socket)
@@ -259,18 +254,24 @@ async def test_an_open_socket_ends_with_its_sandbox(fleet: Fleet, app_port: int)
 async def test_a_silent_socket_does_not_keep_a_sandbox_awake(open_fleet: OpenFleet, app_port: int) -> None:
     async with open_fleet(loop_interval_s=0.1) as fleet:
         sandbox = await shown(fleet, app_port, timeout=1)
-        async with socket_to(fleet, sandbox) as socket:
+        async with socket_to(fleet.url, sandbox) as socket:
             await socket.recv()
-            async with asyncio.timeout(60):
-                await ended(socket)
-        assert (await fleet.client.get(f"/api/sandboxes/{sandbox}")).json()["status"] != "running"
+
+            async def sleeps() -> bool:
+                found = await fleet.client.get(f"/api/sandboxes/{sandbox}")
+                return bool(found.json()["status"] == "hibernated")
+
+            await eventually(sleeps, what="the sandbox to sleep")
+            assert socket.close_code is None
+            await fleet.client.delete(f"/api/sandboxes/{sandbox}")
+            await ended(socket)
 
 
-async def refused(connecting: connect) -> int:
+async def refused(connecting: connect) -> Response:
     with pytest.raises(InvalidStatus) as caught:
         async with connecting:
             raise AssertionError("the handshake should have failed")
-    return caught.value.response.status_code
+    return caught.value.response
 
 
 async def ended(socket: ClientConnection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import httpx
 
@@ -77,17 +78,42 @@ async def test_kill_and_what_is_left(fleet: Fleet) -> None:
     }  # fmt: skip
 
 
-async def test_lists_page_by_link(fleet: Fleet) -> None:
-    made = [await fleet.create(alias="a" if number % 2 else "b") for number in range(5)]
-    seen: list[str] = []
-    url: str | None = "/api/sandboxes?limit=2"
+async def every_page(fleet: Fleet, path: str) -> list[dict[str, Any]]:
+    """Return what is on all pages, each of which is fuller than nothing."""
+    seen: list[dict[str, Any]] = []
+    url: str | None = path
     while url is not None:
         answer = await fleet.client.get(url)
-        seen += [one["sandboxID"] for one in answer.json()]
+        assert answer.json()
+        seen += answer.json()
         url = answer.links.get("next", {}).get("url")
-    assert seen == made[::-1]
+    return seen
+
+
+async def test_lists_page_by_link(fleet: Fleet) -> None:
+    made = [await fleet.create(alias="a" if number % 2 else "b") for number in range(5)]
+    seen = await every_page(fleet, "/api/sandboxes?limit=2")
+    assert [one["sandboxID"] for one in seen] == made[::-1]
+    await fleet.client.put(f"/api/sandboxes/{made[0]}/scaling-lock", json={"locked": True})
+    for port in (80, 81, 82):
+        await fleet.client.post(f"/api/sandboxes/{made[0]}/preview", json={"port": port})
+    await fleet.client.post("/admin/orgs", json={"name": "two"})
+    for other in (f"/api/sandboxes/{made[0]}/events", f"/api/sandboxes/{made[0]}/preview", "/admin/orgs"):
+        whole = (await fleet.client.get(other)).json()
+        assert len(whole) > 1
+        assert await every_page(fleet, f"{other}?limit=1") == whole
     listed = (await fleet.client.get("/api/sandboxes?alias=a")).json()
     assert [one["sandboxID"] for one in listed] == [made[3], made[1]]
+
+
+async def test_without_a_secret_store_no_host_is_named(fleet: Fleet) -> None:
+    sandbox = await fleet.create()
+    answer = await fleet.client.get(f"/api/sandboxes/{sandbox}/allowed-hosts")
+    expected = {"sandboxID": sandbox, "egressAllowlist": [], "perSecretAllowedHosts": {}}
+    assert (answer.status_code, answer.json()) == (200, expected)
+    async with await fleet.other_organisation() as stranger:
+        answer = await stranger.get(f"/api/sandboxes/{sandbox}/allowed-hosts")
+    assert (answer.status_code, answer.json()["error"]) == (404, "sandbox not found")
 
 
 async def test_the_timeout_can_be_changed(fleet: Fleet) -> None:

@@ -13,6 +13,7 @@ from tests.waiting import eventually
 from sandfleet.adapters.blobs.snapshot_store import ObjectSnapshotStore
 from sandfleet.controlplane.api import hibernation
 from sandfleet.model.errors import Conflict, GuestUnresponsive, HypervisorFailed, StoreUnavailable
+from sandfleet.model.ids import SandboxId
 
 from .conftest import Fleet, OpenFleet
 
@@ -186,11 +187,15 @@ async def test_an_async_wake_is_told_to_come_again(fleet: Fleet, monkeypatch: py
     monkeypatch.setattr("sandfleet.controlplane.api.files.ASYNC_WAKE_WAIT_S", 0.2)
     sandbox = await fleet.create()
     await write(fleet, sandbox, "before")
+    route = await fleet.edge.plane.routes.get(SandboxId(sandbox))
+    assert route is not None
     await hibernate(fleet, sandbox)
     fleet.hypervisor.faults.hold("load")
     path = f"/api/sandboxes/{sandbox}/files?path=/tmp/note"
-    answer = await fleet.client.get(path, headers={"X-OSB-Async-Wake": "1"})
-    assert (*code(answer), answer.json()["waking"]) == (503, "waking", True)
+    for _ in range(2):
+        answer = await fleet.client.get(path, headers={"X-OSB-Async-Wake": "1"})
+        assert (*code(answer), answer.json()["waking"]) == (503, "waking", True)
+        await fleet.edge.plane.routes.put(route)  # where others still think that it is
     assert await status(fleet, sandbox) == "waking"
     fleet.hypervisor.faults.release("load")
     assert await read(fleet, sandbox) == "before"
@@ -584,5 +589,12 @@ async def test_another_organisation_finds_nothing_of_it(fleet: Fleet) -> None:
             assert (*code(answer), answer.json()["error"]) == (404, "not_found", "sandbox not found")
         answer = await stranger.post(f"/api/sandboxes/from-checkpoint/{made['id']}")
         assert (*code(answer), answer.json()["error"]) == (404, "not_found", "checkpoint not found")
+        foreign = (await stranger.post("/api/sandboxes")).json()["sandboxID"]
+        assert (await stranger.post(f"/admin/sandboxes/{foreign}/hibernate")).status_code == 403
+        answer = await fleet.client.post(f"/admin/sandboxes/{foreign}/hibernate")
+        assert (answer.status_code, answer.json()["status"]) == (200, "hibernated")
+        assert (await stranger.get(f"/api/sandboxes/{foreign}")).json()["status"] == "hibernated"
+        answer = await fleet.client.post("/admin/sandboxes/sb-unknown/hibernate")
+        assert code(answer) == (404, "not_found")
     assert await status(fleet, sandbox) == "running"
     assert len(await listed(fleet, sandbox)) == 1

@@ -362,3 +362,17 @@ async def test_three_clients_get_everything_and_a_slow_one_is_given_up(
             assert last == frames.exited(0)
         await rest(slow)
         assert slow.close_code == frames.TRY_LATER
+
+
+async def test_a_key_in_the_query_opens_a_socket_also_where_it_opens_nothing_else(
+    open_fleet: OpenFleet,
+) -> None:
+    async with open_fleet(auth_query_key=False) as fleet:
+        sandbox = await fleet.create()
+        session = await begin(fleet, sandbox, "cat")
+        async with fleet.anonymous() as client:
+            refused = await client.get("/api/sandboxes", params={"api_key": BOOTSTRAP_KEY})
+        assert refused.status_code == 401
+        async with socket(fleet, sandbox, f"exec/{session}") as opened:
+            await opened.send(b"\x05")
+            assert (await rest(opened))[-1] == frames.exited(0)

@@ -67,8 +67,9 @@ class World:
         plane = SimpleNamespace(
             stores=memory_stores(self.database, self.link), pools={"fake": self.pool}, clock=self.clock
         )
-        self.loop = MachineLoop(cast(ControlPlane, plane))
-        self.orphans = OrphanLoop(cast(ControlPlane, plane), ORPHANS)
+        self.plane = cast(ControlPlane, plane)
+        self.loop = MachineLoop(self.plane, self.pool)
+        self.orphans = OrphanLoop(self.plane, self.pool, ORPHANS)
 
     async def decide(self, *commands: FleetCommand) -> None:
         left_out = await self.stores.fleet.record(

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from tests.unit.controlplane.town import Town
+import asyncio
+from types import SimpleNamespace
+from typing import cast
 
+from tests.unit.controlplane.town import Town
+from tests.waiting import WITHIN_S
+
+from sandfleet.controlplane.dependencies import ControlPlane
+from sandfleet.controlplane.loops.leadership import Leadership
+from sandfleet.controlplane.loops.runner import Loop, LoopRunner
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.errors import StaleTerm
 from sandfleet.model.ids import SandboxId
 from sandfleet.model.launch import LaunchFailure, LaunchState
 from sandfleet.testing.conformance.checking import refusing
+from sandfleet.testing.memory.coordination import MemoryRedis, MemoryWakeUps
+from sandfleet.testing.memory.link import DirectLink
 from sandfleet.wire.worker_messages import VmStatus
 
 
@@ -54,6 +64,47 @@ async def test_the_fleet_is_the_same_in_the_end_if_now_and_then_a_call_fails() -
             assert len(town.workers) == 2, (every, is_after)
             await town.live(10)
             assert len(await town.machines()) == 2, (every, is_after)
+
+
+async def test_who_begins_to_wait_makes_a_round_due_once() -> None:
+    town = Town()
+    assert not await town.capacity.is_due()
+    await town.ask(1)
+    assert await town.capacity.is_due()
+    await town.capacity.tick(term=town.database.term)
+    assert not await town.capacity.is_due()
+    await town.ask(1)
+    assert await town.capacity.is_due()
+
+
+async def test_a_hint_that_is_true_ends_a_leaders_pause_and_one_that_is_not_does_not() -> None:
+    redis = MemoryRedis(lambda: 0.0)
+    wake_ups = MemoryWakeUps(redis, DirectLink(), name="one")
+    ticks, asked, is_due = asyncio.Queue[int](), asyncio.Queue[None](), False
+
+    async def tick(term: int) -> str:
+        await ticks.put(term)
+        return "done"
+
+    async def due() -> bool:
+        await asked.put(None)
+        return is_due
+
+    runner = LoopRunner(
+        cast(ControlPlane, SimpleNamespace(wake_ups=wake_ups)),
+        cast(Leadership, SimpleNamespace(term=3)),
+        (Loop("planned", 3600, tick, topic="queue", is_due=due),),
+    )
+    async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(runner.run())
+        assert await ticks.get() == 3
+        await wake_ups.publish("queue")
+        await asked.get()
+        assert ticks.empty()
+        is_due = True
+        await wake_ups.publish("queue")
+        assert await ticks.get() == 3
+        running.cancel()
 
 
 async def test_nothing_is_removed_while_its_worker_does_not_say_that_it_is_empty() -> None:

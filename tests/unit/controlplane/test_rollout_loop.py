@@ -70,6 +70,8 @@ class Village(Town):
     stages: list[RolloutStage] = field(default_factory=list)
     is_changing_leaders: bool = False
     lived: int = 0
+    dead: set[str] = field(default_factory=set)
+    """Machines whose worker has died; they run on."""
 
     def elect(self) -> None:
         super().elect()
@@ -145,7 +147,8 @@ class Village(Town):
     async def _report(self) -> None:
         launches = {one.id: one for one in self.database.launches.values()}
         for machine in await self.machines():
-            if machine.state is not MachineState.RUNNING or machine.launch_id is None:
+            is_up = machine.state is MachineState.RUNNING and machine.id not in self.dead
+            if not is_up or machine.launch_id is None:
                 continue
             version = launches[machine.launch_id].version or "1"
             if version != UNBOOTABLE:
@@ -154,6 +157,7 @@ class Village(Town):
                     machine_id=machine.id,
                     total=SMALL.resources,
                     worker_version=version,
+                    sequence=int(self.clock.monotonic()),
                 )
                 await self.stores.workers.register(worker)
 
@@ -240,6 +244,24 @@ async def test_a_version_that_runs_nothing_never_gets_anybodys_sandbox() -> None
     refused = await village.stores.rollouts.version(LAME)
     assert refused is not None
     assert refused.refused_at is not None
+
+
+async def test_a_version_that_dies_at_the_canary_goes_with_its_machine() -> None:
+    """It says nothing any more, so not that it is empty either."""
+    village = await settled()
+    await village.begin("2")
+    while village.now_rolled.rollout.stage is not RolloutStage.CANARY:
+        await village.live(1)
+    (canary,) = [one for one in village.database.workers.values() if one.worker_version == "2"]
+    village.dead.add(canary.machine_id)
+    village.database.workers[canary.id] = replace(canary, state=WorkerState.UNREACHABLE)
+    await village.live(20)
+    assert village.stages[-2:] == [RolloutStage.TURNING_BACK, RolloutStage.TURNED_BACK]
+    assert village.now_rolled.rollout.reason.endswith(f"{canary.id} is unreachable")
+    assert village.versions() == {"1": 4}
+    assert canary.machine_id not in {one.id for one in await village.machines()}
+    assert await village.stores.drains.list() == []
+    assert tenants(village) == 20
 
 
 async def test_one_that_is_called_off_in_the_middle_leaves_the_old_version_everywhere() -> None:

@@ -75,6 +75,23 @@ def test_the_settings_are_the_planners_policy() -> None:
     """Every field is one, and the defaults are the same."""
     placement = PlacementPolicy(memory_ratio_max=0.5)
     assert RolloutSettings().policy(placement) == RolloutPolicy(placement=placement)
-    for source in ("file://relative", "http://x/y", "ssm://", "version"):
+    assert RolloutSettings(source_client_id="mine").policy(placement) == RolloutPolicy(placement=placement)
+    for source in (
+        "file:///etc/v",
+        "ssm://eu-central-1//v",
+        "keyvault://fleet/v-1",
+        "keyvault://f.vault.azure.cn/v",
+    ):
+        assert RolloutSettings(source=source).source == source
+    refused = (
+        "file://relative",
+        "http://x/y",
+        "ssm://",
+        "version",
+        "keyvault://fleet",
+        "keyvault://f/a/b",
+        "keyvault:///v",
+    )
+    for source in refused:
         with pytest.raises(ValueError, match="source"):
             RolloutSettings(source=source)

@@ -20,11 +20,12 @@ _KINDS: Mapping[str, type[e.SandfleetError]] = MappingProxyType(
         Code.EXEC_FAILED: e.ExecFailed,
         Code.CHANGED: e.Conflict,
         Code.BUSY: e.NotReady,
+        Code.REFUSED: e.PortClosed,
     }
 )
 
 _PUBLIC_CODES: Mapping[str, str] = MappingProxyType(
-    {Code.CHANGED: "conflict", Code.OFFSET_OUT_OF_RANGE: e.OffsetGone.code}
+    {Code.CHANGED: "conflict", Code.REFUSED: e.PortClosed.code, Code.OFFSET_OUT_OF_RANGE: e.OffsetGone.code}
 )
 
 

@@ -17,7 +17,7 @@ from sandfleet.adapters.guest.connection import ConnectionBroken
 from sandfleet.adapters.guest.decoding import checked, exec_status, file_entry, guest_stats
 from sandfleet.adapters.guest.exec_calls import ExecCalls
 from sandfleet.adapters.guest.file_reading import FileReading
-from sandfleet.model.errors import BadRequest, GuestUnresponsive
+from sandfleet.model.errors import BadRequest, GuestUnresponsive, NotAvailable
 from sandfleet.ports.clock import Clock
 from sandfleet.ports.guest import (
     ExecAttachment,
@@ -88,6 +88,13 @@ class VirtioGuest:
     def attach(self, exec_id: str, place: ExecPlace) -> AbstractAsyncContextManager[ExecAttachment]:
         """Attach to an exec; after a broken connection it goes on where it broke."""
         return attached(self._calls, exec_id, place)
+
+    async def connect_port(self, connection_id: str, port: int) -> None:
+        """Connect to a port of the guest, once per id."""
+        try:
+            await self._calls.call({"op": Op.PORT_CONNECT, "id": connection_id, "port": port})
+        except BadRequest as error:  # it knows no such operation: it was built before there was one
+            raise NotAvailable("the agent of this guest is too old to connect to its ports") from error
 
     async def resize_exec(self, exec_id: str, size: TerminalSize) -> None:
         """Set the size of an exec's terminal."""

@@ -16,7 +16,6 @@ Azure forgets it. Azure knows no terms: see the port's rule 3.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -34,11 +33,13 @@ from sandfleet.adapters.machines.azure_parts import AzureParts
 from sandfleet.adapters.machines.azure_patience import Patience
 from sandfleet.adapters.machines.tags import FLEET_TAG, LAUNCH_TAG, SIZE_TAG, VERSION_TAG
 from sandfleet.adapters.machines.terms import newest_of
+from sandfleet.adapters.own_threads import OwnThreads
 from sandfleet.model.errors import MachineRefused, PoolUnreachable, SandfleetError
 from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
 from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState, PartKind
 from sandfleet.ports.clock import Clock
 
+CALLS_AT_ONCE = 4
 _LAUNCH, _LIST, _END = "launch", "list", "end"
 _STATES: Mapping[str, MachineState] = {
     "Creating": MachineState.STARTING,
@@ -65,6 +66,7 @@ class AzureMachinePool:
         self._config, self._clock = config, clock
         self._by_name = {one.size.name: one for one in config.sizes}
         self._term = 0
+        self._threads = OwnThreads("pool-azure", at_once=CALLS_AT_ONCE)
         self._machines = clients.compute.virtual_machines
         self._images = clients.compute.gallery_image_versions
         self._parts = AzureParts(clients, fleet=config.fleet, resource_group=config.resource_group)
@@ -273,7 +275,7 @@ class AzureMachinePool:
         if wait is not None:
             raise PoolUnreachable(f"Azure asked for {wait.total_seconds():.0f} s of patience")
         try:
-            return await asyncio.to_thread(work)
+            return await self._threads.run(work)
         except AzureError as error:
             self._patience.heed(kind, error)
             raise failed(error) from error

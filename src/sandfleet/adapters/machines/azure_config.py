@@ -13,7 +13,7 @@ from azure.mgmt.network import NetworkManagementClient
 from sandfleet.model.launch import MachineSize
 
 PUBLIC_CLOUD = "https://management.azure.com"
-_CONNECT_S, _READ_S = 5, 15
+CONNECT_S, READ_S = 5, 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,12 @@ class AzureClients:
     network: Any
 
 
+def managed_identity(client_id: str | None) -> Any:
+    """Return the credential of an identity of this machine, whose service is asked once as well."""
+    bounds = {"retry_total": 0, "connection_timeout": CONNECT_S, "read_timeout": READ_S}
+    return ManagedIdentityCredential(client_id=client_id, **bounds)
+
+
 def open_clients(
     subscription_id: str,
     *,
@@ -84,13 +90,13 @@ def open_clients(
     only one.
     """
     options = {
-        "credential": credential or ManagedIdentityCredential(client_id=client_id),
+        "credential": credential or managed_identity(client_id),
         "subscription_id": subscription_id,
         "base_url": endpoint,
         "credential_scopes": [f"{endpoint.rstrip('/')}/.default"],
         "retry_total": 0,
-        "connection_timeout": _CONNECT_S,
-        "read_timeout": _READ_S,
+        "connection_timeout": CONNECT_S,
+        "read_timeout": READ_S,
         **({} if authentication_policy is None else {"authentication_policy": authentication_policy}),
     }
     return AzureClients(ComputeManagementClient(**options), NetworkManagementClient(**options))

@@ -91,5 +91,11 @@ def code_of(error: HttpResponseError) -> str:
     return str(getattr(error.error, "code", None) or error.status_code or "")
 
 
+def inner_code_of(error: HttpResponseError) -> str:
+    """Return what Azure says more exactly, inside the error."""
+    inner = getattr(error.error, "innererror", None) or {}
+    return str(inner.get("code", ""))
+
+
 def _message_of(error: HttpResponseError) -> str:
     return str(getattr(error.error, "message", None) or error.message)

@@ -14,7 +14,6 @@ The image is the operator's own with the tag `sandfleet:version`. EC2 knows no t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,11 +27,13 @@ from sandfleet.adapters.machines.ec2_errors import launch_error, unreachable
 from sandfleet.adapters.machines.ec2_parts import Ec2Parts
 from sandfleet.adapters.machines.tags import FLEET_TAG, LAUNCH_TAG, SIZE_TAG, VERSION_TAG
 from sandfleet.adapters.machines.terms import newest_of
+from sandfleet.adapters.own_threads import OwnThreads
 from sandfleet.model.errors import MachineRefused
 from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
 from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState
 
 SPOT_NOTICE = timedelta(minutes=2)
+CALLS_AT_ONCE = 4
 _TOKEN_LENGTH_MAX = 64
 _STATES: Mapping[str, MachineState] = {
     "pending": MachineState.STARTING,
@@ -79,6 +80,7 @@ class Ec2MachinePool:
         self._config = config
         self._by_name = {one.size.name: one for one in config.sizes}
         self._term = 0
+        self._threads = OwnThreads("pool-ec2", at_once=CALLS_AT_ONCE)
         self._client = boto3.client(
             "ec2",
             region_name=config.region,
@@ -94,7 +96,7 @@ class Ec2MachinePool:
     async def launch(self, order: MachineOrder, *, term: int) -> Machine:
         """Run an instance under the launch's token; first look for the one that it has."""
         self._term = newest_of(self._term, term)
-        return await asyncio.to_thread(self._launch, order)
+        return await self._threads.run(lambda: self._launch(order))
 
     async def list(self) -> Sequence[Machine]:
         """Return the fleet's instances but those that are terminated."""
@@ -218,7 +220,7 @@ class Ec2MachinePool:
 
     async def _called(self, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.to_thread(work)
+            return await self._threads.run(work)
         except (ClientError, BotoCoreError) as error:
             raise unreachable(error) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -13,12 +12,14 @@ import msgspec
 
 from sandfleet.adapters.machines.local_orders import LocalMachine, LocalMachinesDirectory, LocalOrder
 from sandfleet.adapters.machines.local_versions import LocalVersion, UnknownVersion, read_version
+from sandfleet.adapters.own_threads import OwnThreads
 from sandfleet.model.errors import MachineRefused, PoolUnreachable
 from sandfleet.model.launch import LaunchFailure, MachineSize
 from sandfleet.model.machine import Machine, MachineOrder, MachinePart
 from sandfleet.ports.clock import Clock
 
 KEPT = timedelta(days=7)
+CALLS_AT_ONCE = 4
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class LocalMachinePool:
         self._machines_max = machines_max
         self._memory_max_mib = memory_max_mib
         self._clock = clock
+        self._threads = OwnThreads("pool-local", at_once=CALLS_AT_ONCE)
 
     async def launch(self, order: MachineOrder, *, term: int) -> Machine:
         """Write the order, unless it is there."""
@@ -140,7 +142,7 @@ class LocalMachinePool:
                 return work()
 
         try:
-            return await asyncio.to_thread(done)
+            return await self._threads.run(done)
         except (OSError, msgspec.DecodeError) as error:
             raise PoolUnreachable(f"{self._directory.path} cannot be used: {error}") from error
 

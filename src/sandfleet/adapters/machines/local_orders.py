@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from sandfleet.adapters.machines.terms import newest_of
 from sandfleet.model.launch import LaunchId
 from sandfleet.model.machine import Machine, MachineState
 
+LOCK_PAUSE_S = 0.02
+LOCK_ATTEMPTS_MAX = 500
 _ORDER, _REPORT = ".order.json", ".report.json"
 T = TypeVar("T")
 
@@ -103,11 +106,11 @@ class LocalMachinesDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold it against everybody else who changes orders."""
+        """Hold it against everybody else who changes orders; TimeoutError when one does not let go."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _lock(fd)
             yield
         finally:
             os.close(fd)
@@ -154,3 +157,14 @@ class LocalMachinesDirectory:
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(self.path / name)
+
+
+def _lock(fd: int) -> None:
+    # Not for ever: a server that was stopped in the middle of its work keeps the lock until it goes on.
+    for _ in range(LOCK_ATTEMPTS_MAX):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_S)
+    raise TimeoutError("another server holds the lock and does not let go")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from sandfleet.adapters.own_threads import OwnThreads
 from sandfleet.model.errors import PoolUnreachable
 
 _TIMEOUT_S = 10
@@ -19,7 +19,7 @@ class VersionParameter:
     """One parameter of one region; credentials come from where Amazon's own tools take them."""
 
     def __init__(self, *, region: str, name: str, endpoint_url: str | None = None) -> None:
-        self._name = name
+        self._name, self._threads = name, OwnThreads("version-parameter", at_once=1)
         limits = Config(
             connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, retries={"total_max_attempts": 2}
         )
@@ -28,7 +28,7 @@ class VersionParameter:
     async def read(self) -> str | None:
         """Return its value; None when there is no such parameter."""
         try:
-            found = await asyncio.to_thread(self._client.get_parameter, Name=self._name)
+            found = await self._threads.run(lambda: self._client.get_parameter(Name=self._name))
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") == _MISSING:
                 return None

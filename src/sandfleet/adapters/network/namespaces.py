@@ -78,10 +78,6 @@ class NamespaceNetwork:
         commands = rules.egress_change(enabled=enabled)
         await within(self._links(seat).namespace, lambda: nftables.carry_out(commands))
 
-    async def connect_to_guest(self, machine_id: str, port: int) -> socket:
-        """Return a socket connected to the guest."""
-        return await guest_sockets.connect_to_guest(machine_id, port)
-
     async def listen_for_metadata(self, machine_id: str) -> socket:
         """Return a listening socket that this guest alone reaches."""
         return await guest_sockets.listen_for_metadata(machine_id)

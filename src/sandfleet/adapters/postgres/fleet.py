@@ -16,6 +16,7 @@ from sandfleet.adapters.postgres.fleet_commands import (
     end_orphan,
     give_up,
     launch_from,
+    lose,
     record_command,
     take_off,
 )
@@ -164,6 +165,16 @@ class PostgresFleetStore:
                 news = launch_news("machine_gone", launch_from(row), POOL_SAID_GONE)
                 await tell(connection, news, actor=MACHINES)
             return row is not None
+
+        return await self._database.transact(work, repeatable=True)
+
+    async def lose(self, worker_id: WorkerId, *, because: str, term: int) -> bool:
+        """Take it off the fleet by its pool's word."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            await connection.execute(PLACEMENT_LOCKED)
+            await _hold_term(connection, term)
+            return await lose(connection, worker_id, because=because)
 
         return await self._database.transact(work, repeatable=True)
 

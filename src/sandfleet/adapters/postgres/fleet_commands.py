@@ -103,6 +103,8 @@ _WORKERS_OF = (
     )
     .order_by(workers.c.id)
 )
+# Locked: a heartbeat that comes now waits, and finds its worker gone.
+_STATE_OF = select(workers.c.state).where(workers.c.id == bindparam("worker")).with_for_update()
 _OWNER = select(drains.c.owner).where(drains.c.worker_id == bindparam("worker"))
 _LAUNCH_OF = select(launches.c.id).where(
     launches.c.worker_id == bindparam("worker"), launches.c.gone_at.is_(None)
@@ -159,7 +161,7 @@ async def _remove(connection: AsyncConnection, command: RemoveWorker, *, by: Dra
         return f"{worker_id} is not drained by {by}"
     if (await connection.execute(_LAUNCH_OF, {"worker": worker_id})).first() is None:
         return f"the machine of {worker_id} was not launched by the fleet"
-    await forget_worker(connection, worker_id, is_lost=False, actor=by.value, reason=command.reason)
+    await forget_worker(connection, worker_id, is_lost=False, actor=by.value, because=command.reason)
     return None
 
 
@@ -192,6 +194,15 @@ async def take_off(connection: AsyncConnection, launch_id: LaunchId) -> bool:
             news = launch_news("launch_joined", launch_from(row), AFTER_ALL, worker_id=WorkerId(worker.id))
             await tell(connection, news, actor=MACHINES)
             return False
+    return True
+
+
+async def lose(connection: AsyncConnection, worker_id: WorkerId, *, because: str) -> bool:
+    """Forget a worker as lost; false if it is not unreachable any more."""
+    state = (await connection.execute(_STATE_OF, {"worker": worker_id})).scalar_one_or_none()
+    if state != WorkerState.UNREACHABLE.value:
+        return False
+    await forget_worker(connection, worker_id, is_lost=True, actor="capacity", because=because)
     return True
 
 

@@ -18,11 +18,12 @@ from sandfleet.adapters.postgres.tables import (
     workers,
 )
 from sandfleet.model.errors import Conflict, NotFound
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import TERMINAL_STATES
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.worker import WorkerState
-from sandfleet.ports.worker_store import forgotten
+from sandfleet.ports.worker_store import EMPTY, SAID_TO_BE_LOST
 
 _GONE = WorkerState.GONE.value
 _TERMINAL = [state.value for state in TERMINAL_STATES]
@@ -30,7 +31,7 @@ _NOWHERE_ELSE = [SnapshotState.SAVING.value, SnapshotState.LOCAL.value]
 _FORGET = (
     update(workers)
     .where(workers.c.id == bindparam("worker"))
-    .values(state=_GONE, version=workers.c.version + 1)
+    .values(state=_GONE, version=workers.c.version + 1, gone_because=bindparam("because"))
 )
 _END_MACHINE = (
     update(launches)
@@ -68,13 +69,14 @@ async def forget_worker(
     *,
     is_lost: bool,
     actor: str,
-    reason: str | None = None,
+    because: str | None = None,
 ) -> None:
     """Move it to `gone`; NotFound, Conflict. The caller holds the lock of placements."""
     before = await _before_the_end(connection, worker_id, is_lost=is_lost)
     if before != _GONE:
-        await connection.execute(_FORGET, {"worker": worker_id})
-        news = forgotten(worker_id, is_lost=is_lost, reason=reason)
+        because = because or (SAID_TO_BE_LOST if is_lost else EMPTY)
+        await connection.execute(_FORGET, {"worker": worker_id, "because": because})
+        news = FleetNews("forgotten", because, worker_id)
         await tell(connection, news, actor=actor, before=before, after=_GONE)
     await connection.execute(_END_MACHINE, {"worker": worker_id})
 

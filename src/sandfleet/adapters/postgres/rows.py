@@ -280,6 +280,7 @@ def worker_from(row: Row[Any]) -> Worker:
         host_disk_mib=row.host_disk_mib,
         ends_at=row.ends_at,
         ends_because=row.ends_because,
+        gone_because=row.gone_because,
     )
 
 

@@ -109,11 +109,13 @@ _IDLE = Query(
     .order_by(sandboxes.c.active_at)
     .limit(bindparam("limit"))
 )
+_ROW_MAX = 2**63 - 1
 _LOG = (
     select(transitions)
     .where(
         transitions.c.organisation_id == bindparam("organisation_id"),
         transitions.c.sandbox_id == bindparam("sandbox"),
+        transitions.c.id < bindparam("before"),
     )
     .order_by(transitions.c.id.desc())
     .limit(bindparam("limit"))
@@ -255,10 +257,20 @@ class PostgresSandboxStore:
         await self._write(statement, parameters, sandbox)
 
     async def transitions(
-        self, organisation_id: OrganisationId, sandbox_id: SandboxId, *, limit: int = 100
+        self,
+        organisation_id: OrganisationId,
+        sandbox_id: SandboxId,
+        *,
+        limit: int = 100,
+        before: int | None = None,
     ) -> Sequence[Transition]:
         """Return the log of one sandbox, newest first."""
-        parameters = {"organisation_id": organisation_id, "sandbox": sandbox_id, "limit": limit}
+        parameters = {
+            "organisation_id": organisation_id,
+            "sandbox": sandbox_id,
+            "limit": limit,
+            "before": _ROW_MAX if before is None else before,
+        }
         found = await self._database.statement(
             lambda connection: connection.execute(_LOG, parameters), repeatable=True
         )

@@ -91,6 +91,7 @@ workers = Table(
     Column("host_disk_mib", BigInteger, nullable=False, server_default=text("0")),
     Column("ends_at", TIME),
     Column("ends_because", Text, nullable=False, server_default=text("''")),
+    Column("gone_because", Text, nullable=False, server_default=text("''")),
 )
 
 drains = Table(

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
+
 from sandfleet.adapters.qemu.backings import Backings
 from sandfleet.adapters.qemu.chains import chain_of
-from sandfleet.adapters.qemu.manifest import DiskChain, Manifest
+from sandfleet.adapters.qemu.manifest import DiskChain, Manifest, ProcessIdentity
 from sandfleet.adapters.sparse_files import digest_of
 from sandfleet.model.errors import SnapshotUnusable
+from sandfleet.ports.hypervisor import MachineOrder
+from sandfleet.wire.move_manifest import MoveManifest
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE, MachineShape
 from sandfleet.wire.snapshot_manifest import MEMORY_FILE, SnapshotManifest, SnapshotShape
 
+Brought = SnapshotManifest | MoveManifest
+"""What comes into a new machine from elsewhere: what was saved, or what another host sends."""
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 
@@ -87,6 +93,33 @@ def machine_shape(shape: SnapshotShape) -> MachineShape:
         memory_block_mib=shape.memory_block_mib,
         translation_cache_mib=shape.translation_cache_mib,
         card_announces=shape.card_announces,
+    )
+
+
+def machine_order(brought: Brought) -> MachineOrder:
+    """Return the machine that it wants."""
+    return MachineOrder(
+        template=brought.template,
+        memory_mib=brought.memory_mib,
+        cpu_count=brought.cpu_count,
+        disk_mib=brought.disk_mib,
+        network_enabled=brought.network_enabled,
+    )
+
+
+def spawned_for(
+    manifest: Manifest, process: ProcessIdentity, brought: Brought, *, owner: str, epoch: int
+) -> Manifest:
+    """Return the manifest of a machine whose QEMU has been started for what is brought into it."""
+    return msgspec.structs.replace(
+        manifest,
+        process=process,
+        owner=owner,
+        epoch=epoch,
+        cpu_percent=brought.cpu_percent,
+        image_digest=brought.image_digest,
+        qemu_version=brought.shape.qemu_version,
+        host_cpu=brought.shape.host_cpu,
     )
 
 

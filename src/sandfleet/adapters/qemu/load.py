@@ -19,7 +19,7 @@ from sandfleet.adapters.qemu.backings import Backings
 from sandfleet.adapters.qemu.chains import first_chain, new_layer_name, virtual_size
 from sandfleet.adapters.qemu.clone import connect, seat
 from sandfleet.adapters.qemu.config import AGENT_SOCKET, QMP_SOCKET
-from sandfleet.adapters.qemu.describe import machine_shape
+from sandfleet.adapters.qemu.describe import machine_order, machine_shape, spawned_for
 from sandfleet.adapters.qemu.empty_overlay import write_empty_overlay
 from sandfleet.adapters.qemu.erase import end_process
 from sandfleet.adapters.qemu.fork_memory import ForkMemory
@@ -33,7 +33,6 @@ from sandfleet.adapters.qemu.spawn import Spawned, SpawnRecipe, spawn
 from sandfleet.adapters.qemu.standstill import thaw
 from sandfleet.adapters.together import both
 from sandfleet.model.errors import HypervisorFailed, SnapshotUnusable
-from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
 from sandfleet.wire.snapshot_manifest import MEMORY_FILE, SnapshotManifest
 
@@ -81,18 +80,9 @@ async def load(
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
         await host.faults.at("load.spawned")
-        manifest = msgspec.structs.replace(
-            manifest,
-            process=spawned.process,
-            owner=order.owner,
-            epoch=order.epoch,
-            cpu_percent=snapshot.cpu_percent,
-            image_digest=snapshot.image_digest,
-            qemu_version=snapshot.shape.qemu_version,
-            host_cpu=snapshot.shape.host_cpu,
-            root=seated.root.chain(ROOT_DRIVE),
-            data=seated.data.chain(DATA_DRIVE),
-        )
+        manifest = spawned_for(manifest, spawned.process, snapshot, owner=order.owner, epoch=order.epoch)
+        root, data = seated.root.chain(ROOT_DRIVE), seated.data.chain(DATA_DRIVE)
+        manifest = msgspec.structs.replace(manifest, root=root, data=data)
         connecting = connect(host, manifest, spawned, enabled=snapshot.network_enabled)
         machine = await both(_open_sessions(host, undo, manifest, spawned, memory_format), connecting)
         await host.faults.at("load.answered")
@@ -148,7 +138,7 @@ async def take_seat(host: Host, undo: AsyncExitStack, order: LoadOrder, backings
     snapshot = order.snapshot
     shape = machine_shape(snapshot.shape)
     manifest = seat(
-        host, undo, _machine_order(snapshot), template_version=snapshot.template_version, shape=shape
+        host, undo, machine_order(snapshot), template_version=snapshot.template_version, shape=shape
     )
     directory = host.directory(manifest.machine_id)
     root = await _disk(order, directory, drive=ROOT_DRIVE, backings=backings)
@@ -187,13 +177,3 @@ async def _open_sessions(
     guest = await host.guests(directory / AGENT_SOCKET)
     undo.push_async_callback(guest.close)
     return QemuMachine(host, manifest, Sessions(handle, qmp, guest))
-
-
-def _machine_order(snapshot: SnapshotManifest) -> MachineOrder:
-    return MachineOrder(
-        template=snapshot.template,
-        memory_mib=snapshot.memory_mib,
-        cpu_count=snapshot.cpu_count,
-        disk_mib=snapshot.disk_mib,
-        network_enabled=snapshot.network_enabled,
-    )

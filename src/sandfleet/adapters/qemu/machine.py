@@ -146,10 +146,6 @@ class QemuMachine:
         await self.host.network.set_egress(seat, enabled=enabled)
         self.record(msgspec.structs.replace(self.manifest, network_enabled=enabled))
 
-    async def connect(self, port: int) -> socket:
-        """Return a connected socket to a port of the guest."""
-        return await self.host.network.connect_to_guest(self.manifest.machine_id, port)
-
     async def listen_for_metadata(self) -> socket:
         """Return a listening socket that this guest alone reaches."""
         return await self.host.network.listen_for_metadata(self.manifest.machine_id)

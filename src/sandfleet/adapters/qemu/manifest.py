@@ -78,6 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The move by which it comes (`arriving`) or goes (`ready`)."""
     landing_ports: list[int] = []
     landing_host: str = ""
+    landing_channels: int = 0
     may_post_copy: bool = False
     format: int = FORMAT
 

@@ -11,6 +11,7 @@ from sandfleet.adapters.qemu.chains import chain_of, virtual_size
 from sandfleet.adapters.qemu.describe import require_compatible, snapshot_shape
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
+from sandfleet.adapters.qemu.migration import CHANNELS
 from sandfleet.adapters.qemu.probe import host_cpu_model
 from sandfleet.adapters.qemu.qemu_version import qemu_version
 from sandfleet.adapters.qemu.receive import landing_of, receive
@@ -120,6 +121,7 @@ class QemuMover:
             root=self._disk(machine, ROOT_DRIVE),
             data=self._disk(machine, DATA_DRIVE),
             cpu_percent=manifest.cpu_percent,
+            channels_max=CHANNELS,
         )
 
     def _disk(self, machine: QemuMachine, drive: str) -> MovedDisk:

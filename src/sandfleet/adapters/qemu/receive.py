@@ -17,31 +17,33 @@ from pathlib import Path
 
 import msgspec
 
-from sandfleet.adapters.qemu import disks, move_keys
+from sandfleet.adapters.qemu import disks, memory, move_keys
 from sandfleet.adapters.qemu.backings import Backings
 from sandfleet.adapters.qemu.chains import first_chain, new_layer_name
 from sandfleet.adapters.qemu.clone import seat
 from sandfleet.adapters.qemu.config import QMP_SOCKET
-from sandfleet.adapters.qemu.describe import machine_shape
+from sandfleet.adapters.qemu.describe import machine_order, machine_shape, spawned_for
 from sandfleet.adapters.qemu.erase import end_process
 from sandfleet.adapters.qemu.host import Host, limits
 from sandfleet.adapters.qemu.launch import log_tail
 from sandfleet.adapters.qemu.machine import QemuMachine, Sessions
 from sandfleet.adapters.qemu.manifest import ARRIVING, Manifest, write_manifest
-from sandfleet.adapters.qemu.migration import BYTES_PER_S_MAX, UNANNOUNCED, prepare_move
+from sandfleet.adapters.qemu.migration import BYTES_PER_S_MAX, CHANNELS, UNANNOUNCED, prepare_move
 from sandfleet.adapters.qemu.process import ProcessHandle
 from sandfleet.adapters.qemu.qmp import Qmp, QmpRefused
 from sandfleet.adapters.qemu.spawn import SpawnRecipe, spawn
 from sandfleet.adapters.together import both
 from sandfleet.model.errors import HypervisorFailed
-from sandfleet.ports.hypervisor import MachineOrder
 from sandfleet.ports.moves import Arrival
 from sandfleet.ports.network import NetworkSeat
-from sandfleet.wire.move_manifest import Landing, MovedDisk, MoveManifest
+from sandfleet.wire.move_manifest import Landing, MovedDisk
 from sandfleet.wire.qemu_command import DATA_DRIVE, ROOT_DRIVE
 
 CAPABILITIES = ("events", "late-block-activate", "return-path")
 POST_COPY = ("postcopy-ram", "postcopy-preempt")
+SEVERAL = ("multifd",)
+"""Excludes that memory follows its guest. Of one connection each page is sealed and opened by itself, by one
+thread on either side: a guest that stands still for all of its copy waits for that twice as long."""
 _DISK_SOCKET = "move-disks"
 
 
@@ -50,7 +52,9 @@ async def receive(host: Host, arrival: Arrival, backings: Backings) -> tuple[Qem
     moved = arrival.manifest
     async with AsyncExitStack() as undo:
         shape = machine_shape(moved.shape)
-        manifest = seat(host, undo, _order(moved), template_version=moved.template_version, shape=shape)
+        manifest = seat(
+            host, undo, machine_order(moved), template_version=moved.template_version, shape=shape
+        )
         directory = host.directory(manifest.machine_id)
         root = await _disk(host, directory, ROOT_DRIVE, moved.root, backings)
         data = await _disk(host, directory, DATA_DRIVE, moved.data, backings)
@@ -66,16 +70,10 @@ async def receive(host: Host, arrival: Arrival, backings: Backings) -> tuple[Qem
         )
         spawned = await spawn(host, manifest, recipe)
         undo.push_async_callback(end_process, spawned.process)
+        manifest = spawned_for(manifest, spawned.process, moved, owner=arrival.owner, epoch=arrival.epoch)
         manifest = msgspec.structs.replace(
             manifest,
-            process=spawned.process,
-            owner=arrival.owner,
-            epoch=arrival.epoch,
             move_id=arrival.move_id,
-            cpu_percent=moved.cpu_percent,
-            image_digest=moved.image_digest,
-            qemu_version=moved.shape.qemu_version,
-            host_cpu=moved.shape.host_cpu,
             root=first_chain(ROOT_DRIVE, [root[0].name], backings=root[1:]),
             data=first_chain(DATA_DRIVE, [data[0].name], backings=data[1:]),
         )
@@ -98,6 +96,7 @@ def landing_of(host: Host, manifest: Manifest) -> Landing:
         disk_port=disk_port,
         key=move_keys.known_key(host.directory(manifest.machine_id)),
         may_post_copy=manifest.may_post_copy,
+        channels=manifest.landing_channels,
     )
 
 
@@ -123,7 +122,8 @@ async def _open(host: Host, undo: AsyncExitStack, manifest: Manifest, arrival: A
             qmp, directory, uid=manifest.uid, key=key, endpoint=move_keys.RECEIVING
         )
         disk_port = await _export_disks(qmp, arrival.host)
-        may_post_copy = await _prepare(qmp)
+        channels = _channels(arrival)
+        may_post_copy = await _prepare(qmp, channels=channels)
         memory_port = await _await_memory(qmp, arrival.host)
     except HypervisorFailed as error:
         raise HypervisorFailed(f"{error.message} {log_tail(directory)}".strip()) from error
@@ -132,6 +132,7 @@ async def _open(host: Host, undo: AsyncExitStack, manifest: Manifest, arrival: A
         state=ARRIVING,
         landing_host=arrival.host,
         landing_ports=[memory_port, disk_port],
+        landing_channels=channels,
         may_post_copy=may_post_copy,
     )
     return QemuMachine(host, manifest, Sessions(handle, qmp, None))
@@ -151,9 +152,20 @@ async def _export_disks(qmp: Qmp, address: str) -> int:
     return port
 
 
-async def _prepare(qmp: Qmp) -> bool:
+def _channels(arrival: Arrival) -> int:
+    """Return by how many connections the memory comes: several where its guest stands still for it."""
+    moved = arrival.manifest
+    if arrival.may_post_copy or memory.are_writes_seen(machine_shape(moved.shape), moved.memory_mib):
+        return 0
+    return min(CHANNELS, moved.channels_max)
+
+
+async def _prepare(qmp: Qmp, *, channels: int) -> bool:
     """Set how the memory is received; return whether it may follow its guest."""
     parameters = {"tls-creds": move_keys.CREDENTIALS, "max-bandwidth": BYTES_PER_S_MAX, **UNANNOUNCED}
+    if channels:
+        await prepare_move(qmp, [*CAPABILITIES, *SEVERAL], {**parameters, "multifd-channels": channels})
+        return False
     try:
         await prepare_move(qmp, [*CAPABILITIES, *POST_COPY], parameters)
     except QmpRefused:
@@ -167,13 +179,3 @@ async def _await_memory(qmp: Qmp, address: str) -> int:
     await qmp.execute("migrate-incoming", {"uri": f"tcp:{name}:0"})
     described = await qmp.execute("query-migrate")
     return int(described["socket-address"][0]["port"])
-
-
-def _order(moved: MoveManifest) -> MachineOrder:
-    return MachineOrder(
-        template=moved.template,
-        memory_mib=moved.memory_mib,
-        cpu_count=moved.cpu_count,
-        disk_mib=moved.disk_mib,
-        network_enabled=moved.network_enabled,
-    )

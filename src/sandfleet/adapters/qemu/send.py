@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ import msgspec
 from qemu.qmp import EventListener
 
 from sandfleet.adapters.qemu import chains, memory, mirror, move_keys
+from sandfleet.adapters.qemu.cut import cut_connections
 from sandfleet.adapters.qemu.host import Host
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.adapters.qemu.manifest import write_manifest
@@ -57,12 +58,12 @@ class _Watch:
     is_handing_over: bool = False
     wire: socket.socket | None = None
     """The connection by which the memory goes, if QEMU was given it."""
+    cutting: Callable[[], object] = lambda: None
 
     def cut(self) -> None:
-        """End the connection, whatever QEMU does with it."""
-        if self.wire is not None:
-            with suppress(OSError):  # the target has ended it
-                self.wire.shutdown(socket.SHUT_RDWR)
+        """End the connections by which the memory goes, whatever QEMU does with them."""
+        with suppress(OSError):  # the target has ended them
+            self.cutting()
 
     def note(self, now_s: float, sample: Mapping[str, Any]) -> None:
         """Add one sample."""
@@ -122,8 +123,8 @@ async def _mark(host: Host, machine: QemuMachine, move_id: str) -> None:
 
 async def _depart(host: Host, machine: QemuMachine, landing: Landing, *, pilot: Pilot, watch: _Watch) -> None:
     qmp, manifest = machine.monitor, machine.manifest
-    plugged_mib = await memory.current(qmp, manifest.shape) - manifest.shape.memory_base_mib
-    may_run = _are_writes_seen(manifest.shape.accelerator, plugged_mib)
+    memory_mib = await memory.current(qmp, manifest.shape)
+    may_run = memory.are_writes_seen(manifest.shape, memory_mib)
     way = pilot.way(MoveGround(may_run, landing.may_post_copy))
     await move_keys.add_credentials(
         qmp,
@@ -136,11 +137,11 @@ async def _depart(host: Host, machine: QemuMachine, landing: Landing, *, pilot: 
     await host.faults.at("send.mirroring")
     await _in_step(qmp, watch, pilot)
     await host.faults.at("send.in_step")
-    await prepare_move(qmp, _capabilities(may_follow=_may_follow(landing, pilot)), _parameters(pilot))
+    await prepare_move(qmp, _capabilities(landing, pilot), _parameters(landing, pilot))
     with qmp.listen("MIGRATION") as moves:
         if way is not Way.PRECOPY:
             await _stand_still(machine, pilot)
-        uri = await _wire(qmp, landing, watch, may_follow=_may_follow(landing, pilot))
+        uri = await _wire(machine, landing, watch, may_follow=_may_follow(landing, pilot))
         await qmp.execute_when_ready("migrate", {"uri": uri})
         if way is Way.POST_COPY:
             await qmp.execute("migrate-start-postcopy")
@@ -155,14 +156,16 @@ async def _depart(host: Host, machine: QemuMachine, landing: Landing, *, pilot: 
         await host.faults.at("send.handed_over")
 
 
-async def _wire(qmp: Qmp, landing: Landing, watch: _Watch, *, may_follow: bool) -> str:
+async def _wire(machine: QemuMachine, landing: Landing, watch: _Watch, *, may_follow: bool) -> str:
     """Connect to the target and hand that over, keeping an end by which it is cut.
 
     QEMU stands still as a whole while it waits for the target's first word, and cannot be told to stop.
-    A memory that may follow its guest needs connections that QEMU makes by itself.
+    A memory that may follow its guest, or goes by several connections, needs those that QEMU makes by itself.
     """
-    if may_follow:
+    if may_follow or landing.channels:
         name = f"[{landing.host}]" if ":" in landing.host else landing.host
+        pid, port = machine.facts.pid, landing.memory_port
+        watch.cutting = lambda: cut_connections(pid, host=landing.host, port=port)
         return f"tcp:{name}:{landing.memory_port}"
     wire = watch.wire = socket.socket(socket.AF_INET6 if ":" in landing.host else socket.AF_INET)
     wire.setblocking(False)
@@ -171,7 +174,8 @@ async def _wire(qmp: Qmp, landing: Landing, watch: _Watch, *, may_follow: bool) 
             await asyncio.get_running_loop().sock_connect(wire, (landing.host, landing.memory_port))
     except (OSError, TimeoutError) as error:
         raise HypervisorFailed(f"the target is not reached: {error!r}") from error
-    await qmp.give_socket(wire.fileno(), name=_WIRE)
+    watch.cutting = lambda: wire.shutdown(socket.SHUT_RDWR)
+    await machine.monitor.give_socket(wire.fileno(), name=_WIRE)
     return f"fd:{_WIRE}"
 
 
@@ -287,15 +291,6 @@ async def _handed_over(qmp: Qmp, moves: EventListener) -> None:
     raise HypervisorFailed("the hand-over does not end")
 
 
-def _are_writes_seen(accelerator: str, plugged_mib: int) -> bool:
-    """Whether QEMU finds all writes of the running guest.
-
-    Its emulator finds those to the first block of memory, which is the base. Asked for those to another,
-    larger one, it ends itself (10.0), and the guest with it.
-    """
-    return accelerator != "tcg" or plugged_mib == 0
-
-
 def _refuse(verdict: MoveVerdict) -> None:
     if verdict.course is Course.ABORT:
         raise HypervisorFailed(verdict.reason)
@@ -305,13 +300,17 @@ def _may_follow(landing: Landing, pilot: Pilot) -> bool:
     return landing.may_post_copy and pilot.may_post_copy
 
 
-def _capabilities(*, may_follow: bool) -> list[str]:
+def _capabilities(landing: Landing, pilot: Pilot) -> list[str]:
     wanted = ["auto-converge", "events", "pause-before-switchover", "return-path"]
-    return [*wanted, "postcopy-ram", "postcopy-preempt"] if may_follow else wanted
+    if landing.channels:
+        return [*wanted, "multifd"]
+    return [*wanted, "postcopy-ram", "postcopy-preempt"] if _may_follow(landing, pilot) else wanted
 
 
-def _parameters(pilot: Pilot) -> dict[str, Any]:
+def _parameters(landing: Landing, pilot: Pilot) -> dict[str, Any]:
+    several = {"multifd-channels": landing.channels} if landing.channels else {}
     return {
+        **several,
         "tls-creds": move_keys.CREDENTIALS,
         "max-bandwidth": min(BYTES_PER_S_MAX, pilot.bytes_per_s_max or BYTES_PER_S_MAX),
         "max-postcopy-bandwidth": 0,

@@ -110,6 +110,7 @@ async def _write_home(host: Host, machine: QemuMachine, directory: Path) -> None
         move_id="",
         landing_host="",
         landing_ports=[],
+        landing_channels=0,
     )
     # It may have grown since its place was made.
     host.cgroups.set_limits(

@@ -13,8 +13,9 @@ from sandfleet.controlplane.api.verbs import begin_in_turn, needs_running, outco
 from sandfleet.controlplane.dependencies import sandbox_topic
 from sandfleet.controlplane.http.answers import Answer, list_answer, model_answer, no_content
 from sandfleet.controlplane.http.authentication import Access
-from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.controlplane.http.call import LIST_PARAMETERS, Call, Endpoint
 from sandfleet.controlplane.http.drain import shutting_down
+from sandfleet.controlplane.http.paging import page_of
 from sandfleet.controlplane.proxy.readiness import find_sandbox, gone
 from sandfleet.model.checkpoint import Checkpoint, CheckpointState
 from sandfleet.model.errors import BadRequest, Conflict, NotFound, SnapshotUnusable
@@ -68,7 +69,8 @@ async def list_checkpoints(call: Call) -> Answer:
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
     found = await call.edge.plane.stores.checkpoints.list(sandbox.organisation_id, sandbox.id)
     uploads = await _uploads(call, sandbox) if any(map(_is_processing, found)) else {}
-    return list_answer([checkpoint_body(one, uploads=uploads) for one in found])
+    page, headers = page_of(call, found, place=lambda one: (one.created_at, one.id))
+    return list_answer([checkpoint_body(one, uploads=uploads) for one in page], headers=headers)
 
 
 def _is_processing(checkpoint: Checkpoint) -> bool:
@@ -232,7 +234,8 @@ ENDPOINTS = (
         summary="The checkpoints of a sandbox, newest first",
         access=Access.ORGANISATION,
         answers={200: list[CheckpointBody]},
-        errors=("not_found",),
+        errors=("not_found", "invalid_argument"),
+        parameters=LIST_PARAMETERS,
     ),
     Endpoint(
         method="DELETE",

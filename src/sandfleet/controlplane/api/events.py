@@ -11,9 +11,9 @@ from sandfleet.controlplane.api.paths import SANDBOX
 from sandfleet.controlplane.dependencies import sandbox_topic
 from sandfleet.controlplane.http.answers import Answer, list_answer
 from sandfleet.controlplane.http.authentication import Access
-from sandfleet.controlplane.http.call import Call, Endpoint, Parameter, Streamed
+from sandfleet.controlplane.http.call import LIST_PARAMETERS, Call, Endpoint, Parameter, Streamed
 from sandfleet.controlplane.http.event_stream import EventStream
-from sandfleet.controlplane.http.paging import page_limit
+from sandfleet.controlplane.http.paging import decode_cursor, first_of_rest, page_limit
 from sandfleet.controlplane.proxy.readiness import find_sandbox
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.model.transition import Transition
@@ -27,13 +27,23 @@ GAP = "gap"
 async def list_events(call: Call) -> Answer | Streamed:
     """Return the log newest first; for a reader of event streams oldest first, and what is to come."""
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
-    limit, after = page_limit(call.query), reader_after(call)
+    limit, after, before = page_limit(call.query), reader_after(call), _before(call)
     if is_asked_for(call.headers.get("accept")):
         return EventStream(_pieces(call, sandbox, after=after))
     rows = await call.edge.plane.stores.sandboxes.transitions(
-        sandbox.organisation_id, sandbox.id, limit=limit
+        sandbox.organisation_id, sandbox.id, limit=limit + 1, before=before
     )
-    return list_answer([_body(row) for row in rows])
+    page, headers = first_of_rest(call, rows, limit=limit, place=lambda row: (row.at, str(row.id)))
+    return list_answer([_body(row) for row in page], headers=headers)
+
+
+def _before(call: Call) -> int | None:
+    """Return the number before which the page begins: the log's order is that of its numbers."""
+    cursor = decode_cursor(call.query.get("cursor"))
+    try:
+        return None if cursor is None else number_of(cursor[1])
+    except ValueError:
+        raise invalid("cursor is not one of this server's") from None
 
 
 def reader_after(call: Call) -> int:
@@ -96,7 +106,7 @@ ENDPOINTS = (
         answers={200: list[TransitionBody]},
         errors=("not_found", "invalid_argument"),
         parameters=(
-            Parameter("limit", "1 to 1000", schema={"type": "integer", "minimum": 1, "default": 100}),
+            *LIST_PARAMETERS,
             Parameter(
                 "after",
                 "where the stream goes on: after the event of this id",

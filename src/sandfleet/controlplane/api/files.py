@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
 from sandfleet.controlplane.api.paths import data_plane
@@ -11,14 +12,14 @@ from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.body import announced_length
 from sandfleet.controlplane.http.call import Call, Endpoint, Parameter, Streamed
 from sandfleet.controlplane.proxy.forward import Forwarding, open_answer
-from sandfleet.controlplane.proxy.readiness import locate, wait_until_ready
+from sandfleet.controlplane.proxy.readiness import locate
 from sandfleet.controlplane.proxy.relay import RelayedAnswer
 from sandfleet.controlplane.proxy.upload import Upload
 from sandfleet.model.errors import BadRequest, NotReady
 from sandfleet.model.ids import OrganisationId
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.coordination import Route
-from sandfleet.ports.data_plane import DataPlaneRequest
+from sandfleet.ports.data_plane import DataPlaneAnswer, DataPlaneRequest
 from sandfleet.wire.public_api import FileEntry
 
 ASYNC_WAKE_WAIT_S = 5.0
@@ -45,7 +46,7 @@ async def read_file_of(call: Call, organisation_id: OrganisationId) -> Streamed:
     located, target = await _admit(call, "files", organisation_id=organisation_id)
     request = DataPlaneRequest(method="GET", target=target, headers={}, silence_max_s=FILE_SILENCE_S)
     stack = AsyncExitStack()
-    answer = await open_answer(call, located, Forwarding(make=lambda: request), stack=stack)
+    answer = await _opened(call, located, Forwarding(make=lambda: request), stack=stack)
     return RelayedAnswer(answer, stack)
 
 
@@ -95,9 +96,21 @@ def _plain(method: str, target: str) -> Forwarding:
     return Forwarding(make=lambda: request)
 
 
-async def _forward(call: Call, located: Route, forwarding: Forwarding) -> Answer:
+async def _opened(
+    call: Call, located: Route | Sandbox, forwarding: Forwarding, *, stack: AsyncExitStack
+) -> DataPlaneAnswer:
+    """Pass on. Who asks again by himself is told so soon, also of a sandbox that was thought to be ready."""
+    if call.headers.get("x-osb-async-wake") != "1":
+        return await open_answer(call, located, forwarding, stack=stack)
+    try:
+        return await open_answer(call, located, replace(forwarding, wait_s=ASYNC_WAKE_WAIT_S), stack=stack)
+    except NotReady as error:
+        raise Waking("sandbox is waking", retry_after_s=1) from error
+
+
+async def _forward(call: Call, located: Route | Sandbox, forwarding: Forwarding) -> Answer:
     async with AsyncExitStack() as stack:
-        answer = await open_answer(call, located, forwarding, stack=stack)
+        answer = await _opened(call, located, forwarding, stack=stack)
         if answer.status == 204:
             return no_content()
         return Answer(answer.status, await answer.read(bytes_max=LIST_BYTES_MAX))
@@ -105,14 +118,12 @@ async def _forward(call: Call, located: Route, forwarding: Forwarding) -> Answer
 
 async def _admit(
     call: Call, suffix: str, *, default: str | None = None, organisation_id: OrganisationId | None = None
-) -> tuple[Route, str]:
-    """Check in the order of the contract: existence, then the path, then wait."""
+) -> tuple[Route | Sandbox, str]:
+    """Check in the order of the contract: existence, then the path. Waiting comes after it."""
     owner = organisation_id or call.principal.organisation_id
     located = await locate(call.edge, owner, call.values["id"])
     path = _raw_path(call.scope["query_string"], default=default)
     target = f"/sandboxes/{call.values['id']}/{suffix}?path={path}"
-    if isinstance(located, Sandbox):
-        located = await _wait(call, located)
     return located, target
 
 
@@ -126,20 +137,6 @@ def _raw_path(query: bytes, *, default: str | None) -> str:
     if b"\0" in unquote_to_bytes(value):
         raise BadRequest("path must not contain NUL")
     return value
-
-
-async def _wait(call: Call, sandbox: Sandbox) -> Route:
-    if call.headers.get("x-osb-async-wake") != "1":
-        seconds = call.received_at + call.edge.plane.settings.sandbox_wait_s - _now(call)
-        return await wait_until_ready(call.edge, sandbox, seconds=seconds)
-    try:
-        return await wait_until_ready(call.edge, sandbox, seconds=ASYNC_WAKE_WAIT_S)
-    except NotReady as error:
-        raise Waking("sandbox is waking", retry_after_s=1) from error
-
-
-def _now(call: Call) -> float:
-    return call.edge.plane.clock.monotonic()
 
 
 FILE_ERRORS = ("not_found", "gone", "not_ready", "waking", "agent_unresponsive")

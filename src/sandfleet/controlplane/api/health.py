@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -17,6 +18,8 @@ from sandfleet.model.errors import SandfleetError
 from sandfleet.model.worker import WorkerState
 
 PROBE_TIMEOUT_S = 2.0
+POOL_ASKED_WITHIN = timedelta(minutes=1)
+"""The leader asks each pool several times within it, also one that hangs."""
 _BYTES_PER_MIB = 1024 * 1024
 
 
@@ -83,6 +86,7 @@ async def _read_fleet(edge: Edge) -> None:
         gauges.sandboxes.labels(state.value, edge.plane.settings.region).set(count)
     gauges.queue_length.set(await stores.placements.queue_length())
     gauges.leader_term.set(await stores.terms.current_term())
+    _read_pools(edge)
     await _read_drains(edge)
     gauges.worker_committed.clear()
     gauges.worker_used.clear()
@@ -95,6 +99,15 @@ async def _read_fleet(edge: Edge) -> None:
         running = gauges.execs_reported.get(worker.id)
         if running is not None and worker.state is WorkerState.READY:
             gauges.exec_sessions.labels(worker.id).set(running)
+
+
+def _read_pools(edge: Edge) -> None:
+    """Tell of the pools that this replica asks: who does not lead any more knows nothing of them."""
+    gauges, now = edge.metrics, edge.plane.clock.now()
+    gauges.pool_answers.clear()
+    for pool, (answers, at) in gauges.pools_asked.items():
+        if now - at < POOL_ASKED_WITHIN:
+            gauges.pool_answers.labels(pool).set(int(answers))
 
 
 async def _read_drains(edge: Edge) -> None:

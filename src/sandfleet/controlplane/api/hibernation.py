@@ -13,10 +13,10 @@ from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.controlplane.http.idempotency import go_by
-from sandfleet.controlplane.proxy.readiness import find_sandbox
+from sandfleet.controlplane.proxy.readiness import find_any_sandbox, find_sandbox
 from sandfleet.controlplane.proxy.waking import open_wake
 from sandfleet.model.errors import BadRequest, NotAvailable
-from sandfleet.model.ids import SnapshotId
+from sandfleet.model.ids import OrganisationId, SnapshotId
 from sandfleet.model.operation import Operation, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.wire.public_api import SandboxBody
@@ -35,10 +35,21 @@ def require_store(call: Call) -> None:
 
 async def hibernate_sandbox(call: Call) -> Answer:
     """Save a running sandbox and free its place."""
+    return await _hibernated(call, owner=call.principal.organisation_id)
+
+
+async def hibernate_any_sandbox(call: Call) -> Answer:
+    """Do the same to a sandbox of any organisation."""
+    sandbox = await find_any_sandbox(call.edge, call.values["id"])
+    return await _hibernated(call, owner=sandbox.organisation_id)
+
+
+async def _hibernated(call: Call, *, owner: OrganisationId) -> Answer:
     operation = await resumed(call) or await begin_in_turn(
         call,
         lambda sandbox: call.edge.lifecycle.hibernate(sandbox, ids=call.fixed, actor=call.principal.actor),
         check=lambda sandbox: _check_hibernate(call, sandbox),
+        owner=owner,
     )
     operation = await outcome(call, operation)
     plane = call.edge.plane
@@ -107,6 +118,11 @@ async def wake_sandbox(call: Call) -> Answer:
     return model_answer(200, sandbox_body(call, sandbox))
 
 
+_HIBERNATE_ERRORS = (
+    *_ERRORS,
+    *("not_running", "guest_disk_full", "agent_unresponsive", "disk_full", "not_available"),
+)
+
 ENDPOINTS = (
     Endpoint(
         method="POST",
@@ -115,14 +131,19 @@ ENDPOINTS = (
         summary="Save memory and disk of a running sandbox and free its place",
         access=Access.ORGANISATION,
         answers={200: HibernatedBody},
-        errors=(
-            *_ERRORS,
-            "not_running",
-            "guest_disk_full",
-            "agent_unresponsive",
-            "disk_full",
-            "not_available",
-        ),
+        errors=_HIBERNATE_ERRORS,
+        changes=True,
+        fixes=verb_ids,
+        resumes=True,
+    ),
+    Endpoint(
+        method="POST",
+        paths=("/admin/sandboxes/{id}/hibernate",),
+        handler=hibernate_any_sandbox,
+        summary="The same for a sandbox of any organisation",
+        access=Access.ADMIN,
+        answers={200: HibernatedBody},
+        errors=_HIBERNATE_ERRORS,
         changes=True,
         fixes=verb_ids,
         resumes=True,

@@ -10,9 +10,9 @@ from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.controlplane.operations.begin_migrate import require_known
-from sandfleet.controlplane.proxy.readiness import gone, is_sandbox_id, unknown_sandbox
+from sandfleet.controlplane.proxy.readiness import find_any_sandbox, gone
 from sandfleet.model.errors import BadRequest, NotFound
-from sandfleet.model.ids import SandboxId, WorkerId
+from sandfleet.model.ids import WorkerId
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.wire.public_moves import ANY_WORKER, MigratedBody, MigrateSandbox, MigrationBody
@@ -23,7 +23,7 @@ ANSWER_BY_S = 3600.0
 
 async def migrate_sandbox(call: Call) -> Answer:
     """Move it, and answer when it runs at its target."""
-    sandbox = await _any_sandbox(call)
+    sandbox = await find_any_sandbox(call.edge, call.values["id"])
     operation = await resumed(call) or await _begun(call, sandbox)
     operation = await outcome(call, operation, answer_by_s=ANSWER_BY_S)
     is_pending = operation.state is OperationState.RUNNING
@@ -59,7 +59,7 @@ async def _begun(call: Call, sandbox: Sandbox) -> Operation:
 
 async def show_migration(call: Call) -> Answer:
     """Return how the migration under way stands."""
-    sandbox = await _any_sandbox(call)
+    sandbox = await find_any_sandbox(call.edge, call.values["id"])
     still_open = await call.edge.plane.stores.operations.open_for(sandbox.id)
     operation = next((one for one in still_open if one.kind is OperationKind.MIGRATE), None)
     if operation is None:
@@ -85,17 +85,6 @@ async def show_migration(call: Call) -> Answer:
             said=str(said.get("said", "")),
         ),
     )
-
-
-async def _any_sandbox(call: Call) -> Sandbox:
-    """Return it, whichever organisation's it is: these verbs are the fleet's own."""
-    name = call.values["id"]
-    if not is_sandbox_id(name):
-        raise unknown_sandbox()
-    try:
-        return await call.edge.plane.stores.sandboxes.get_any(SandboxId(name))
-    except NotFound as error:
-        raise unknown_sandbox() from error
 
 
 ENDPOINTS = (

@@ -10,8 +10,9 @@ from uuid import UUID
 from sandfleet.controlplane.api.field_values import INTEGER_MAX, check_text, invalid
 from sandfleet.controlplane.http.answers import Answer, list_answer, model_answer, no_content
 from sandfleet.controlplane.http.authentication import Access
-from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.controlplane.http.call import LIST_PARAMETERS, Call, Endpoint
 from sandfleet.controlplane.http.keys import key_digest, key_prefix, mint_key
+from sandfleet.controlplane.http.paging import page_of
 from sandfleet.model.errors import BadRequest, Conflict, NotFound
 from sandfleet.model.ids import KeyId, OrganisationId, record_uuid
 from sandfleet.model.organisation import ApiKey, Caps, Organisation, Quotas, Scope
@@ -38,7 +39,8 @@ def _ids() -> Mapping[str, str]:
 async def list_organisations(call: Call) -> Answer:
     """Return all organisations, newest first."""
     found = await call.edge.plane.stores.organisations.list()
-    return list_answer([await _organisation_body(call, organisation) for organisation in found])
+    page, headers = page_of(call, found, place=lambda one: (one.created_at, one.id))
+    return list_answer([await _organisation_body(call, one) for one in page], headers=headers)
 
 
 async def get_organisation(call: Call) -> Answer:
@@ -92,7 +94,8 @@ async def list_keys(call: Call) -> Answer:
     """Return the organisation's keys without their secrets."""
     organisation = await _organisation(call)
     found = await call.edge.plane.stores.organisations.list_keys(organisation.id)
-    return list_answer([_key_body(key) for key in found])
+    page, headers = page_of(call, found, place=lambda one: (one.created_at, one.id))
+    return list_answer([_key_body(key) for key in page], headers=headers)
 
 
 async def create_key(call: Call) -> Answer:
@@ -211,6 +214,8 @@ ENDPOINTS = (
         "List organisations, newest first",
         Access.ADMIN,
         {200: list[OrganisationBody]},
+        errors=("invalid_argument",),
+        parameters=LIST_PARAMETERS,
     ),
     Endpoint(
         "POST",
@@ -250,7 +255,8 @@ ENDPOINTS = (
         "List an organisation's keys",
         Access.ADMIN,
         {200: list[KeyBody]},
-        errors=("not_found",),
+        errors=("not_found", "invalid_argument"),
+        parameters=LIST_PARAMETERS,
     ),
     Endpoint(
         "POST",

@@ -11,7 +11,8 @@ from sandfleet.controlplane.api.field_values import invalid
 from sandfleet.controlplane.api.paths import SANDBOX
 from sandfleet.controlplane.http.answers import Answer, list_answer, model_answer, no_content
 from sandfleet.controlplane.http.authentication import Access
-from sandfleet.controlplane.http.call import Call, Endpoint
+from sandfleet.controlplane.http.call import LIST_PARAMETERS, Call, Endpoint
+from sandfleet.controlplane.http.paging import page_of
 from sandfleet.controlplane.proxy.preview_gate import (
     PORT_MAX,
     TOKEN_LENGTH_MAX,
@@ -61,7 +62,8 @@ async def list_previews(call: Call) -> Answer:
     """Return the records, in every status."""
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
     found = await call.edge.plane.stores.previews.list(sandbox.organisation_id, sandbox.id)
-    return list_answer([_body(call, preview) for preview in found])
+    page, headers = page_of(call, found, place=lambda one: (one.created_at, one.id))
+    return list_answer([_body(call, preview) for preview in page], headers=headers)
 
 
 async def delete_preview(call: Call) -> Answer:
@@ -146,7 +148,8 @@ ENDPOINTS = (
         summary="The recorded ports, newest first",
         access=Access.ORGANISATION,
         answers={200: list[PreviewBody]},
-        errors=("not_found",),
+        errors=("not_found", "invalid_argument"),
+        parameters=LIST_PARAMETERS,
     ),
     Endpoint(
         method="DELETE",

@@ -9,7 +9,7 @@ from sandfleet.controlplane.api.field_values import invalid
 from sandfleet.controlplane.http.answers import Answer, list_answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
-from sandfleet.model.errors import BadRequest, NotAvailable, NotFound
+from sandfleet.model.errors import BadRequest, NotAvailable, NotFound, NotReady
 from sandfleet.model.launch import is_version
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.membership import usual_version
@@ -33,6 +33,8 @@ async def begin_rollout(call: Call) -> Answer:
     before = await plane.stores.rollouts.current()
     workers = await plane.stores.workers.list()
     previous = usual_version(workers) if before is None else before.rollout.target
+    if not previous:
+        raise NotReady("no worker has reported yet, so it is not known which version to go back to")
     begun = await plane.stores.rollouts.begin(
         version, previous, actor=call.principal.actor, at=plane.clock.now()
     )
@@ -124,7 +126,14 @@ ENDPOINTS = (
         access=Access.ADMIN,
         answers={201: RolloutBody},
         body=BeginRollout,
-        errors=("bad_request", "invalid_argument", "version_runs", "rollout_under_way", "not_available"),
+        errors=(
+            "bad_request",
+            "invalid_argument",
+            "version_runs",
+            "rollout_under_way",
+            "not_available",
+            "not_ready",
+        ),
         changes=True,
     ),
     Endpoint(

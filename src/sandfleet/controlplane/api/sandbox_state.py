@@ -1,4 +1,4 @@
-"""`…/stats` and `…/token/refresh`: what a data-plane caller asks about the sandbox itself."""
+"""`…/stats`, `…/token/refresh` and `…/allowed-hosts`: what is asked about the sandbox itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
-from sandfleet.controlplane.api.paths import data_plane
+from sandfleet.controlplane.api.paths import SANDBOX, data_plane
 from sandfleet.controlplane.http.answers import Answer, json_answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
@@ -15,7 +15,7 @@ from sandfleet.controlplane.proxy.readiness import find_sandbox, gone, locate, l
 from sandfleet.model.errors import NotReady, SandfleetError
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.data_plane import DataPlaneRequest
-from sandfleet.wire.public_sandbox import StatsBody, TokenBody
+from sandfleet.wire.public_sandbox import AllowedHostsBody, StatsBody, TokenBody
 
 ATTEMPTS_MAX = 3
 STATS_BYTES_MAX = 64 * 1024
@@ -54,6 +54,13 @@ async def refresh_token(call: Call) -> Answer:
     return model_answer(200, TokenBody(token=token))
 
 
+async def allowed_hosts(call: Call) -> Answer:
+    """Return what limits where secrets go, in every status. A sandbox has no store here, so nothing does."""
+    sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
+    body = AllowedHostsBody(sandbox_id=sandbox.id, egress_allowlist=[], per_secret_allowed_hosts={})
+    return model_answer(200, body)
+
+
 def _nothing_used(sandbox: Sandbox) -> StatsBody:
     return StatsBody(
         cpu_percent=0,
@@ -84,5 +91,14 @@ ENDPOINTS = (
         access=Access.DATA_PLANE,
         answers={200: TokenBody},
         errors=("not_found", "gone"),
+    ),
+    Endpoint(
+        method="GET",
+        paths=(f"{SANDBOX}/allowed-hosts",),
+        handler=allowed_hosts,
+        summary="Which hosts the sandbox's secrets may be sent to; without a secret store none is named",
+        access=Access.ORGANISATION,
+        answers={200: AllowedHostsBody},
+        errors=("not_found",),
     ),
 )

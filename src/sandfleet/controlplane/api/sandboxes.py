@@ -11,8 +11,8 @@ from sandfleet.controlplane.api.paths import SANDBOX, data_plane
 from sandfleet.controlplane.api.sandbox_view import sandbox_json
 from sandfleet.controlplane.http.answers import Answer, array_answer, no_content
 from sandfleet.controlplane.http.authentication import Access
-from sandfleet.controlplane.http.call import Call, Endpoint, Parameter
-from sandfleet.controlplane.http.paging import decode_cursor, encode_cursor, next_link, page_limit
+from sandfleet.controlplane.http.call import LIST_PARAMETERS, Call, Endpoint, Parameter
+from sandfleet.controlplane.http.paging import decode_cursor, first_of_rest, page_limit
 from sandfleet.controlplane.proxy.readiness import find_sandbox, gone
 from sandfleet.model.errors import BadRequest, NotReady, StaleVersion
 from sandfleet.model.ids import SandboxId
@@ -24,10 +24,6 @@ SAVE_ATTEMPTS_MAX = 20
 
 _STATUS_SCHEMA = {"type": "string", "enum": ["all", *[state.value for state in SandboxState]]}
 _ALIAS_SCHEMA = {"type": "string", "pattern": "^[^\\u0000]*$"}
-LIST_PARAMETERS = (
-    Parameter("limit", "1 to 1000", schema={"type": "integer", "minimum": 1, "default": 100}),
-    Parameter("cursor", "from the `Link` of the page before; opaque"),
-)
 
 
 async def get_sandbox(call: Call) -> Answer:
@@ -52,12 +48,7 @@ async def list_sandboxes(call: Call) -> Answer:
             cursor=(cursor[0], SandboxId(cursor[1])) if cursor else None,
         ),
     )
-    page = found[:limit]
-    headers = {}
-    if len(found) > limit:
-        last = encode_cursor(page[-1].created_at, page[-1].id)
-        query = call.scope["query_string"].decode("latin-1")
-        headers = dict(next_link(call.origin, call.scope["path"], query, cursor=last))
+    page, headers = first_of_rest(call, found, limit=limit, place=lambda one: (one.created_at, one.id))
     return array_answer([sandbox_json(call, sandbox) for sandbox in page], headers=headers)
 
 

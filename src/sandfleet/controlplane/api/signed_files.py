@@ -12,10 +12,10 @@ from sandfleet.controlplane.api.paths import SANDBOX
 from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint, Parameter, Streamed
-from sandfleet.controlplane.proxy.readiness import find_sandbox, gone, is_sandbox_id, unknown_sandbox
+from sandfleet.controlplane.proxy.readiness import find_any_sandbox, find_sandbox, gone
 from sandfleet.controlplane.signed_urls import DOWNLOAD, UPLOAD, UrlSigner
-from sandfleet.model.errors import BadRequest, Forbidden, NotFound
-from sandfleet.model.ids import OrganisationId, SandboxId
+from sandfleet.model.errors import BadRequest, Forbidden
+from sandfleet.model.ids import OrganisationId
 from sandfleet.wire.public_sandbox import SignedUrlBody, SignUrl
 
 TTL_MAX_S = 86_400
@@ -76,13 +76,7 @@ async def _owner(call: Call, direction: str) -> OrganisationId:
         signature, sandbox_id=call.values["id"], path=path, direction=direction, expires=int(expires)
     ):
         raise Forbidden("invalid signature", code="signature_invalid")
-    if not is_sandbox_id(call.values["id"]):
-        raise unknown_sandbox()
-    try:
-        sandbox = await call.edge.plane.stores.sandboxes.get_any(SandboxId(call.values["id"]))
-    except NotFound as error:
-        raise unknown_sandbox() from error
-    return sandbox.organisation_id
+    return (await find_any_sandbox(call.edge, call.values["id"])).organisation_id
 
 
 def _signer(call: Call) -> UrlSigner:

@@ -15,9 +15,8 @@ from sandfleet.controlplane.http.authentication import Access, Principal
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.controlplane.operations.resize import TAKEN_OVER, limit_of
 from sandfleet.controlplane.operations.resize_or_move import require_unlocked
-from sandfleet.controlplane.proxy.readiness import is_sandbox_id, unknown_sandbox
+from sandfleet.controlplane.proxy.readiness import find_any_sandbox, unknown_sandbox
 from sandfleet.model.errors import BadRequest, SizeOutOfRange
-from sandfleet.model.ids import SandboxId
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.planning.resizing import resized_memory
@@ -94,10 +93,7 @@ async def _begin(call: Call, sandbox: Sandbox, wanted: NewSize) -> Operation:
 
 async def change_own_size(call: Call) -> Answer:
     """Do the same for a guest that asked its worker: it must be the worker that has it, at this epoch."""
-    name = call.values["id"]
-    if not is_sandbox_id(name):
-        raise unknown_sandbox()
-    sandbox = await call.edge.plane.stores.sandboxes.get_any(SandboxId(name))
+    sandbox = await find_any_sandbox(call.edge, call.values["id"])
     is_here = sandbox.worker_id == call.values["worker"]
     if not is_here or call.headers.get(EPOCH_HEADER) != str(sandbox.epoch):
         raise unknown_sandbox()

@@ -13,7 +13,8 @@ from sandfleet.controlplane.http.call import Call, Endpoint, Parameter
 from sandfleet.model.errors import BadRequest
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import Sandbox
-from sandfleet.model.worker import Worker
+from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.planning.absence import Absence, absence, launched
 from sandfleet.wire.public_api import WorkerBody
 from sandfleet.wire.worker_messages import Heartbeat
 
@@ -23,15 +24,21 @@ _BYTES_PER_MIB = 1024 * 1024
 
 async def list_workers(call: Call) -> Answer:
     """Return all workers; without the scope `admin` no addresses and only the caller's sandboxes."""
-    stores = call.edge.plane.stores
+    stores, policy = call.edge.plane.stores, call.edge.plane.settings.absence_policy
     bodies = []
-    for worker in await stores.workers.list():
+    workers = await stores.workers.list()
+    is_any_away = any(worker.state is WorkerState.UNREACHABLE for worker in workers)
+    own = launched(await stores.fleet.launches()) if is_any_away else {}
+    for worker in workers:
         residents = await stores.sandboxes.on_worker(worker.id)
-        bodies.append(_worker_body(call, worker, residents))
+        away = absence(worker, is_launched=worker.id in own, policy=policy)
+        bodies.append(_worker_body(call, worker, residents, away=away))
     return list_answer(bodies)
 
 
-def _worker_body(call: Call, worker: Worker, residents: Sequence[Sandbox]) -> WorkerBody:
+def _worker_body(
+    call: Call, worker: Worker, residents: Sequence[Sandbox], *, away: Absence | None
+) -> WorkerBody:
     caller = call.principal
     living = [sandbox for sandbox in residents if not sandbox.is_terminal]
     shown = [one for one in living if caller.is_admin or one.organisation_id == caller.organisation_id]
@@ -54,6 +61,8 @@ def _worker_body(call: Call, worker: Worker, residents: Sequence[Sandbox]) -> Wo
         worker_version=worker.worker_version,
         draining=worker.draining,
         last_seen_at=worker.last_seen_at,
+        state_reason=None if away is None else away.reason,
+        state_deadline_at=None if away is None else away.deadline_at,
         sandboxes={one.id: _usage(one) for one in shown},
     )
 

@@ -22,6 +22,8 @@ class Access(StrEnum):
     OPEN = "open"
     ORGANISATION = "organisation"
     DATA_PLANE = "data_plane"
+    SOCKET = "socket"
+    """The data plane's sockets: browsers send no header with them, so the query may always hold a key."""
     ADMIN = "admin"
     METRICS = "metrics"
     WORKER = "worker"
@@ -65,7 +67,8 @@ class Authenticator:
             self._check_join_token(headers)
             return None
         is_admin_get = access in (Access.ADMIN, Access.METRICS) and is_get
-        credential = find_credential(headers, query, query_key=self._query_key, admin_get=is_admin_get)
+        query_key = self._query_key or access is Access.SOCKET
+        credential = find_credential(headers, query, query_key=query_key, admin_get=is_admin_get)
         if credential.kind is CredentialKind.TOKEN:
             return self._by_token(credential, access, sandbox_id=sandbox_id)
         key = await self._keys.find(credential.value)
@@ -77,7 +80,7 @@ class Authenticator:
 
     def _by_token(self, credential: Credential, access: Access, *, sandbox_id: str | None) -> Principal:
         claims = self._tokens.verify_sandbox_token(credential.value)
-        if access is not Access.DATA_PLANE or claims.sandbox_id != sandbox_id:
+        if access not in (Access.DATA_PLANE, Access.SOCKET) or claims.sandbox_id != sandbox_id:
             raise Forbidden("token not valid for this sandbox", code="token_scope")
         return Principal(claims.organisation_id, frozenset())
 

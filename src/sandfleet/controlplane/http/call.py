@@ -45,6 +45,13 @@ class Parameter:
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
 
 
+LIST_PARAMETERS = (
+    Parameter("limit", "1 to 1000", schema={"type": "integer", "minimum": 1, "default": 100}),
+    Parameter("cursor", "from the `Link` of the page before; opaque"),
+)
+"""Of every list that is newest first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """What one method on one path takes, gives and asks for; routes and the document are made of it.

@@ -30,6 +30,11 @@ class ClientSocket:
         self.accepted = asyncio.Event()
         self._is_closed = False
 
+    @property
+    def untaken_bytes(self) -> int:
+        """Nothing: what was sent is on its way, and a client that breaks off says where it stands."""
+        return 0
+
     async def accept(self, headers: Mapping[str, str]) -> None:
         """Let the client in."""
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sandfleet.controlplane.dependencies import Observer
@@ -64,6 +66,7 @@ class Metrics(Observer):
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._make_refusals()
         self._make_gauges()
+        self._make_pool_metrics()
 
     def _make_refusals(self) -> None:
         self.placement_refusals = Counter(
@@ -106,6 +109,11 @@ class Metrics(Observer):
         """Keep what a worker said."""
         self.execs_reported[worker_id] = exec_sessions
 
+    def pool_asked(self, pool: str, *, silence: str | None, at: datetime) -> None:
+        """Count what got no answer, and keep what the last call was like."""
+        self.pool_calls.labels(pool, "answered" if silence is None else "silent").inc()
+        self.pools_asked[pool] = (silence is None, at)
+
     def _make_gauges(self) -> None:
         """Make what is read when it is asked for."""
         self.fleet = FleetGauges(self.registry)
@@ -133,6 +141,20 @@ class Metrics(Observer):
         )
         self.execs_reported: dict[WorkerId, int] = {}
         self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
+
+    def _make_pool_metrics(self) -> None:
+        self.pool_calls = Counter(
+            "sandfleet_pool_calls",
+            "Calls to pools of machines, by what came of them.",
+            ["pool", "outcome"],
+            registry=self.registry,
+        )
+        self.pool_answers = self._gauge(
+            "sandfleet_pool_answers",
+            "1 if a pool of machines has answered the last call of this replica, which leads.",
+            "pool",
+        )
+        self.pools_asked: dict[str, tuple[bool, datetime]] = {}
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import QueryParams
@@ -13,8 +14,14 @@ from starlette.datastructures import QueryParams
 from sandfleet.controlplane.http.redaction import SECRET_QUERY
 from sandfleet.model.errors import BadRequest
 
+if TYPE_CHECKING:
+    from sandfleet.controlplane.http.call import Call
+
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
+R = TypeVar("R")
+Place = Callable[[R], tuple[datetime, str]]
+"""Where a row stands in its list: newest first, and of one instant the higher id."""
 
 
 def page_limit(query: QueryParams, *, usual: int = LIMIT_DEFAULT, most: int = LIMIT_MAX) -> int:
@@ -56,3 +63,23 @@ def next_link(origin: str, path: str, raw_query: str, *, cursor: str) -> Mapping
         if name != "cursor" and name not in SECRET_QUERY
     ]
     return {"Link": f'<{origin}{quote(path)}?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'}
+
+
+def first_of_rest(
+    call: Call, found: Sequence[R], *, limit: int, place: Place[R]
+) -> tuple[Sequence[R], Mapping[str, str]]:
+    """Return the page and its headers, of rows of which one more was asked for than the page has."""
+    page = found[:limit]
+    if len(found) <= limit:
+        return page, {}
+    query = call.scope["query_string"].decode("latin-1")
+    cursor = encode_cursor(*place(page[-1]))
+    return page, next_link(call.origin, call.scope["path"], query, cursor=cursor)
+
+
+def page_of(call: Call, rows: Sequence[R], *, place: Place[R]) -> tuple[Sequence[R], Mapping[str, str]]:
+    """Return the page that is asked for, and its headers, of a list that was read whole."""
+    limit, cursor = page_limit(call.query), decode_cursor(call.query.get("cursor"))
+    newest_first = sorted(rows, key=place, reverse=True)
+    rest = [row for row in newest_first if cursor is None or place(row) < cursor]
+    return first_of_rest(call, rest, limit=limit, place=place)

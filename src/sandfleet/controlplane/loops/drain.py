@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops.drain_sight import Sight, look
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
+from sandfleet.controlplane.operations.checkpoint import begin_checkpoint, checkpoint_ids
 from sandfleet.controlplane.operations.hibernate import begin_hibernate, hibernation_ids
 from sandfleet.model.drain import Drain, DrainOwner, DrainState, Stay, StayReason
 from sandfleet.model.errors import SandfleetError, StaleTerm, StaleVersion, StoreUnavailable
@@ -27,6 +28,7 @@ from sandfleet.model.worker import Worker
 from sandfleet.planning.draining import (
     DrainPlan,
     DrainPolicy,
+    PlannedCheckpoint,
     PlannedMove,
     PlannedSave,
     drain_plan,
@@ -38,6 +40,8 @@ from sandfleet.planning.placement import FleetView
 ACTOR = "drain"
 SAVES_FACTOR = 4
 """So many times as many are put to sleep at once as move: there is little time left for them."""
+KEPT_NAME = "before-its-host-ends"
+"""How the name of a checkpoint begins that was taken for a notice."""
 NO_STORE = "there is no object store, so it would not be safe"
 
 
@@ -74,6 +78,7 @@ class DrainLoop:
         begun = [await self._begin(move, sight.drain, term=term) for move in plan.moves]
         incoming.update(move.target for move in plan.moves)
         begun += [await self._begin(save, sight.drain, term=term) for save in plan.saves]
+        begun += [await self._begin(one, sight.drain, term=term) for one in plan.checkpoints]
         begun += _arriving(sight)
         begun += [self._alone(name) for name in sight.alone]
         return await self._write(sight.drain, worker, plan, begun, term=term)
@@ -95,10 +100,13 @@ class DrainLoop:
             saves_from=saves_begin(drain),
             saves_at_once=SAVES_FACTOR * settings.drain_moves_at_once,
             no_saves=NO_STORE if settings.blob_store_url is None else refusal,
+            is_host_ending=drain.owner is DrainOwner.NOTICE,
             worker_version=await self._wanted_version(drain),
         )
 
-    async def _begin(self, planned: PlannedMove | PlannedSave, drain: Drain, *, term: int) -> Stay:
+    async def _begin(
+        self, planned: PlannedMove | PlannedSave | PlannedCheckpoint, drain: Drain, *, term: int
+    ) -> Stay:
         """Begin it; what refuses it now is told, and the next round plans anew."""
         name = planned.sandbox.id
         stay = next((one for one in drain.stays if one.sandbox_id == name), None)
@@ -106,6 +114,8 @@ class DrainLoop:
         try:
             if isinstance(planned, PlannedMove):
                 return await self._move(planned, stay, term=term)
+            if isinstance(planned, PlannedCheckpoint):
+                return await self._keep(planned, stay, term=term)
             return await self._save(planned, stay, drain, term=term)
         except (StoreUnavailable, StaleTerm):
             raise
@@ -143,6 +153,22 @@ class DrainLoop:
             stay,
             reason=StayReason.SAVING,
             said=f"it is being put to sleep: {save.reason}",
+            target=None,
+            operation_id=operation.id,
+            retry_at=None,
+        )
+
+    async def _keep(self, keep: PlannedCheckpoint, stay: Stay, *, term: int) -> Stay:
+        ids = checkpoint_ids()
+        name = f"{KEPT_NAME}-{ids['checkpoint_id'][-8:]}"
+        _, operation = await begin_checkpoint(
+            self.plane, keep.sandbox, ids=ids, name=name, actor=ACTOR, term=term
+        )
+        self.start(operation)
+        return replace(
+            stay,
+            reason=StayReason.KEEPING,
+            said=f"a checkpoint of it is taken: {keep.reason}",
             target=None,
             operation_id=operation.id,
             retry_at=None,

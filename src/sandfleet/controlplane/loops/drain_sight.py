@@ -16,6 +16,7 @@ from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.planning.draining import Resident, retry_at
 
 _LEAVING = {OperationKind.MIGRATE: StayReason.MOVING, OperationKind.HIBERNATE: StayReason.SAVING}
+_BEGUN = (*_LEAVING.values(), StayReason.KEEPING)
 _BUSY_STATES = (SandboxState.RUNNING, SandboxState.MIGRATING, SandboxState.HIBERNATING)
 
 
@@ -45,13 +46,14 @@ async def look(plane: ControlPlane, drain: Drain) -> Sight:
         _resident(row, still_open.get(row.id, ()), known.get(row.id), reserved.get(row.id, 0)) for row in rows
     ]
     here = {row.id for row in rows}
-    alone = {one.sandbox_id for one in await stores.snapshots.only_on(worker_id)} - here
-    return Sight(drain, residents, sorted(alone))
+    alone = {one.sandbox_id for one in await stores.snapshots.only_on(worker_id)}
+    residents = [replace(one, is_saved_here_alone=one.sandbox.id in alone) for one in residents]
+    return Sight(drain, residents, sorted(alone - here))
 
 
 async def _with_what_ended(plane: ControlPlane, drain: Drain) -> Drain:
     """Take in how the moves and saves ended that were under way the time before."""
-    asked = [one.operation_id for one in drain.stays if one.operation_id and one.reason in _LEAVING.values()]
+    asked = [one.operation_id for one in drain.stays if one.operation_id and one.reason in _BEGUN]
     ended = {
         name: operation
         for name, operation in (await plane.stores.operations.find(asked)).items()
@@ -66,14 +68,32 @@ async def _with_what_ended(plane: ControlPlane, drain: Drain) -> Drain:
             stays.append(_failed(plane, stay, operation))
         elif operation.kind is OperationKind.MIGRATE:
             moved += 1
+        elif operation.kind is OperationKind.CHECKPOINT:
+            stays.append(_kept(stay, operation))
         else:
             slept += 1
     return replace(drain, moved=moved, slept=slept, stays=tuple(stays))
 
 
+def _kept(stay: Stay, ended: Operation) -> Stay:
+    """It is there still, and may move or sleep as before."""
+    at = ended.finished_at or ended.created_at
+    return replace(
+        stay,
+        reason=StayReason.HELD,
+        said="a state of it is kept",
+        operation_id=None,
+        retry_at=None,
+        kept_at=at,
+    )
+
+
 def _failed(plane: ControlPlane, stay: Stay, ended: Operation) -> Stay:
-    attempts, is_save = stay.attempts + 1, ended.kind is OperationKind.HIBERNATE
-    what = "it could not be put to sleep" if is_save else f"its move to {stay.target} failed"
+    attempts, what = stay.attempts + 1, f"its move to {stay.target} failed"
+    if ended.kind is OperationKind.HIBERNATE:
+        what = "it could not be put to sleep"
+    elif ended.kind is OperationKind.CHECKPOINT:
+        what = "no checkpoint of it could be taken"
     return replace(
         stay,
         reason=StayReason.HELD,
@@ -81,7 +101,8 @@ def _failed(plane: ControlPlane, stay: Stay, ended: Operation) -> Stay:
         operation_id=None,
         attempts=attempts,
         retry_at=retry_at(attempts, now=plane.clock.now()),
-        has_failed_to_sleep=is_save,
+        has_failed_to_sleep=ended.kind is OperationKind.HIBERNATE,
+        has_failed_to_be_kept=ended.kind is OperationKind.CHECKPOINT,
     )
 
 

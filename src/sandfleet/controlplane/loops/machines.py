@@ -2,19 +2,19 @@
 
 All that it needs stands in the launches' rows and in the pools, so a new leader goes on where the old one
 was: a launch that got no answer is asked for again by the same name, and one that is to end is ended again
-until its pool says that it is gone. A pool that does not answer holds up its own machines alone.
+until its pool says that it is gone. Each pool has a loop of its own: one that hangs holds up its own machines
+alone, and what it was asked for is given up after a while, so that other pools are asked.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 
-from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.model.errors import MachineRefused, PoolUnreachable
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
@@ -25,77 +25,77 @@ from sandfleet.ports.machine_pool import MachinePool
 _log = structlog.get_logger(__name__)
 
 CALLS_MAX = 50
-"""Of each pool in one round; the others have their turn in the next."""
-ROUND = timedelta(seconds=20)
-"""So long one pool is asked in one round: the others' rounds wait for it."""
+"""In one round; the others have their turn in the next."""
+ROUND = timedelta(seconds=15)
+"""For so long calls are begun in one round: with the last of them it ends well within a tick."""
 SILENCES_MAX = 3
 """So many calls of one round without an answer, and the pool is left alone until the next."""
 LOOK_EVERY = timedelta(seconds=10)
 """So often at most a pool is asked whether machines that boot have come to nothing."""
+UNANSWERED = timedelta(seconds=90)
+"""A launch of which the pool has said nothing for so long is given up, so that another pool has its turn."""
 UNSEEN = timedelta(minutes=5)
 """So long after a launch was given up a machine of it that nobody has seen may still come to light."""
 
 
 @dataclass(slots=True)
 class MachineLoop:
-    """The leader's loop; it remembers only whose turn was last, and when it looked."""
+    """The leader's loop for one pool; it remembers only whose turn was last, and when it looked."""
 
     plane: ControlPlane
-    _last: dict[str, LaunchId] = field(default_factory=dict)
-    _looked_at: dict[str, datetime] = field(default_factory=dict)
+    pool: MachinePool
+    _last: LaunchId | None = None
+    _looked_at: datetime | None = None
 
     async def tick(self, *, term: int) -> str:
-        """Go on with every launch that is pending, or whose machine is to end."""
-        launches = [one for one in await self.plane.stores.fleet.launches() if _is_open(one)]
+        """Go on with every launch of the pool that is pending, or whose machine is to end."""
+        name = self.pool.name
+        launches = [one for one in await open_launches(self.plane) if one.pool == name]
         if not launches:
-            return "no machine is asked for"
+            return f"{name}: no machine is asked for"
         workers = {
             one.machine_id: one
             for one in await self.plane.stores.workers.list()
             if one.state is not WorkerState.GONE
         }
-        said: list[str] = []
-        async with TaskGroup() as tasks:
-            for name in sorted({one.pool for one in launches}):
-                mine = [one for one in launches if one.pool == name]
-                tasks.create_task(self._go_on(name, mine, workers, said, term=term))
-        return "; ".join(sorted(said))
-
-    async def _go_on(
-        self,
-        name: str,
-        launches: Sequence[Launch],
-        workers: Mapping[str, Worker],
-        said: list[str],
-        *,
-        term: int,
-    ) -> None:
-        pool = self.plane.pools.get(name)
-        if pool is None:
-            said.append(f"{name}: there is no such pool here, {len(launches)} launches wait")
-            return
-        round_ = _Round(self.plane, pool, term)
+        round_ = _Round(self.plane, self.pool, term)
         began_at = self.plane.clock.now()
-        for launch in self._in_turn(name, launches):
+        for launch in self._in_turn(launches):
             is_over = self.plane.clock.now() - began_at >= ROUND
             if is_over or round_.calls >= CALLS_MAX or len(round_.silences) >= SILENCES_MAX:
                 break
-            self._last[name] = launch.id
+            self._last = launch.id
             await round_.go_on(launch, workers)
         await self._look(round_, launches)
-        said.append(f"{name}: {round_.sentence(launches)}")
+        if round_.silences:
+            await round_.give_up(launches)
+        return f"{name}: {round_.sentence(launches)}"
 
     async def _look(self, round_: _Round, launches: Sequence[Launch]) -> None:
         """Now and then see what became of machines that were begun."""
         booting = {one.machine_id: one for one in launches if _is_booting(one)}
-        now, before = self.plane.clock.now(), self._looked_at.get(round_.pool_name)
+        now, before = self.plane.clock.now(), self._looked_at
         if booting and not round_.silences and (before is None or now - before >= LOOK_EVERY):
-            self._looked_at[round_.pool_name] = now
+            self._looked_at = now
             await round_.look(booting)
 
-    def _in_turn(self, name: str, launches: Sequence[Launch]) -> Sequence[Launch]:
-        last = self._last.get(name, "")
+    def _in_turn(self, launches: Sequence[Launch]) -> Sequence[Launch]:
+        last = self._last or ""
         return sorted(launches, key=lambda one: (one.id <= last, one.id))
+
+
+async def open_launches(plane: ControlPlane) -> Sequence[Launch]:
+    """Return those for which there is something to do."""
+    return [one for one in await plane.stores.fleet.launches() if _is_open(one)]
+
+
+async def look_for_pools(plane: ControlPlane) -> str:
+    """Say which launches wait for pools that the settings do not name: another server's may."""
+    lost = Counter(one.pool for one in await open_launches(plane) if one.pool not in plane.pools)
+    said = [
+        f"{name}: there is no such pool here, {count} launches wait" for name, count in sorted(lost.items())
+    ]
+    return "; ".join(said) or "every launch has its pool"
 
 
 class _Round:
@@ -105,7 +105,7 @@ class _Round:
         self._plane, self._pool, self._term = plane, pool, term
         self._fleet = plane.stores.fleet
         self._listed: Sequence[Machine] | None = None
-        self.pool_name = pool.name
+        self._named: set[LaunchId] = set()
         self._done: Counter[str] = Counter()
         self.calls = 0
         self.silences: list[str] = []
@@ -135,6 +135,16 @@ class _Round:
         except PoolUnreachable as error:
             self.silences.append(error.message)
 
+    async def give_up(self, launches: Sequence[Launch]) -> None:
+        """Wait no longer for those of which a silent pool has said nothing; what comes late is ended."""
+        before = self._plane.clock.now() - UNANSWERED
+        for launch in launches:
+            is_named = launch.machine_id is not None or launch.id in self._named
+            if launch.state is LaunchState.PENDING and not is_named and launch.requested_at <= before:
+                said = f"no answer for {UNANSWERED.total_seconds():.0f} s: {self.silences[0]}"
+                is_failed = await self._fail(launch, LaunchFailure.UNREACHABLE, said=said)
+                self._done[f"failed ({LaunchFailure.UNREACHABLE})"] += is_failed
+
     def sentence(self, launches: Sequence[Launch]) -> str:
         """Say what was done, or what is waited for."""
         ending = sum(one.is_ending for one in launches)
@@ -152,6 +162,7 @@ class _Round:
                 self._done[f"refused ({error.failure})"] += 1
                 await self._fleet.let_go(launch.id, term=self._term)
         else:
+            self._named.add(launch.id)
             self._done["begun"] += await self._fleet.name_machine(launch.id, machine.id, term=self._term)
 
     async def _fail(self, launch: Launch, why: LaunchFailure, *, said: str) -> bool:

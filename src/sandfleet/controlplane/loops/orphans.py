@@ -23,82 +23,74 @@ from sandfleet.ports.machine_pool import MachinePool
 ACTOR = "orphans"
 NO_LAUNCH_OF_PART = "nothing holds it, and no launch owns it"
 REMOVALS_MAX = 50
-"""Of each pool in one round; the others have their turn in the next."""
+"""In one round; the others have their turn in the next."""
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class OrphanLoop:
-    """The leader's loop."""
+    """The leader's loop for one pool."""
 
     plane: ControlPlane
+    pool: MachinePool
     policy: OrphanPolicy = field(default_factory=OrphanPolicy)
     _term: int = 0
-    _seen: dict[str, Mapping[str, datetime]] = field(default_factory=dict)
-    _seen_parts: dict[str, Mapping[PartName, datetime]] = field(default_factory=dict)
+    _seen: Mapping[str, datetime] = field(default_factory=dict)
+    _seen_parts: Mapping[PartName, datetime] = field(default_factory=dict)
 
     async def tick(self, *, term: int) -> str:
-        """Look at every pool that answers."""
+        """Look at its machines, and at what no machine holds."""
         if term != self._term:
-            self._term = term
-            self._seen.clear()
-            self._seen_parts.clear()
-        said = [
-            await look(pool, term=term)
-            for _, pool in sorted(self.plane.pools.items())
-            for look in (self._look, self._look_at_parts)
-        ]
+            self._term, self._seen, self._seen_parts = term, {}, {}
+        said = [await look(term=term) for look in (self._look, self._look_at_parts)]
         # A pool that does not answer says so twice.
-        return "; ".join(dict.fromkeys(one for one in said if one)) or "every machine has its launch"
+        told = "; ".join(dict.fromkeys(one for one in said if one)) or "every machine has its launch"
+        return f"{self.pool.name}: {told}"
 
-    async def _look(self, pool: MachinePool, *, term: int) -> str:
+    async def _look(self, *, term: int) -> str:
         try:
-            machines = await pool.list()
+            machines = await self.pool.list()
         except PoolUnreachable as error:
-            return f"{pool.name}: {error.message}"
+            return error.message
         # After the machines: what was begun meanwhile has its launch.
         launches = await self.plane.stores.fleet.launches()
-        found = find_orphans(
-            machines, launches, self._seen.get(pool.name, {}), self.policy, now=self.plane.clock.now()
-        )
-        new = sorted(set(found.seen) - set(self._seen.get(pool.name, {})))
-        await self._tell(pool, "orphan_seen", [{"machine": one} for one in new], NO_LAUNCH, term=term)
-        self._seen[pool.name] = found.seen
+        found = find_orphans(machines, launches, self._seen, self.policy, now=self.plane.clock.now())
+        new = sorted(set(found.seen) - set(self._seen))
+        await self._tell("orphan_seen", [{"machine": one} for one in new], NO_LAUNCH, term=term)
+        self._seen = found.seen
         for machine in found.ending:
-            await self.plane.stores.fleet.end_orphan(machine, pool=pool.name, term=term)
+            await self.plane.stores.fleet.end_orphan(machine, pool=self.pool.name, term=term)
         if not found.seen:
             return ""
         named = ", ".join(sorted(found.seen))
         ending = f", {len(found.ending)} of them to end" if found.ending else ""
-        return f"{pool.name}: no launch owns {named}{ending}"
+        return f"no launch owns {named}{ending}"
 
-    async def _tell(
-        self, pool: MachinePool, event: str, about: Sequence[Mapping[str, str]], why: str, *, term: int
-    ) -> None:
-        news = [FleetNews(event, why, detail={"pool": pool.name, **one}) for one in about]
+    async def _tell(self, event: str, about: Sequence[Mapping[str, str]], why: str, *, term: int) -> None:
+        news = [FleetNews(event, why, detail={"pool": self.pool.name, **one}) for one in about]
         for one in news:
             _log.warning(event, **one.detail)
         if news:
             await self.plane.stores.fleet.tell(news, actor=ACTOR, term=term)
 
-    async def _look_at_parts(self, pool: MachinePool, *, term: int) -> str:
-        before = self._seen_parts.get(pool.name, {})
+    async def _look_at_parts(self, *, term: int) -> str:
+        before = self._seen_parts
         try:
-            parts = await pool.parts()
+            parts = await self.pool.parts()
             # After the parts: what was made meanwhile has its launch.
             launches = await self.plane.stores.fleet.launches()
             found = find_orphan_parts(parts, launches, before, self.policy, now=self.plane.clock.now())
             new = [{"part": f"{kind} {name}"} for kind, name in sorted(set(found.seen) - set(before))]
-            await self._tell(pool, "orphan_seen", new, NO_LAUNCH_OF_PART, term=term)
-            self._seen_parts[pool.name] = found.seen
+            await self._tell("orphan_seen", new, NO_LAUNCH_OF_PART, term=term)
+            self._seen_parts = found.seen
             for part in found.removing[:REMOVALS_MAX]:
-                await pool.remove(part, term=term)
+                await self.pool.remove(part, term=term)
                 gone = [{"part": f"{part.kind} {part.id}"}]
-                await self._tell(pool, "orphan_ended", gone, NO_LAUNCH_OF_PART, term=term)
+                await self._tell("orphan_ended", gone, NO_LAUNCH_OF_PART, term=term)
         except PoolUnreachable as error:
-            return f"{pool.name}: {error.message}"
+            return error.message
         if not found.seen:
             return ""
         named = ", ".join(f"{kind} {name}" for kind, name in sorted(found.seen))
         removing = f", {len(found.removing)} of them to be removed" if found.removing else ""
-        return f"{pool.name}: no launch owns {named}{removing}"
+        return f"no launch owns {named}{removing}"

@@ -35,6 +35,9 @@ class Loop:
     for_leader: bool = True
     topic: str | None = None
     """A hint of this topic ends the pause before the next tick."""
+    is_due: Callable[[], Awaitable[bool]] | None = None
+    """Asked at each hint, about once a second without any: whether the pause of a leader's loop ends."""
+    tick_s_max: float = TICK_TIMEOUT_S
 
 
 class LoopRunner:
@@ -63,12 +66,23 @@ class LoopRunner:
         """Wait for the next tick; a new leader's loops do not wait out the pauses of the follower."""
         with suppress(TimeoutError):
             async with asyncio.timeout(loop.interval_s):
-                if loop.for_leader:
+                if hints is not None and loop.is_due is not None:
+                    await self._due(loop.is_due, hints)
+                elif loop.for_leader:
                     await self._leadership.next_election()
                 elif hints is not None:
                     await anext(hints)
                 else:
                     await asyncio.Event().wait()
+
+    async def _due(self, is_due: Callable[[], Awaitable[bool]], hints: AsyncIterator[None]) -> None:
+        """Return when a hint was true, or another leads than before."""
+        term = self._leadership.term
+        while self._leadership.term == term:
+            await anext(hints)
+            with suppress(StoreUnavailable):
+                if term is not None and await is_due():
+                    return
 
     async def tick(self, loop: Loop) -> str:
         """Run one tick of one loop and return its sentence."""
@@ -83,7 +97,7 @@ class LoopRunner:
         if term is None:
             return FOLLOWING
         try:
-            async with asyncio.timeout(TICK_TIMEOUT_S):
+            async with asyncio.timeout(loop.tick_s_max):
                 return await _tick(loop, term)
         except StaleTerm:
             self._leadership.depose()
@@ -91,7 +105,7 @@ class LoopRunner:
         except StoreUnavailable:
             return "PostgreSQL is away"
         except TimeoutError:
-            return f"the tick took longer than {TICK_TIMEOUT_S:.0f} s"
+            return f"the tick took longer than {loop.tick_s_max:.0f} s"
         except Exception:
             log.exception("loop_failed", loop=loop.name)
             return "the tick failed"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from sandfleet.controlplane.dependencies import sandbox_topic
 from sandfleet.controlplane.operations.backoff import Backoff
-from sandfleet.controlplane.operations.creation_queue import CAPACITY_TOPIC
+from sandfleet.controlplane.operations.creation_queue import CAPACITY_TOPIC, QUEUE_TOPIC
 from sandfleet.controlplane.operations.records import ended, log_row
 from sandfleet.controlplane.operations.snapshots import (
     saved_state,
@@ -108,6 +108,8 @@ class Arrival:
         left_s = run.plane.settings.creation_queue_s * QUEUE_USED - waited_s
         try:
             waiting = _waiting(operation, sandbox, await usable_snapshot(run, sandbox))
+            if run.plane.capacity is not None:
+                await run.plane.wake_ups.publish(QUEUE_TOPIC)
             async with asyncio.timeout(max(0.0, left_s)):
                 return _took(run, await run.queue.wait(waiting, attempt))
         except TimeoutError:

@@ -13,11 +13,13 @@ What if it dies
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
 from sandfleet.controlplane.dependencies import ControlPlane, sandbox_topic
 from sandfleet.controlplane.operations.backoff import Backoff
+from sandfleet.controlplane.operations.hibernate import hibernation_ids
 from sandfleet.controlplane.operations.owner import owner
 from sandfleet.controlplane.operations.records import ended, log_row, new_operation
 from sandfleet.controlplane.operations.snapshots import (
@@ -36,7 +38,7 @@ from sandfleet.model.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from sandfleet.model.ids import CheckpointId, OperationId, SnapshotId
+from sandfleet.model.ids import CheckpointId, OperationId, SnapshotId, record_uuid
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox, SandboxState
 from sandfleet.wire.worker_messages import CaptureVm, SavedVm
@@ -44,11 +46,25 @@ from sandfleet.wire.worker_messages import CaptureVm, SavedVm
 ACTOR = "checkpoint"
 
 
+def checkpoint_ids() -> Mapping[str, str]:
+    """Return fresh ids for one checkpoint."""
+    return {**hibernation_ids(), "checkpoint_id": record_uuid(secrets.token_bytes(16))}
+
+
 async def begin_checkpoint(
-    plane: ControlPlane, sandbox: Sandbox, *, ids: Mapping[str, str], name: str, actor: str
+    plane: ControlPlane,
+    sandbox: Sandbox,
+    *,
+    ids: Mapping[str, str],
+    name: str,
+    actor: str,
+    term: int | None = None,
 ) -> tuple[Checkpoint, Operation]:
-    """Write the checkpoint with its snapshot and operation; StaleVersion, name_taken, checkpoint_limit."""
-    if await plane.stores.checkpoints.count(sandbox.id) >= CHECKPOINTS_MAX:
+    """Write the checkpoint with its snapshot and operation; StaleVersion, name_taken, checkpoint_limit.
+
+    `term`: the leader takes it, StaleTerm; how many a sandbox may have is its owner's limit and not his.
+    """
+    if term is None and await plane.stores.checkpoints.count(sandbox.id) >= CHECKPOINTS_MAX:
         raise BadRequest(f"a sandbox can have {CHECKPOINTS_MAX} checkpoints", code="checkpoint_limit")
     now = plane.clock.now()
     snapshot = new_snapshot(plane, sandbox, SnapshotId(ids["snapshot_id"]))
@@ -75,7 +91,7 @@ async def begin_checkpoint(
         detail={"checkpoint_id": checkpoint.id},
     )
     await plane.stores.sandboxes.start_operation(
-        after, operation, log, snapshot=snapshot, checkpoint=checkpoint
+        after, operation, log, term=term, snapshot=snapshot, checkpoint=checkpoint
     )
     return checkpoint, operation
 

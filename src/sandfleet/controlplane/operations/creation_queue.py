@@ -18,6 +18,8 @@ from sandfleet.ports.stores import Placed
 
 CAPACITY_TOPIC = "capacity"
 """Published whenever a place may have become free, and whenever somebody leaves the queue."""
+QUEUE_TOPIC = "queue"
+"""Published when somebody begins to wait: that is demand, and the planner of capacity looks at once."""
 
 Attempt = Callable[[], Awaitable[Placed | NoPlacement]]
 

@@ -20,7 +20,8 @@ from sandfleet.controlplane.loops.autoscale import AutoscaleLoop
 from sandfleet.controlplane.loops.capacity import CapacityLoop
 from sandfleet.controlplane.loops.drain import DrainLoop
 from sandfleet.controlplane.loops.leadership import TOPIC, Leadership
-from sandfleet.controlplane.loops.machines import MachineLoop
+from sandfleet.controlplane.loops.lost import LostWorkerLoop
+from sandfleet.controlplane.loops.machines import MachineLoop, look_for_pools
 from sandfleet.controlplane.loops.notices import NoticeLoop
 from sandfleet.controlplane.loops.orphans import OrphanLoop
 from sandfleet.controlplane.loops.pressure import PressureLoop
@@ -33,6 +34,7 @@ from sandfleet.controlplane.loops.version_source import VersionSourceLoop
 from sandfleet.controlplane.operations.begin_migrate import begin_migrate
 from sandfleet.controlplane.operations.checkpoint import CHECKPOINT, begin_checkpoint
 from sandfleet.controlplane.operations.create import CREATE, begin_create, begun_create
+from sandfleet.controlplane.operations.creation_queue import QUEUE_TOPIC
 from sandfleet.controlplane.operations.destroy import DESTROY
 from sandfleet.controlplane.operations.engine import LET_GO_TOPIC, OperationEngine
 from sandfleet.controlplane.operations.evict import evict
@@ -53,6 +55,7 @@ from sandfleet.model.checkpoint import Checkpoint
 from sandfleet.model.ids import OperationId, SandboxId, WorkerId, operation_id
 from sandfleet.model.operation import Operation, OperationKind, OperationState
 from sandfleet.model.sandbox import Sandbox
+from sandfleet.ports.machine_pool import MachinePool
 from sandfleet.wire.worker_messages import Heartbeat, HeartbeatAnswer
 
 DEFINITIONS = {
@@ -79,7 +82,11 @@ CAPACITY_EVERY_S = 5.0
 ROLLOUT_EVERY_S = 2.0
 PRESSURE_EVERY_S = 2.0
 NOTICES_EVERY_S = 5.0
+LOST_EVERY_S = 5.0
 ORPHANS_EVERY_S = 60.0
+ORPHANS_S_MAX = 300.0
+"""One round of theirs removes many parts, one call after the other."""
+POOLS_EVERY_S = 30.0
 SOURCE_EVERY_S = 30.0
 SWEEP_EVERY_S = 3600.0
 
@@ -94,6 +101,7 @@ class Fleet:
         self.reconciler = Reconciler(plane, self.engine)
         self.draining = DrainLoop(plane, self.engine.start)
         self.autoscaling = AutoscaleLoop(plane, self.engine.start)
+        self.notices = NoticeLoop(plane)
         self.loops = LoopRunner(plane, self.leadership, self._loops())
         self._running: list[asyncio.Task[None]] = []
 
@@ -226,7 +234,7 @@ class Fleet:
     def _loops(self) -> tuple[Loop, ...]:
         plane, engine = self._plane, self.engine
         every_s = plane.settings.loop_interval_s
-        lead, take_over, notices = self.leadership.tick, takeover.tick, NoticeLoop(plane)
+        lead, take_over, notices = self.leadership.tick, takeover.tick, self.notices
         return (
             Loop("leadership", self.leadership.interval_s, lambda _: lead(), for_leader=False, topic=TOPIC),
             Loop(
@@ -265,14 +273,35 @@ class Fleet:
         return (Loop("pressure", PRESSURE_EVERY_S, lambda term: pressure.tick(term=term)),)
 
     def _machine_loops(self) -> tuple[Loop, ...]:
-        every_s, machines = self._plane.settings.loop_interval_s, MachineLoop(self._plane)
-        orphans, capacity = OrphanLoop(self._plane), CapacityLoop(self._plane)
-        rollout, trials = RolloutLoop(self._plane), self._trials()
+        capacity, rollout, trials = CapacityLoop(self._plane), RolloutLoop(self._plane), self._trials()
         return (
             Loop("rollout", ROLLOUT_EVERY_S, lambda term: rollout.tick(term=term)),
-            Loop("trials", every_s, lambda term: trials.tick(term=term)),
+            Loop("trials", self._plane.settings.loop_interval_s, lambda term: trials.tick(term=term)),
             *self._source_loops(),
-            Loop("capacity", CAPACITY_EVERY_S, lambda term: capacity.tick(term=term)),
-            Loop("machines", every_s, lambda term: machines.tick(term=term)),
-            Loop("orphans", ORPHANS_EVERY_S, lambda term: orphans.tick(term=term)),
+            Loop(
+                "capacity",
+                CAPACITY_EVERY_S,
+                lambda term: capacity.tick(term=term),
+                topic=QUEUE_TOPIC,
+                is_due=capacity.is_due,
+            ),
+            Loop("pools", POOLS_EVERY_S, lambda _: look_for_pools(self._plane)),
+            *(loop for pool in self._plane.pools.values() for loop in self._loops_of(pool)),
+        )
+
+    def _loops_of(self, pool: MachinePool) -> tuple[Loop, ...]:
+        """Return the loops that ask a pool: a pool that hangs holds up its own alone."""
+        every_s, notices = self._plane.settings.loop_interval_s, self.notices
+        machines, orphans = MachineLoop(self._plane, pool), OrphanLoop(self._plane, pool)
+        lost = LostWorkerLoop(self._plane, pool)
+        return (
+            Loop(f"machines {pool.name}", every_s, lambda term: machines.tick(term=term)),
+            Loop(f"lost {pool.name}", LOST_EVERY_S, lambda term: lost.tick(term=term)),
+            Loop(f"notices {pool.name}", NOTICES_EVERY_S, lambda _: notices.look(pool)),
+            Loop(
+                f"orphans {pool.name}",
+                ORPHANS_EVERY_S,
+                lambda term: orphans.tick(term=term),
+                tick_s_max=ORPHANS_S_MAX,
+            ),
         )

@@ -22,6 +22,9 @@ What if it dies
     the target's worker  before the commit the source runs on, also when the target is only silent for
                          long; after it the source is called back, if the target has lost it by
                          somebody's word and the source has it still (`recall`)
+    it, while memory     the source runs on if all of it went over by then, since nothing ran at the target
+    follows its guest    before the commit; if the two were torn apart neither has all of it: its machine
+                         is ended, the row goes back to `running`, and the loss is repaired as any other
 """
 
 from __future__ import annotations
@@ -125,7 +128,7 @@ async def _send(run: Run, operation: Operation) -> Operation:
             raise
         except SandfleetError as error:
             waits = silent if isinstance(error, TargetSilent) else backoff
-            if _is_final(run, error, waits.attempts):
+            if _is_final(error, waits.attempts):
                 return await _without_word(run, operation, error)
             await waits.wait()
             continue
@@ -140,9 +143,9 @@ async def _send(run: Run, operation: Operation) -> Operation:
             await backoff.wait()
 
 
-def _is_final(run: Run, error: SandfleetError, attempts: int) -> bool:
-    if isinstance(error, TargetSilent):  # where memory may follow its guest, nobody can call it back
-        return attempts >= SILENT_ATTEMPTS and not run.plane.settings.move_may_post_copy
+def _is_final(error: SandfleetError, attempts: int) -> bool:
+    if isinstance(error, TargetSilent):
+        return attempts >= SILENT_ATTEMPTS
     if isinstance(error, NoCapacity):
         return attempts >= SEND_ATTEMPTS
     return not isinstance(error, Unavailable)

@@ -9,6 +9,7 @@ import msgspec
 from sandfleet.controlplane.operations.release import require_mover
 from sandfleet.controlplane.operations.step import Run
 from sandfleet.model.errors import (
+    MoveUndecided,
     NoCapacity,
     NotFound,
     SandfleetError,
@@ -23,6 +24,7 @@ from sandfleet.model.worker import WorkerState
 from sandfleet.ports.move_client import WorkerAddress
 from sandfleet.wire.move_manifest import Landing, MoveManifest
 from sandfleet.wire.move_messages import EndMove, MoveLimits, MoveState, ReceiveMove, SendMove
+from sandfleet.wire.worker_messages import StopVm
 
 ASKED_AGAIN_AFTER_S = 2.0
 """How often the progress of a move is written down."""
@@ -46,6 +48,7 @@ async def landing(run: Run, operation: Operation, sandbox: Sandbox, manifest: Mo
         source_worker=operation.arguments["source"],
         epoch=operation.arguments["epoch"] + 1,
         manifest=manifest,
+        may_post_copy=run.plane.settings.move_may_post_copy,
     )
     try:
         return await mover.receive_move(target, operation.id, order)
@@ -103,7 +106,10 @@ async def is_source_dead(run: Run, operation: Operation) -> bool:
 
 
 async def stays(run: Run, operation: Operation) -> bool:
-    """Whether the source runs it, or has none of it: what is lost is found by those who look for it."""
+    """Whether the source runs it, or has none of it: what is lost is found by those who look for it.
+
+    What was torn apart while its memory followed its guest can run at neither side: what is left is ended.
+    """
     epoch, under = operation.arguments["epoch"], operation.progress.get("under", 0)
     order = EndMove(epoch=epoch, move_id=operation.id, under=under)
     try:
@@ -113,6 +119,17 @@ async def stays(run: Run, operation: Operation) -> bool:
         raise
     except (NotFound, WorkerLost):
         return True
+    except SandfleetError as error:
+        return error.code == MoveUndecided.code and await _is_ended(run, operation, source)
+    return True
+
+
+async def _is_ended(run: Run, operation: Operation, source: WorkerAddress) -> bool:
+    last = StopVm(epoch=max(operation.arguments["epoch"], operation.progress.get("under", 0)))
+    try:
+        await run.plane.worker_client.stop_vm(source.worker_id, source.url, operation.sandbox_id, last)
+    except StoreUnavailable:
+        raise
     except SandfleetError:
         return False
     return True

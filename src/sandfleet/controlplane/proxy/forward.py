@@ -3,7 +3,7 @@
 Rule 1: "unreachable" and "moved" (also: not here) are hints to look at the row, never a change of
 state. A plain "not found" is about a file or a command, and goes to the client.
 Rule 2: a call is repeated only if that is safe: its request says so through `may_repeat`.
-Rule 3: all attempts together take at most `sandbox_wait_s`.
+Rule 3: all attempts together take at most `sandbox_wait_s`, or what the call says.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Forwarding:
     may_repeat: Callable[[], bool] = lambda: True
     failure: Callable[[], SandfleetError | None] = lambda: None
     """What broke on the client's side while the request was sent."""
+    wait_s: float | None = None
+    """How long all attempts may take together; None is `sandbox_wait_s`."""
 
 
 async def open_answer(
@@ -74,7 +76,8 @@ async def open_answer(
 ) -> DataPlaneAnswer:
     """Return the worker's answer with a status below 400, held open by `stack`; raise what it refused."""
     clock, settings = call.edge.plane.clock, call.edge.plane.settings
-    deadline = call.received_at + settings.sandbox_wait_s
+    wait_s = settings.sandbox_wait_s if forwarding.wait_s is None else forwarding.wait_s
+    deadline = call.received_at + wait_s
     pause_s = PAUSE_FIRST_S
     for _ in range(ATTEMPTS_MAX):
         if isinstance(located, Sandbox):

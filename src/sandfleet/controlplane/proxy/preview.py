@@ -6,9 +6,10 @@ Order: record (if the fleet demands one), gate, life, waiting, the port.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import closing
+from dataclasses import dataclass, replace
 
+import aiohttp
 import structlog
 from starlette.types import Scope
 
@@ -19,24 +20,22 @@ from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.body import ClientGone
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.controlplane.http.serving import send_answer
-from sandfleet.controlplane.proxy.forward import Forwarding, open_answer
+from sandfleet.controlplane.proxy.port_pipe import PIECE_BYTES
+from sandfleet.controlplane.proxy.port_session import GuestPort, PortSession, guest_url, port_session
 from sandfleet.controlplane.proxy.preview_gate import PreviewHost, is_open_to, without_tokens
 from sandfleet.controlplane.proxy.preview_pages import closed_port_page
 from sandfleet.controlplane.proxy.readiness import gone, locate_by_row, unknown_sandbox
 from sandfleet.controlplane.proxy.upload import Upload
 from sandfleet.model.errors import NotFound, PortClosed, SandfleetError, Unauthorised
 from sandfleet.model.sandbox import Sandbox
-from sandfleet.ports.data_plane import DataPlaneAnswer, DataPlaneRequest
-from sandfleet.wire.port_frames import HeadReader, PortAnswer, PortRequest, encode_head, end_to_end
+from sandfleet.wire.port_headers import decoded, end_to_end
+from sandfleet.wire.worker_messages import REQUEST_ID_HEADER
 
 log = structlog.get_logger(__name__)
 
 ROUTE = "preview"
 BODY_BYTES_MAX = 2**40
-SILENCE_MAX_S = 3700.0
-"""Somewhat more than what the worker allows an application."""
 EVENT_STREAM = "text/event-stream"
-_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
 async def _answers_nothing(call: Call) -> Answer:
@@ -55,20 +54,19 @@ def preview_call(edge: Edge, scope: Scope, host: PreviewHost, *, request_id: str
 async def serve_preview(call: Call, host: PreviewHost) -> None:
     """Serve one HTTP request for a guest port to its end."""
     try:
-        async with AsyncExitStack() as stack:
-            upload = Upload(call.receive, bytes_max=BODY_BYTES_MAX)
-            sandbox = await admitted(call, host)
-            located = await locate_by_row(call.edge, sandbox.organisation_id, sandbox.id)
-            forwarding = _forwarding(call, host, sandbox, upload)
-            answer = await open_answer(call, located, forwarding, stack=stack)
-            await _relay(call, answer, upload)
+        upload = Upload(call.receive, bytes_max=BODY_BYTES_MAX)
+        sandbox = await admitted(call, host)
+        located = await locate_by_row(call.edge, sandbox.organisation_id, sandbox.id)
+        async with port_session(guest_port(call, host, is_work=True), located) as session:
+            with closing(await _asked(call, sandbox, upload, session)) as answer:
+                await _relay(call, answer, upload)
     except ClientGone:
         return
     except SandfleetError as error:
         await send_answer(call, _refusal(call, host, error))
     except Exception as error:  # a defect is told as 500 and logged
         log.error("preview failed", request_id=call.request_id, exc_info=error)
-        await send_answer(call, error_answer(SandfleetError("internal error"), request_id=call.request_id))
+        await send_answer(call, refusal(call, SandfleetError("internal error")))
 
 
 async def admitted(call: Call, host: PreviewHost) -> Sandbox:
@@ -87,11 +85,19 @@ async def admitted(call: Call, host: PreviewHost) -> Sandbox:
     return sandbox
 
 
-def port_request(call: Call, sandbox: Sandbox, *, method: str, has_body: bool) -> PortRequest:
-    """Return the head that the guest gets: the client's own, with where it came from."""
+@dataclass(frozen=True, slots=True)
+class PortRequest:
+    """The head that the guest gets: the client's own, with where it came from."""
+
+    target: str
+    """Path and query as the client sent them."""
+    headers: list[tuple[str, str]]
+
+
+def port_request(call: Call, sandbox: Sandbox) -> PortRequest:
+    """Return the head of this request."""
     scope = call.scope
-    sent = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-    kept = without_tokens(end_to_end(sent), digest=sandbox.preview_digest)
+    kept = without_tokens(end_to_end(decoded(scope["headers"])), digest=sandbox.preview_digest)
     scheme = "https" if scope.get("scheme") in ("https", "wss") else "http"
     forwarded: dict[str, str] = {
         "x-forwarded-for": ", ".join(
@@ -103,73 +109,66 @@ def port_request(call: Call, sandbox: Sandbox, *, method: str, has_body: bool) -
     headers = [(name, value) for name, value in kept if name.lower() not in forwarded]
     query = scope["query_string"].decode("latin-1")
     path = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-    return PortRequest(
-        method=method,
-        target=f"{path}?{query}" if query else path,
-        headers=[*headers, *forwarded.items()],
-        has_body=has_body,
-    )
+    return PortRequest(f"{path}?{query}" if query else path, [*headers, *forwarded.items()])
 
 
-def _forwarding(call: Call, host: PreviewHost, sandbox: Sandbox, upload: Upload) -> Forwarding:
+def guest_port(call: Call, host: PreviewHost, *, is_work: bool) -> GuestPort:
+    """Return where the host name leads."""
+    return GuestPort(call.edge, host.sandbox_id, host.port, call.request_id, is_work)
+
+
+async def _asked(
+    call: Call, sandbox: Sandbox, upload: Upload, session: PortSession
+) -> aiohttp.ClientResponse:
+    """Return the head of what the port answers, unless the client leaves before it comes."""
     length = call.headers.get("content-length")
     has_body = "transfer-encoding" in call.headers or length not in (None, "0")
-    head = encode_head(port_request(call, sandbox, method=call.method, has_body=has_body))
     if not has_body:
         upload.nothing_comes()
+    request = port_request(call, sandbox)
 
-    async def body() -> AsyncIterator[bytes]:
-        yield head
-        async for piece in upload.pieces():
-            yield piece
+    async def ask() -> aiohttp.ClientResponse | Exception:
+        try:
+            return await session.http.request(
+                call.method,
+                guest_url(request.target),
+                headers=request.headers,
+                data=upload.pieces() if has_body else None,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientError, OSError):
+            return upload.failure or session.failure()
+        except SandfleetError as error:
+            return error
 
-    def make() -> DataPlaneRequest:
-        return DataPlaneRequest(
-            "POST",
-            f"/sandboxes/{host.sandbox_id}/ports/{host.port}",
-            {"Content-Type": "application/octet-stream"},
-            body() if has_body else head,
-            silence_max_s=SILENCE_MAX_S,
-        )
-
-    return Forwarding(
-        make=make,
-        may_repeat=lambda: call.method in _REPEATABLE and upload.may_repeat,
-        failure=lambda: upload.failure,
-    )
-
-
-async def read_head(pieces: AsyncIterator[bytes]) -> tuple[PortAnswer, bytes]:
-    """Return the guest's head and what came with it of what follows."""
-    reader = HeadReader()
-    async for piece in pieces:
-        head = reader.feed(piece, PortAnswer)
-        if head is not None:
-            return head, reader.rest
-    raise PortClosed("the port broke the connection off")
+    async with TaskGroup() as group:
+        asking = group.create_task(ask())
+        watching = group.create_task(upload.client_left())
+        await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
+        answer = asking.result() if asking.done() else ClientGone("the client closed its connection")
+        asking.cancel()
+        watching.cancel()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
-async def _relay(call: Call, answer: DataPlaneAnswer, upload: Upload) -> None:
+async def _relay(call: Call, answer: aiohttp.ClientResponse, upload: Upload) -> None:
     """Send what the guest answers, at the client's pace; a body that breaks off is left incomplete."""
-    pieces = answer.pieces()
-    head, first = await read_head(pieces)
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.headers]
-    is_endless = any(
-        name.lower() == "content-type" and value.startswith(EVENT_STREAM) for name, value in head.headers
-    )
-    await call.send({"type": "http.response.start", "status": head.status, "headers": headers})
+    headers = end_to_end(decoded(answer.raw_headers))
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    await call.send({"type": "http.response.start", "status": answer.status, "headers": raw})
 
     async def body() -> None:
         try:
-            if first:
-                await call.send({"type": "http.response.body", "body": first, "more_body": True})
-            async for piece in pieces:
+            async for piece in answer.content.iter_chunked(PIECE_BYTES):
                 await call.send({"type": "http.response.body", "body": piece, "more_body": True})
-        except SandfleetError as error:
-            log.info("a preview broke off", request_id=call.request_id, reason=error.message)
+        except (aiohttp.ClientError, OSError) as error:
+            log.info("a preview broke off", request_id=call.request_id, reason=str(error))
             return
         await call.send({"type": "http.response.body", "body": b""})
 
+    is_endless = answer.headers.get("content-type", "").startswith(EVENT_STREAM)
     async with TaskGroup() as group:
         sending = group.create_task(body())
         watching = group.create_task(upload.client_left())
@@ -185,8 +184,15 @@ async def _relay(call: Call, answer: DataPlaneAnswer, upload: Upload) -> None:
 
 def _refusal(call: Call, host: PreviewHost, error: SandfleetError) -> Answer:
     if isinstance(error, PortClosed) and "text/html" in call.headers.get("accept", ""):
-        return closed_port_page(host.port)
+        page = closed_port_page(host.port)
+        return replace(page, headers={**page.headers, REQUEST_ID_HEADER: call.request_id})
+    return refusal(call, error)
+
+
+def refusal(call: Call, error: SandfleetError) -> Answer:
+    """Return what the fleet itself says, and not the guest: nobody else adds the request's id to it."""
     answer = error_answer(error, request_id=call.request_id)
+    headers = {**answer.headers, REQUEST_ID_HEADER: call.request_id}
     if isinstance(error, Unauthorised):
-        return Answer(answer.status, answer.body, headers={"WWW-Authenticate": "Bearer"})
-    return answer
+        headers["WWW-Authenticate"] = "Bearer"
+    return replace(answer, headers=headers)

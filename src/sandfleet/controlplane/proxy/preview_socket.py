@@ -8,15 +8,14 @@ because clients give a handshake little time; then the first protocol offered is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
-import msgspec
+import aiohttp
 import structlog
 
+from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.http.call import Call
-from sandfleet.controlplane.proxy.forward import Forwarding, open_answer
-from sandfleet.controlplane.proxy.preview import admitted, port_request, read_head
+from sandfleet.controlplane.proxy.port_session import PortSession, guest_url, port_session
+from sandfleet.controlplane.proxy.preview import admitted, guest_port, port_request, refusal
 from sandfleet.controlplane.proxy.preview_gate import PreviewHost
 from sandfleet.controlplane.proxy.readiness import gone, locate_by_row, wait_until_ready
 from sandfleet.model.errors import (
@@ -30,15 +29,15 @@ from sandfleet.model.errors import (
 )
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.ports.coordination import Route
-from sandfleet.ports.data_plane import DataPlaneRequest
-from sandfleet.wire.errors import status_of
-from sandfleet.wire.port_frames import Close, FrameKind, FrameReader, encode_frame, encode_head
+from sandfleet.wire.port_headers import end_to_end
 
 log = structlog.get_logger(__name__)
 
 HANDSHAKE_WAIT_S = 5.0
-SILENCE_MAX_S = 86_400.0
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+CLOSE_TIMEOUT_S = 5.0
 TRY_LATER, GONE, UNKNOWN, BROKEN = 1013, 4410, 4404, 1011
+_OWN = ("sec-websocket-",)
 
 
 class PreviewSocket:
@@ -61,12 +60,8 @@ class PreviewSocket:
         try:
             sandbox = await admitted(self._call, self._host)
             route = await self._route(sandbox)
-            async with AsyncExitStack() as stack:
-                forwarding = Forwarding(
-                    make=lambda: self._request(sandbox), may_repeat=lambda: not self._open.is_set()
-                )
-                answer = await open_answer(self._call, route, forwarding, stack=stack)
-                await self._follow(answer.pieces())
+            async with port_session(guest_port(self._call, self._host, is_work=False), route) as session:
+                await self._speak(sandbox, session)
         except SandfleetError as error:
             await self._refuse(error)
         except Exception as error:  # a defect is told and logged
@@ -84,60 +79,68 @@ class PreviewSocket:
         wait_s = self._call.edge.plane.settings.sandbox_wait_s - HANDSHAKE_WAIT_S
         return await wait_until_ready(self._call.edge, located, seconds=wait_s)
 
-    def _request(self, sandbox: Sandbox) -> DataPlaneRequest:
-        head = port_request(self._call, sandbox, method="GET", has_body=True)
-        head = msgspec.structs.replace(head, protocols=self._offered)
-        return DataPlaneRequest(
-            "POST",
-            f"/sandboxes/{self._host.sandbox_id}/ports/{self._host.port}/socket",
-            {"Content-Type": "application/octet-stream"},
-            self._up(encode_head(head)),
-            silence_max_s=SILENCE_MAX_S,
-        )
+    async def _speak(self, sandbox: Sandbox, session: PortSession) -> None:
+        """Let the client in if the guest does, and pass on what either says until one closes."""
+        request = port_request(self._call, sandbox)
+        try:
+            guest = await session.http.ws_connect(
+                guest_url(request.target),
+                protocols=self._offered,
+                headers=[pair for pair in request.headers if not pair[0].lower().startswith(_OWN)],
+                max_msg_size=MESSAGE_BYTES_MAX,
+                autoclose=False,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            refused = [(str(name), str(value)) for name, value in (error.headers or {}).items()]
+            await self._reject(error.status, end_to_end(refused))
+            return
+        except (aiohttp.ClientError, OSError):
+            raise session.failure() from None
+        await self._accept(guest.protocol)
+        async with TaskGroup() as group:
+            down = group.create_task(self._down(guest))
+            up = group.create_task(self._up(guest))
+            await asyncio.wait({down, up}, return_when=asyncio.FIRST_COMPLETED)
+            if not down.done():  # the client has closed: the guest may still say so itself
+                await asyncio.wait({down}, timeout=CLOSE_TIMEOUT_S)
+            is_broken = down.done() and not down.result()
+            down.cancel()
+            up.cancel()
+        if is_broken and not self._is_over:
+            raise session.failure()
 
-    async def _up(self, head: bytes) -> AsyncIterator[bytes]:
-        """Yield what the client says, once it has been let in."""
-        yield head
-        await self._open.wait()
+    async def _down(self, guest: aiohttp.ClientWebSocketResponse) -> bool:
+        """Send what the guest says; return whether it has closed, and not broken off."""
         while True:
-            message = await self._call.receive()
-            if message["type"] == "websocket.disconnect":
-                self._is_over = True
-                close = Close(code=_sendable(message.get("code")), reason=message.get("reason") or "")
-                yield encode_frame(FrameKind.CLOSE, msgspec.json.encode(close))
-                return
-            text = message.get("text")
-            if text is not None:
-                yield encode_frame(FrameKind.TEXT, text.encode("utf-8", "replace"))
-            else:
-                yield encode_frame(FrameKind.BINARY, message.get("bytes") or b"")
-
-    async def _follow(self, pieces: AsyncIterator[bytes]) -> None:
-        """Let the client in if the guest did, and send what the guest says until it closes."""
-        head, first = await read_head(pieces)
-        if head.status != 101:
-            await self._reject(head.status, head.headers)
-            return
-        await self._accept(head.protocol)
-        frames = FrameReader()
-        if await self._deliver(frames, first):
-            return
-        async for piece in pieces:
-            if await self._deliver(frames, piece):
-                return
-        await self._close(BROKEN, "the guest broke the connection off")
-
-    async def _deliver(self, frames: FrameReader, data: bytes) -> bool:
-        for kind, payload in frames.feed(data):
-            if kind is FrameKind.CLOSE:
-                close = msgspec.json.decode(payload, type=Close)
-                await self._close(_sendable(close.code), close.reason)
+            message = await guest.receive()
+            if message.type is aiohttp.WSMsgType.TEXT:
+                await self._call.send({"type": "websocket.send", "text": message.data})
+            elif message.type is aiohttp.WSMsgType.BINARY:
+                await self._call.send({"type": "websocket.send", "bytes": message.data})
+            elif message.type is aiohttp.WSMsgType.CLOSE:
+                await self._close(_sendable(guest.close_code), str(message.extra or ""))
                 return True
-            if kind is FrameKind.TEXT:
-                await self._call.send({"type": "websocket.send", "text": payload.decode()})
             else:
-                await self._call.send({"type": "websocket.send", "bytes": payload})
-        return False
+                return False
+
+    async def _up(self, guest: aiohttp.ClientWebSocketResponse) -> None:
+        """Give the guest what the client says."""
+        try:
+            while True:
+                message = await self._call.receive()
+                if message["type"] == "websocket.disconnect":
+                    self._is_over = True
+                    reason = (message.get("reason") or "").encode()
+                    await guest.close(code=_sendable(message.get("code")), message=reason)
+                    return
+                text = message.get("text")
+                if text is not None:
+                    await guest.send_str(text)
+                else:
+                    await guest.send_bytes(message.get("bytes") or b"")
+        except (aiohttp.ClientError, OSError):
+            return  # whoever hears the guest says how it ended
 
     async def _accept(self, protocol: str | None) -> None:
         if not self._open.is_set():
@@ -146,7 +149,9 @@ class PreviewSocket:
 
     async def _refuse(self, error: SandfleetError) -> None:
         if not self._open.is_set():
-            await self._reject(status_of(error), [])
+            answer = refusal(self._call, error)
+            told = [*answer.headers.items(), ("content-type", answer.media_type or "")]
+            await self._reject(answer.status, told, body=answer.body)
             return
         if isinstance(error, Unavailable):
             error = await self._cause(error)
@@ -161,7 +166,7 @@ class PreviewSocket:
             return broken
         return gone(sandbox) if sandbox.is_terminal else broken
 
-    async def _reject(self, status: int, headers: list[tuple[str, str]]) -> None:
+    async def _reject(self, status: int, headers: list[tuple[str, str]], *, body: bytes = b"") -> None:
         if self._open.is_set():
             await self._close(BROKEN, f"the guest refused with {status}")
             return
@@ -175,7 +180,7 @@ class PreviewSocket:
             if name.lower() != "content-length"
         ]
         await self._call.send({"type": "websocket.http.response.start", "status": status, "headers": kept})
-        await self._call.send({"type": "websocket.http.response.body", "body": b""})
+        await self._call.send({"type": "websocket.http.response.body", "body": body})
 
     async def _close(self, code: int, reason: str) -> None:
         if self._is_over:

@@ -34,6 +34,16 @@ async def find_sandbox(edge: Edge, organisation_id: OrganisationId, sandbox_id: 
         raise unknown_sandbox() from error
 
 
+async def find_any_sandbox(edge: Edge, sandbox_id: str) -> Sandbox:
+    """Return the row, whichever organisation's it is: for the fleet's own verbs, and for signed URLs."""
+    if not is_sandbox_id(sandbox_id):
+        raise unknown_sandbox()
+    try:
+        return await edge.plane.stores.sandboxes.get_any(SandboxId(sandbox_id))
+    except NotFound as error:
+        raise unknown_sandbox() from error
+
+
 def is_sandbox_id(text: str) -> bool:
     """Whether the text has the form of a sandbox id; nothing else is ever asked of the store."""
     body = text[3:]

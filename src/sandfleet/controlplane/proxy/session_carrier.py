@@ -15,13 +15,12 @@ import asyncio
 import secrets
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from sandfleet.adapters.task_group import TaskGroup
 from sandfleet.controlplane.dependencies import sandbox_topic
 from sandfleet.controlplane.edge import Edge
-from sandfleet.controlplane.http.client_socket import ClientSocket
 from sandfleet.controlplane.http.drain import shutting_down
 from sandfleet.controlplane.proxy.readiness import locate_by_row, wait_until_ready
 from sandfleet.controlplane.proxy.stdin_buffer import StdinBuffer
@@ -50,21 +49,38 @@ _ASLEEP = frozenset({SandboxState.HIBERNATING, SandboxState.HIBERNATED})
 _LOOK_AGAIN = (StaleEpoch, Unavailable, Unauthorised, Forbidden, Gone, GuestUnresponsive)
 
 
+class Taker(Protocol):
+    """The client of a session."""
+
+    async def send(self, data: bytes) -> None:
+        """Give it a message; returns when it has room for more."""
+        ...
+
+    @property
+    def untaken_bytes(self) -> int:
+        """How much of what it was given may not be said to have reached it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SessionTarget:
     """What a client wants to be attached to, and where in its output."""
 
     sandbox_id: str
     kind: str
-    """`exec` or `pty`: the word in the path."""
+    """`exec`, `pty` or `connections`: the word in the path."""
     session_id: str
+    port: int | None = None
+    """To which port a connection is made, when it is attached to for the first time."""
+    is_work: bool = False
+    """Whether it keeps the sandbox awake while it is attached."""
     offset: int | None = None
     scrollback: int = 0
 
     @property
-    def is_terminal(self) -> bool:
-        """Whether its messages are bare bytes."""
-        return self.kind == "pty"
+    def is_bare(self) -> bool:
+        """Whether its messages are bare bytes, as those of terminals and connections are."""
+        return self.kind != "exec"
 
 
 @dataclass(slots=True)
@@ -72,7 +88,7 @@ class SessionCarrier:
     """One client's session, whoever serves it."""
 
     edge: Edge
-    client: ClientSocket
+    client: Taker
     target: SessionTarget
     request_id: str
     stdin: StdinBuffer = field(default_factory=StdinBuffer)
@@ -129,6 +145,10 @@ class SessionCarrier:
         query: dict[str, object] = {"writer": self._writer}
         if offset is not None:
             query["offset"] = offset
+        if target.port is not None and self.position is None:
+            query["port"] = target.port
+        if target.is_work:
+            query["work"] = "true"
         if target.scrollback:
             query["scrollback"] = target.scrollback
         path = f"/sandboxes/{target.sandbox_id}/{target.kind}/{target.session_id}"
@@ -154,6 +174,7 @@ class SessionCarrier:
     async def _send_stdin(self, worker: WorkerSocket) -> None:
         while True:
             self.changed.clear()
+            await self._acknowledge(worker)
             while (frame := self.stdin.next_frame()) is not None:
                 await worker.send(frame)
             await self.changed.wait()
@@ -170,23 +191,23 @@ class SessionCarrier:
                 self.stdin.taken(frames.offset_of(frame))
                 self.changed.set()
             elif kind == frames.EXIT:
-                if not self.target.is_terminal:
+                if not self.target.is_bare:
                     await self.client.send(frame)
                 return True
         return False
 
     async def _hand_on(self, frame: bytes) -> None:
-        await self.client.send(frame[1:] if self.target.is_terminal else frame)
+        await self.client.send(frame[1:] if self.target.is_bare else frame)
         self.position = (self.position or 0) + len(frame) - 1
 
     async def _acknowledge(self, worker: WorkerSocket) -> None:
-        position = self.position or 0
+        position = (self.position or 0) - self.client.untaken_bytes
         if position - self._acknowledged >= ACKNOWLEDGE_EVERY_BYTES:
             self._acknowledged = position
             await worker.send(frames.acknowledged(position))
 
     async def _end_replay(self) -> None:
-        if self._is_replayed or self.target.is_terminal:
+        if self._is_replayed or self.target.is_bare:
             return
         self._is_replayed = True
         await self.client.send(frames.replayed(None if self.target.offset is None else self.position))

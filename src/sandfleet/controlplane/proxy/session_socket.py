@@ -55,7 +55,7 @@ async def _to_its_end(call: Call, client: ClientSocket, *, kind: str) -> None:
 
 async def _serve(call: Call, client: ClientSocket, *, kind: str) -> None:
     call.caller = await call.edge.authenticator.authenticate(
-        Access.DATA_PLANE, call.headers, call.query, sandbox_id=call.values.get("id"), is_get=True
+        Access.SOCKET, call.headers, call.query, sandbox_id=call.values.get("id"), is_get=True
     )
     located = await locate(call.edge, call.principal.organisation_id, call.values["id"])
     carrier = SessionCarrier(call.edge, client, _target(call, kind), call.request_id)
@@ -99,7 +99,7 @@ async def _read(carrier: SessionCarrier, client: ClientSocket) -> None:
         message = await client.receive()
         if message is None:
             return
-        if carrier.target.is_terminal:
+        if carrier.target.is_bare:
             carrier.stdin.put(message.encode() if isinstance(message, str) else message)
         elif isinstance(message, bytes) and (stdin := frames.stdin_of(message)) is not None:
             if stdin.position is not None:

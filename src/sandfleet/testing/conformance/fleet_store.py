@@ -120,8 +120,7 @@ async def a_launch_comes_back_at_each_step_of_its_life(stores: Stores) -> None:
     term = await stores.terms.raise_term("leader")
     await _recorded(stores, _launched(), term=term)
     asked = await _launch(stores)
-    expected = Launch(FIRST, "local/small", "v1", asked.requested_at, reason="two are wanted")
-    assert asked == expected
+    assert asked == Launch(FIRST, "local/small", "v1", asked.requested_at, reason="two are wanted")
     await _recorded(stores, replace(_launched(), size="local/other"), term=term)
     assert await _launch(stores) == asked
     assert await stores.fleet.name_machine(FIRST, "m-1", term=term)
@@ -173,6 +172,17 @@ async def an_empty_worker_is_gone_when_its_machine_is_given_up(stores: Stores) -
     ending = await _launch(stores)
     assert (ending.state, ending.is_ending) == (LaunchState.JOINED, True)
     assert await stores.fleet.take_off(FIRST, term=term)
+
+
+async def one_that_nobody_can_reach_is_drained_and_removed_in_one_decision(stores: Stores) -> None:
+    term = await stores.terms.raise_term("leader")
+    await _joined(stores, term)
+    for state in (WorkerState.SILENT, WorkerState.UNREACHABLE):
+        assert await stores.workers.mark_absent(state, silent_for=timedelta(seconds=-60), term=term)
+    commands = DrainWorker(ONE, ROLLOUT, "away"), RemoveWorker(ONE, "away")
+    assert await _recorded(stores, *commands, term=term, by=ROLLOUT) == []
+    assert (await stores.workers.get(ONE)).state is WorkerState.GONE
+    assert (await _launch(stores)).is_ending
 
 
 async def a_machine_ends_with_the_worker_that_somebody_forgets(stores: Stores) -> None:
@@ -374,6 +384,7 @@ CHECKS: tuple[Check, ...] = (
     a_launch_comes_back_at_each_step_of_its_life,
     what_failed_owns_its_machine_until_it_is_gone,
     an_empty_worker_is_gone_when_its_machine_is_given_up,
+    one_that_nobody_can_reach_is_drained_and_removed_in_one_decision,
     a_machine_ends_with_the_worker_that_somebody_forgets,
     no_worker_is_removed_to_which_something_is_promised,
     a_machine_that_the_fleet_did_not_launch_is_not_removed,

@@ -171,8 +171,22 @@ async def a_worker_that_speaks_is_not_lost_and_one_that_holds_something_is_not_f
         await forget(WorkerId("wk-none"), is_lost=False, actor="test")
     await stores.workers.register(a_worker(sequence=2, state=WorkerState.UNREACHABLE))
     for _ in range(2):
-        assert (await forget(name, is_lost=True, actor="test")).state is WorkerState.GONE
+        lost = await forget(name, is_lost=True, actor="test")
+        assert (lost.state, lost.gone_because) == (WorkerState.GONE, "its host is said to be lost")
     assert (await stores.workers.register(a_worker(sequence=3))).worker.state is WorkerState.GONE
+
+
+async def a_worker_is_lost_with_its_machine_only_while_it_is_unreachable(stores: Stores) -> None:
+    term, name = await stores.terms.raise_term("leader"), a_worker().id
+    await stores.workers.register(a_worker())
+    assert not await stores.fleet.lose(name, because="no machine", term=term)
+    await stores.workers.mark_absent(WorkerState.UNREACHABLE, silent_for=timedelta(seconds=-60), term=term)
+    with refusing(StaleTerm):
+        await stores.fleet.lose(name, because="no machine", term=term - 1)
+    assert await stores.fleet.lose(name, because="no machine", term=term)
+    assert not await stores.fleet.lose(name, because="no machine", term=term)
+    again = (await stores.workers.register(a_worker(sequence=2))).worker
+    assert (again.state, again.gone_because) == (WorkerState.GONE, "no machine")
 
 
 async def what_is_saved_is_kept_as_long_as_something_names_it(stores: Stores) -> None:
@@ -260,6 +274,7 @@ CHECKS: tuple[Check, ...] = (
     an_abandoned_claim_is_free,
     a_worker_becomes_silent_then_unreachable_and_comes_back,
     a_worker_that_speaks_is_not_lost_and_one_that_holds_something_is_not_forgotten,
+    a_worker_is_lost_with_its_machine_only_while_it_is_unreachable,
     what_is_saved_is_kept_as_long_as_something_names_it,
     a_checkpoint_follows_its_snapshot_and_has_its_name_alone,
 )

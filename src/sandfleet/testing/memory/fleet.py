@@ -132,6 +132,20 @@ class MemoryFleetStore:
 
         return await self._change(launch_id, term, let_go)
 
+    async def lose(self, worker_id: WorkerId, *, because: str, term: int) -> bool:
+        """Take it off the fleet by its pool's word."""
+
+        def work() -> bool:
+            database = self._database
+            database.require_term(term)
+            worker = database.workers.get(worker_id)
+            if worker is None or worker.state is not WorkerState.UNREACHABLE:
+                return False
+            forget_worker(database, worker_id, is_lost=True, actor="capacity", because=because)
+            return True
+
+        return await self._link.call(work, repeatable=True, name="lose")
+
     async def end_orphan(self, machine: Machine, *, pool: str, term: int) -> bool:
         """Have a launch that ends it."""
 
@@ -285,5 +299,5 @@ def _remove(database: MemoryDatabase, command: RemoveWorker, *, by: DrainOwner) 
     owned = [one for one in database.launches.values() if one.worker_id == worker_id and not one.gone_at]
     if not owned:
         return f"the machine of {worker_id} was not launched by the fleet"
-    forget_worker(database, worker_id, is_lost=False, actor=by.value, reason=command.reason)
+    forget_worker(database, worker_id, is_lost=False, actor=by.value, because=command.reason)
     return None

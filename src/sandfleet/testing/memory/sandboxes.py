@@ -156,7 +156,12 @@ class MemorySandboxStore:
         await self._link.call(work, name="save")
 
     async def transitions(
-        self, organisation_id: OrganisationId, sandbox_id: SandboxId, *, limit: int = 100
+        self,
+        organisation_id: OrganisationId,
+        sandbox_id: SandboxId,
+        *,
+        limit: int = 100,
+        before: int | None = None,
     ) -> Sequence[Transition]:
         """Return the log of one sandbox, newest first."""
 
@@ -164,7 +169,9 @@ class MemorySandboxStore:
             rows = [
                 row
                 for row in reversed(self._database.transitions)
-                if row.organisation_id == organisation_id and row.sandbox_id == sandbox_id
+                if row.organisation_id == organisation_id
+                and row.sandbox_id == sandbox_id
+                and (before is None or (row.id or 0) < before)
             ]
             return rows[:limit]
 

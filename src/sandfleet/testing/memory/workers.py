@@ -13,12 +13,12 @@ from sandfleet.model.resources import NOTHING
 from sandfleet.model.snapshot import SnapshotState
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
-from sandfleet.ports.worker_store import NO_HEARTBEAT, Registration, forgotten
+from sandfleet.ports.worker_store import EMPTY, NO_HEARTBEAT, SAID_TO_BE_LOST, Registration
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.link import Link
 from sandfleet.testing.memory.rollouts import is_tested
 
-_DECIDED = ("cordoned", "draining", "drain_reason")
+_DECIDED = ("cordoned", "draining", "drain_reason", "gone_because")
 """What the fleet decides of a worker; what the worker says of itself leaves it as it is."""
 
 _BEFORE = {
@@ -155,7 +155,7 @@ class MemoryWorkerStore:
 
 
 def forget_worker(
-    database: MemoryDatabase, worker_id: WorkerId, *, is_lost: bool, actor: str, reason: str | None = None
+    database: MemoryDatabase, worker_id: WorkerId, *, is_lost: bool, actor: str, because: str | None = None
 ) -> None:
     """Move it to `gone` if nothing depends on it, or on somebody's word; NotFound, Conflict."""
     before = database.workers.get(worker_id)
@@ -163,9 +163,10 @@ def forget_worker(
         raise NotFound(f"worker {worker_id} not found")
     if before.state is not WorkerState.GONE:
         _require_forgettable(database, before, is_lost=is_lost)
-        after = replace(before, state=WorkerState.GONE, version=before.version + 1)
+        because = because or (SAID_TO_BE_LOST if is_lost else EMPTY)
+        after = replace(before, state=WorkerState.GONE, version=before.version + 1, gone_because=because)
         database.workers[worker_id] = after
-        news = forgotten(worker_id, is_lost=is_lost, reason=reason)
+        news = FleetNews("forgotten", because, worker_id)
         database.tell(news, actor=actor, before=before.state, after=after.state)
     for launch in database.launches.values():
         if launch.worker_id == worker_id and launch.gone_at is None and launch.ending_since is None:

@@ -76,6 +76,8 @@ class Client:
             verb = self._dice.choice(_VERBS)
             if self._world.profile.has_many_moves and self._dice.random() < 0.4:
                 verb = "migrate"
+            if self._world.profile.has_automatic_sizes and self._dice.random() < 0.4:
+                verb = self._dice.choice(("follow", "follow", "lock"))
             if self._is_asleep(known) and self._dice.random() < WAKE_SHARE:
                 verb = "wake"
             await getattr(self, "_" + verb)(known)
@@ -114,6 +116,17 @@ class Client:
     async def _scale(self, known: Known) -> None:
         body = {"memoryMB": self._dice.choice((512, 1024, 2048))}
         await self._verb(known, "POST", SANDBOX + "/scale", body=body)
+
+    async def _follow(self, known: Known) -> None:
+        """Have its size follow its use, or not."""
+        body: dict[str, Any] = {"enabled": self._dice.random() < 0.85}
+        if self._dice.random() < 0.7:
+            body["maxMemoryMB"] = self._dice.choice((1024, 2048))
+        await self._verb(known, "PUT", SANDBOX + "/autoscale", body=body)
+
+    async def _lock(self, known: Known) -> None:
+        body = {"locked": self._dice.random() < 0.4}
+        await self._verb(known, "PUT", SANDBOX + "/scaling-lock", body=body)
 
     async def _migrate(self, known: Known) -> None:
         target = self._dice.choice(("*", *self._world.hosts))
@@ -173,7 +186,7 @@ class Client:
         self, known: Known, method: str, route: str, *, body: dict[str, Any] | None = None, cp: str = ""
     ) -> Response:
         values = {"id": known.id, "cp": cp} if cp else {"id": known.id}
-        key = None if method == "DELETE" else self._key()
+        key = self._key() if method == "POST" else None
         return await self.ask(Request(method, route, values, body, key))
 
     async def ask(self, request: Request) -> Response:

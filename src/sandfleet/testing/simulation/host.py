@@ -13,7 +13,15 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sandfleet.model.errors import Conflict, Gone, NoCapacity, NotFound, NotReady, StaleEpoch
+from sandfleet.model.errors import (
+    Conflict,
+    Gone,
+    HypervisorFailed,
+    NoCapacity,
+    NotFound,
+    NotReady,
+    StaleEpoch,
+)
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import Resources
 from sandfleet.testing.simulation.host_beat import VERSION, heartbeat_of
@@ -51,6 +59,9 @@ class Host:
     incarnation: int = 0
     is_adopted: bool = False
     is_burnt: bool = False
+    version: str = "1"
+    is_lame: bool = False  # nothing starts here
+    is_deaf: bool = False  # no command succeeds here
     term: int = 0
     sequence: int = 0
     neighbours_mib: int = 0
@@ -67,6 +78,8 @@ class Host:
     named_before: frozenset[str] = frozenset()
     fetch: Callable[[str], Awaitable[Artefact]] = field(init=False, repr=False)
     """Brings an artefact from the object store. `host_saves` sets the next, `host_moves` the last."""
+    used_mib: Callable[[SandboxId], int] = field(repr=False, default=lambda _: 0)
+    """What the users of a guest need."""
     begin_upload: Callable[[str], None] = field(init=False, repr=False)
     moves_crashed: Callable[[], None] = field(init=False, repr=False, default=lambda: None)
     moves_adopted: Callable[[], None] = field(init=False, repr=False, default=lambda: None)
@@ -277,6 +290,8 @@ class Host:
     async def load(self, vm: Vm, order: StartVm) -> None:
         """Take the time that a start takes; the user's writes come with what it starts from."""
         await asyncio.sleep(0.05 + self.dice.random() ** 3)
+        if self.is_lame:
+            raise HypervisorFailed("nothing starts here")
         if order.snapshot is not None:
             source = order.snapshot.snapshot_id
             artefact = self.saved.get(source)

@@ -24,7 +24,7 @@ def heartbeat_of(host: Host) -> Heartbeat:
         machine_id=host.machine_id or host.worker_id,
         region="local",
         http_url=f"http://{host.worker_id}:9000",
-        worker_version="1",
+        worker_version=host.version,
         accelerator="tcg",
         cpu_model="max",
         templates={"base": VERSION},

@@ -16,6 +16,7 @@ from sandfleet.model.errors import (
 )
 from sandfleet.model.ids import SandboxId
 from sandfleet.testing.fake_snapshots import SIZE_BYTES, a_saved_vm
+from sandfleet.testing.simulation.guest_use import KEPT_MIB
 from sandfleet.testing.simulation.host import Host, settled
 from sandfleet.testing.simulation.vm import DEAD, RUNNING, SAVING, STARTING, Artefact, Vm
 from sandfleet.wire.worker_messages import (
@@ -228,7 +229,8 @@ class Saves:
             raise Gone("it ended while it was resized")
         if host.committed_mib - vm.memory_mib + order.memory_mib > host.total.memory_mib:
             raise NoCapacity(f"short of {order.memory_mib} MiB")
-        if host.dice.random() < REFUSED_SHARE:
+        is_too_small = order.memory_mib < min(vm.memory_mib, host.used_mib(vm.sandbox_id) + KEPT_MIB)
+        if host.dice.random() < REFUSED_SHARE or is_too_small:
             raise Conflict("the guest uses more", code="oom_floor")
         vm.memory_mib = order.memory_mib
         host.watcher.noted(host, f"resized {vm.sandbox_id} to {order.memory_mib} MiB")

@@ -7,7 +7,7 @@ What it finds is kept, not raised: the run goes on for nobody and is stopped by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandfleet.lifecycle.sandbox import TRANSITIONS
 from sandfleet.model.checkpoint import CheckpointState
@@ -20,10 +20,15 @@ from sandfleet.model.transition import Transition
 from sandfleet.model.worker import WorkerState
 from sandfleet.testing.memory.database import MemoryDatabase, Reservation, SecondPlace
 from sandfleet.testing.simulation.host import Host
+from sandfleet.testing.simulation.place_watch import PlaceWatch
 from sandfleet.testing.simulation.replica import Replica
+from sandfleet.testing.simulation.size_watch import SizeWatch
 from sandfleet.testing.simulation.trace import Trace
 from sandfleet.testing.simulation.vm import RUNNING, ObjectStore, Vm
 from sandfleet.testing.simulation.watcher import Watcher
+
+if TYPE_CHECKING:
+    from sandfleet.testing.simulation.world import World
 
 MIDDLE_STATES = frozenset(
     {
@@ -67,6 +72,7 @@ class WatchedReservations(dict[SandboxId, Reservation]):
         super().__setitem__(sandbox_id, held)
         self._watch.look_at_worker(held.worker_id)
         self._watch.look_at_size(sandbox_id, held)
+        self._watch.places.taken(sandbox_id, held.worker_id)
 
     def __delitem__(self, sandbox_id: SandboxId) -> None:
         held = self[sandbox_id]
@@ -91,6 +97,7 @@ class WatchedSecondPlaces(dict[SandboxId, SecondPlace]):
     def __setitem__(self, sandbox_id: SandboxId, held: SecondPlace) -> None:
         super().__setitem__(sandbox_id, held)
         self._watch.look_at_worker(held.worker_id)
+        self._watch.places.taken(sandbox_id, held.worker_id)
 
     def __delitem__(self, sandbox_id: SandboxId) -> None:
         held = self[sandbox_id]
@@ -138,15 +145,18 @@ class WatchedDatabase(MemoryDatabase):
     findings: Findings
     hosts: Mapping[WorkerId, Host]
     objects: ObjectStore
+    places: PlaceWatch
     replicas: Sequence[Replica] = ()
 
-    def watch(self, findings: Findings, hosts: Mapping[WorkerId, Host], objects: ObjectStore) -> None:
+    def watch(self, world: World) -> None:
         """Begin to look."""
-        self.findings, self.hosts, self.objects = findings, hosts, objects
+        self.findings, self.hosts, self.objects = world.findings, world.hosts, world.objects
+        self.places = PlaceWatch(self, world)
         self.reservations = WatchedReservations(self)
         self.second_places = WatchedSecondPlaces(self)
         self.drains = WatchedDrains(self)
         self.snapshots = WatchedSnapshots(self)
+        self._sizes = SizeWatch(world.findings, world.uses)
 
     def require_term(self, term: int | None) -> None:
         """Check it, and that the check was made."""
@@ -169,6 +179,8 @@ class WatchedDatabase(MemoryDatabase):
         require(is_bounded, f"{sandbox.id}: {sandbox.state} without a deadline")
         moved = before.worker_id != sandbox.worker_id and sandbox.worker_id is not None
         require(not moved or sandbox.epoch > before.epoch, f"{sandbox.id}: a new owner in an old epoch")
+        if sandbox.scaling != before.scaling:
+            self._sizes.settings_changed(sandbox.id)
 
     def insert_operation(self, operation: Operation) -> None:
         """Insert it, and look whether it is alone."""
@@ -204,6 +216,10 @@ class WatchedDatabase(MemoryDatabase):
     def log(self, transition: Transition) -> None:
         """Log it, in the trace as well."""
         super().log(transition)
+        self.places.look(transition)
+        begun = self.running.get(transition.operation_id) if transition.operation_id else None
+        if begun is not None and transition.sandbox_id is not None:
+            self._sizes.look(self.sandboxes[transition.sandbox_id], begun.operation, transition)
         about = transition.sandbox_id or transition.worker_id
         change = f"{transition.from_state or '-'} -> {transition.to_state or '-'}"
         where = f" on {transition.worker_id}" if transition.sandbox_id and transition.worker_id else ""
@@ -246,6 +262,7 @@ class WatchedDatabase(MemoryDatabase):
     def look_at_release(self, sandbox_id: SandboxId, held: Reservation | SecondPlace) -> None:
         """A place is free when its VM is gone, or its worker by somebody's word, not before."""
         vm = None if self.is_gone(held.worker_id) else self.hosts[held.worker_id].vms.get(sandbox_id)
+        self.places.released(sandbox_id, held.worker_id)
         self.findings.require(vm is None, f"{sandbox_id}: released while {held.worker_id} has its VM")
 
     def why_needed(self, snapshot_id: str) -> str | None:

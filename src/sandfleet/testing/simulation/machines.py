@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandfleet.model.errors import MachineRefused, PoolUnreachable, StaleTerm
 from sandfleet.model.ids import WorkerId
-from sandfleet.model.launch import LaunchFailure, LaunchId, MachineSize
+from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState, MachineSize
 from sandfleet.model.machine import Machine, MachineOrder, MachinePart, MachineState
 from sandfleet.model.resources import Resources
 from sandfleet.planning.capacity_policy import CapacityPolicy
+from sandfleet.planning.rollout import RolloutPolicy
 from sandfleet.testing.simulation.loop import Process
 from sandfleet.testing.simulation.network import Weather
+from sandfleet.testing.simulation.rollouts import FIRST, boots
 
 if TYPE_CHECKING:
     from sandfleet.testing.simulation.profile import Profile
@@ -53,6 +55,9 @@ def policy_of(profile: Profile) -> CapacityPolicy:
     )
 
 
+ROLLOUT_POLICY = RolloutPolicy(canary_s=15.0, canary_s_max=90.0, heard_s=8.0)
+
+
 @dataclass(slots=True)
 class SimulatedMachine:
     """One machine, from its order on; it stays known when it has ended."""
@@ -63,6 +68,8 @@ class SimulatedMachine:
     is_up: bool = False
     is_ending: bool = False
     is_gone: bool = False
+    ends_at: datetime | None = None
+    """When the pool takes it away, if it has said so."""
 
     def seen(self) -> Machine:
         """Return it as the port tells of it."""
@@ -73,6 +80,7 @@ class SimulatedMachine:
             size=SIZE,
             state=MachineState.ENDING if self.is_ending else state,
             launched_at=self.at,
+            ends_at=self.ends_at,
         )
 
 
@@ -85,6 +93,26 @@ class MachineAccount:
     machines: dict[LaunchId, SimulatedMachine] = field(default_factory=dict)
     term: int = 0
 
+    def begin_with(self, count: int) -> None:
+        """Have so many machines whose workers have joined before the story begins."""
+        for number in range(count):
+            launch_id = LaunchId(f"first-{number}")
+            machine = SimulatedMachine(
+                MachineOrder(launch_id, SIZE, FIRST), self.world.now(), _worker(launch_id)
+            )
+            self.machines[launch_id] = machine
+            self.world.database.launches[launch_id] = Launch(
+                launch_id,
+                size_of(self.world.profile).key,
+                FIRST,
+                machine.at,
+                state=LaunchState.JOINED,
+                ended_at=machine.at,
+                machine_id=launch_id,
+                worker_id=machine.worker_id,
+            )
+            self._boot(machine)
+
     def launch(self, order: MachineOrder, term: int) -> Machine:
         """Begin it, or return the one that there is."""
         self._require(term)
@@ -95,7 +123,7 @@ class MachineAccount:
             dice = self.world.dice(f"machine {order.launch_id}")
             if dice.random() < 0.1 and not self.world.network.is_calm:
                 raise MachineRefused("none is left", failure=LaunchFailure.STOCKOUT)
-            known = SimulatedMachine(order, self.world.now(), WorkerId(f"wk-{order.launch_id}"))
+            known = SimulatedMachine(order, self.world.now(), _worker(order.launch_id))
             self.machines[order.launch_id] = known
             self.world.trace.add(POOL, f"{order.launch_id} boots")
             self.world.later(1.0 + 6.0 * dice.random(), self._boot, known)
@@ -134,7 +162,15 @@ class MachineAccount:
     def _boot(self, machine: SimulatedMachine) -> None:
         if not machine.is_ending:
             machine.is_up = True
-            self.world.add_host(machine.worker_id, machine_id=machine.order.launch_id)
+            version = machine.order.version or FIRST
+            if boots(self.world, version):
+                self.world.add_host(machine.worker_id, machine_id=machine.order.launch_id, version=version)
+
+    def take_away(self, machine: SimulatedMachine) -> None:
+        """End it because its time is over; by then nothing that anybody owns may be there."""
+        if machine.ends_at is not None and not machine.is_gone:
+            self.world.trace.add(POOL, f"{machine.order.launch_id} is taken away")
+            self._end(machine)
 
     def _end(self, machine: SimulatedMachine) -> None:
         machine.is_gone = True
@@ -164,6 +200,10 @@ class MachineAccount:
             not promised and not owned,
             f"{machine.order.launch_id} ends under {sorted({*promised, *owned})}",
         )
+
+
+def _worker(launch_id: LaunchId) -> WorkerId:
+    return WorkerId(f"wk-{launch_id}")
 
 
 class SimulatedMachinePool:

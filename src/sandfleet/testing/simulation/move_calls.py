@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.ports.move_client import WorkerAddress
@@ -20,6 +21,8 @@ from sandfleet.wire.move_messages import (
 )
 from sandfleet.wire.worker_messages import VmStatus, VmStopped
 
+Answer = TypeVar("Answer")
+
 
 class SimulatedMoveClient:
     """Calls of one process, on the ways of its worker client."""
@@ -30,47 +33,45 @@ class SimulatedMoveClient:
 
     async def describe_vm(self, source: WorkerAddress, sandbox_id: SandboxId, *, epoch: int) -> MoveManifest:
         """Return what the target must know."""
-        moves = self._moves[source.worker_id]
-        return await self._client.call(source.worker_id, lambda _: moves.describe(sandbox_id, epoch))
+        return await self._of(source, lambda moves: moves.describe(sandbox_id, epoch))
 
     async def publish_backings(
         self, source: WorkerAddress, sandbox_id: SandboxId, *, epoch: int
     ) -> BackingsPublished:
         """Have what its disks stand on in the object store."""
-        moves = self._moves[source.worker_id]
-        return await self._client.call(source.worker_id, lambda _: moves.publish(sandbox_id, epoch))
+        return await self._of(source, lambda moves: moves.publish(sandbox_id, epoch))
 
     async def receive_move(self, target: WorkerAddress, move_id: str, order: ReceiveMove) -> Landing:
         """Have the place made."""
-        moves = self._moves[target.worker_id]
-        return await self._client.call(target.worker_id, lambda _: moves.receive(move_id, order))
+        return await self._of(target, lambda moves: moves.receive(move_id, order))
 
     async def send_move(self, source: WorkerAddress, sandbox_id: SandboxId, order: SendMove) -> MoveState:
         """Begin or join."""
-        moves = self._moves[source.worker_id]
-        return await self._client.call(source.worker_id, lambda _: moves.send(sandbox_id, order))
+        return await self._of(source, lambda moves: moves.send(sandbox_id, order))
 
     async def landed(self, target: WorkerAddress, move_id: str) -> MoveState:
         """Return when the target could run it."""
-        moves = self._moves[target.worker_id]
-        return await self._client.call(target.worker_id, lambda _: moves.landed(move_id))
+        return await self._of(target, lambda moves: moves.landed(move_id))
 
     async def commit_move(self, target: WorkerAddress, move_id: str, order: CommitMove) -> VmStatus:
         """Have it run at the target."""
-        moves = self._moves[target.worker_id]
-        return await self._client.call(target.worker_id, lambda _: moves.commit(move_id, order))
+        return await self._of(target, lambda moves: moves.commit(move_id, order))
 
     async def stay(self, source: WorkerAddress, sandbox_id: SandboxId, order: EndMove) -> VmStatus:
         """Have it run on at the source."""
-        moves = self._moves[source.worker_id]
-        return await self._client.call(source.worker_id, lambda _: moves.stay(sandbox_id, order))
+        return await self._of(source, lambda moves: moves.stay(sandbox_id, order))
 
     async def release_move(self, source: WorkerAddress, sandbox_id: SandboxId, order: EndMove) -> VmStopped:
         """Have nothing of it left at the source."""
-        moves = self._moves[source.worker_id]
-        return await self._client.call(source.worker_id, lambda _: moves.release(sandbox_id, order))
+        return await self._of(source, lambda moves: moves.release(sandbox_id, order))
 
     async def abandon_move(self, target: WorkerAddress, move_id: str) -> MoveAbandoned:
         """Have nothing of it left at the target."""
-        moves = self._moves[target.worker_id]
-        return await self._client.call(target.worker_id, lambda _: moves.abandon(move_id))
+        return await self._of(target, lambda moves: moves.abandon(move_id))
+
+    async def _of(
+        self, worker: WorkerAddress, verb: Callable[[Moves], Coroutine[Any, Any, Answer]]
+    ) -> Answer:
+        """Call a verb of this worker's host."""
+        moves = self._moves[worker.worker_id]
+        return await self._client.call(worker.worker_id, lambda _: verb(moves))

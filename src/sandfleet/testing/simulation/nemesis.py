@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sandfleet.model.errors import Conflict, NotFound
@@ -22,6 +23,8 @@ LOOK_EVERY_S = 1.0
 LOST_WITHIN_S = 60.0
 """By then somebody has said of a host that is no more that it is lost."""
 CROWDED_S = 20.0
+TAKEN_AFTER_S = 60.0
+"""So long after the trouble a machine is taken away of which that was said in it."""
 HURRY_S = 8
 """The deadline of a drain in a hurry: what has not moved in half of it is put to sleep."""
 
@@ -139,6 +142,23 @@ class Nemesis:
         self._note(f"{host.worker_id} is crowded")
         host.neighbours_mib = HOST_FACTOR * host.total.memory_mib - host.committed_mib // 2
         self._later(CROWDED_S, setattr, host, "neighbours_mib", 0)
+
+    def _crowd_worker(self) -> None:
+        self._crowd(self._host())
+
+    def _take_machine(self) -> None:
+        """Say of one machine when it will be taken away, long after all is put right; or call that off."""
+        account = self._world.account
+        there = [one for one in account.machines.values() if one.is_up and not one.is_ending]
+        if not there or any(one.ends_at for one in there):
+            return
+        machine = self._dice.choice(there)
+        notice_s = TAKEN_AFTER_S + self._world.profile.trouble_s
+        machine.ends_at = self._world.now() + timedelta(seconds=notice_s)
+        self._note(f"{machine.order.launch_id} is to be taken away in {notice_s:.0f} s")
+        if self._dice.random() < 0.3:
+            self._later(2 + 10 * self._dice.random(), setattr, machine, "ends_at", None)
+        self._later(notice_s, account.take_away, machine)
 
     def _order(self, host: Host, verb: str, *, query: str = "") -> None:
         world = self._world

@@ -90,6 +90,9 @@ class _Letter:
         """Do the work, and answer whoever still waits."""
         is_left = self.answer.cancelled() or (self.sender is not None and self.sender.is_dead)
         if is_left and self.network.dice.random() >= _LATE_SHARE:
+            self._reply(
+                None, ConnectionResetError()
+            )  # what unwinds in a process that was killed waits for it
             return
         try:
             outcome = self.work()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandfleet.testing.simulation.network import Weather
+from sandfleet.testing.simulation.versions import GOOD, KINDS
 
 FAULTS = (
     "kill replica",
@@ -24,6 +25,25 @@ FAULTS = (
 LOST_SHARE = 0.15
 POOL_EVERY = 8
 """Of so many seeds one has a machine pool: the others stay what they were."""
+ROLLOUT_EVERY = 16
+"""Of so many one has a pool and a roll-out."""
+SPARING = (
+    "kill replica",
+    "pause replica",
+    "stop replica",
+    "kill worker",
+    "pause worker",
+    "cut worker",
+    "flush redis",
+    "redis away",
+    "postgres away",
+    "objects away",
+    "crowd worker",
+    "take machine",
+)
+"""Faults that no sandbox may be lost by."""
+SIZES_EVERY = 4
+"""Of so many seeds one has sandboxes whose sizes follow their use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +70,22 @@ class Profile:
     has_pool: bool = False
     """Whether hosts come and go with the load."""
     idle_reserve: int = 0
+    has_rollout: bool = False
+    """Whether all hosts come from the pool, and a new version comes to them."""
+    next_version: str = GOOD
+    """What it is like."""
+    has_automatic_sizes: bool = False
+    """Whether owners have sizes follow their use, and lock them."""
 
 
 def profile_of(seed: int) -> Profile:
     """Return what the seed stands for."""
+    if seed % ROLLOUT_EVERY == ROLLOUT_EVERY - 2:
+        return _with_rollout(replace(_usual(seed), has_rollout=True), seed)
+    return _usual(seed)
+
+
+def _usual(seed: int) -> Profile:
     dice = random.Random(f"profile {seed}")
     faults = tuple(name for name in FAULTS if dice.random() < 0.5)
     badness = dice.choice((0.0, 0.3, 1.0, 4.0))
@@ -78,5 +110,20 @@ def profile_of(seed: int) -> Profile:
         has_many_moves=dice.random() < 0.4,
         loses_a_host=hosts > 1 and random.Random(f"lost host {seed}").random() < LOST_SHARE,
         has_pool=seed % POOL_EVERY == POOL_EVERY - 2,
+        has_automatic_sizes=seed % SIZES_EVERY == 1,
         idle_reserve=random.Random(f"reserve {seed}").randint(0, 1),
+    )
+
+
+def _with_rollout(profile: Profile, seed: int) -> Profile:
+    dice = random.Random(f"rollout {seed}")
+    faults = tuple(name for name in SPARING if dice.random() < 0.5)
+    return replace(
+        profile,
+        faults=faults or ("kill replica",),
+        hosts=dice.choice((2, 3)),
+        host_memory_mib=1024 * dice.choice((4, 6)),
+        has_objects=True,
+        loses_a_host=False,
+        next_version=dice.choice(KINDS),
     )

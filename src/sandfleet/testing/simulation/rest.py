@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sandfleet.model.ids import SandboxId
+from sandfleet.model.ids import FLEET_ORGANISATION, SandboxId
 from sandfleet.model.sandbox import SandboxState
 from sandfleet.testing.simulation.replica import Request
+from sandfleet.testing.simulation.rollouts import unsettled_rollouts
 from sandfleet.testing.simulation.vm import RUNNING
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 REST_MAX_S = 240.0
 LOOK_EVERY_S = 1.0
 SANDBOX = "/api/sandboxes/{id}"
+_KEPT = (SandboxState.RUNNING, SandboxState.HIBERNATED)
 _AT_REST = frozenset(
     {
         SandboxState.RUNNING,
@@ -51,6 +53,7 @@ def unsettled(world: World) -> list[str]:
     found += [f"{row.id} is {row.state}" for row in database.sandboxes.values() if row.state not in _AT_REST]
     found += _strangers(world)
     found += world.account.unsettled()
+    found += unsettled_rollouts(world)
     found += [
         f"snapshot {one} on {host.worker_id}"
         for host in world.hosts.values()
@@ -116,6 +119,8 @@ def _check_known(world: World) -> None:
     database, require = world.database, world.findings.require
     made: dict[str, list[SandboxId]] = {}
     for row in database.sandboxes.values():
+        if row.organisation_id == FLEET_ORGANISATION:
+            continue
         if row.state is not SandboxState.FAILED:  # a create that was refused may be asked for again
             made.setdefault(row.metadata.get("key", ""), []).append(row.id)
     for key, sandboxes in made.items():
@@ -124,6 +129,15 @@ def _check_known(world: World) -> None:
         row = database.sandboxes[known.id]
         is_dead = row.is_terminal or not known.is_killed
         require(is_dead, f"{known.id} was killed and is {row.state}")
+        if world.profile.has_rollout:  # nothing happens there that a sandbox may be lost by
+            is_there = known.is_killed or row.state in _KEPT or not _has_run(world, row.id)
+            require(is_there, f"{known.id} is lost: it is {row.state}, {row.error_message}")
+
+
+def _has_run(world: World, sandbox_id: SandboxId) -> bool:
+    """Whether it was ever there: a create that did not come to its end lost nothing."""
+    log = world.database.transitions
+    return any(one.event in ("booted", "woken") and one.sandbox_id == sandbox_id for one in log)
 
 
 async def end_everything(world: World) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sandfleet.model.errors import WorkerUnreachable
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.testing.simulation.host import Host
+from sandfleet.testing.simulation.host_guests import memory_use
 from sandfleet.testing.simulation.host_saves import Saves
 from sandfleet.testing.simulation.loop import Process
 from sandfleet.testing.simulation.network import Network, Weather
@@ -93,9 +94,8 @@ class SimulatedWorkerClient:
     async def memory_use(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, *, epoch: int
     ) -> MemoryUse:
-        """Return that half of the memory is used: no guest here asks for another size."""
-        vm = await self.call(worker_id, lambda host: host.vm(sandbox_id))
-        return MemoryUse(mem_usage=vm.memory_mib << 19, mem_limit=vm.memory_mib << 20)
+        """Return what its guest measures."""
+        return await self.call(worker_id, lambda host: memory_use(host, sandbox_id, epoch))
 
     async def restart_vm(
         self, worker_id: WorkerId, url: str, sandbox_id: SandboxId, order: RestartVm, *, is_clean: bool

@@ -28,18 +28,27 @@ from sandfleet.testing.memory.wiring import memory_stores
 from sandfleet.testing.simulation.artefacts import SimulatedSnapshotStore
 from sandfleet.testing.simulation.clients import Client, Known
 from sandfleet.testing.simulation.clock import VirtualClock
+from sandfleet.testing.simulation.data_calls import SimulatedDataPlane
+from sandfleet.testing.simulation.guest_use import GuestUses
 from sandfleet.testing.simulation.host import Host
 from sandfleet.testing.simulation.host_moves import Moves
 from sandfleet.testing.simulation.host_saves import Saves
 from sandfleet.testing.simulation.invariants import Findings, WatchedDatabase, WorldWatcher
 from sandfleet.testing.simulation.loop import WORLD, Process, VirtualLoop
-from sandfleet.testing.simulation.machines import POOL, MachineAccount, SimulatedMachinePool, policy_of
+from sandfleet.testing.simulation.machines import (
+    POOL,
+    ROLLOUT_POLICY,
+    MachineAccount,
+    SimulatedMachinePool,
+    policy_of,
+)
 from sandfleet.testing.simulation.move_calls import SimulatedMoveClient
 from sandfleet.testing.simulation.nemesis import Nemesis
 from sandfleet.testing.simulation.network import CacheLink, Network, StoreLink, Weather
 from sandfleet.testing.simulation.profile import Profile, profile_of
 from sandfleet.testing.simulation.replica import Replica, Request, Response
 from sandfleet.testing.simulation.rest import check_rest, end_everything, unsettled, until_rest
+from sandfleet.testing.simulation.rollouts import FIRST, Promotion, afflict
 from sandfleet.testing.simulation.trace import Trace
 from sandfleet.testing.simulation.vm import ObjectStore
 from sandfleet.testing.simulation.worker_calls import SimulatedWorkerClient
@@ -75,13 +84,15 @@ def settings_of(profile: Profile, changes: dict[str, Any]) -> ControlPlaneSettin
         "operation_lease_s": 4.0,
         "leader_lease_s": 6.0,
         "loop_interval_s": 1.0,
-        "autoscale_interval_s": 0,  # no sandbox here has asked for it
+        "autoscale_interval_s": 2.0,
+        "autoscale_shrink_after_s": 4.0,
         "create_deadline_s": 20.0,
         "save_deadline_s": 30.0,
         "creation_queue_s": 6.0,
         "answer_by_s": 8.0,
         "sandbox_wait_s": 15.0,
         "worker_silent_s": 6.0,
+        "worker_lost_s": 70.0,
     }
     return ControlPlaneSettings.model_construct(**{**given, **changes})
 
@@ -105,7 +116,8 @@ class World:
         self.chores: list[asyncio.Task[Any]] = []
         """What operators have asked for and is not answered yet."""
         self.database = self._mutations.database(now=clock.now)
-        self.database.watch(self.findings, self.hosts, self.objects)
+        self.uses = GuestUses(seed, self.loop.time, lambda: self.network.is_calm)
+        self.database.watch(self)
         self.store_weather, self.redis_weather = self.profile.store, self.profile.redis
         self.host_weather: dict[WorkerId, Weather] = {}
         self.redis = MemoryRedis(self.loop.time, deliver=self._deliver)
@@ -120,6 +132,8 @@ class World:
         """What all clients know of sandboxes: each works with those of all."""
         self._answers: dict[str, tuple[int, Any]] = {}
         self._born = 0
+        self._ended: list[Process] = []
+        """Of replicas that are no more: what ran in them must have come to its end."""
         self._is_over = False
         self._clock_dice = self.dice("clocks")
 
@@ -143,6 +157,7 @@ class World:
         await asyncio.sleep(0.5)
         self.clients = [Client(self, f"client-{number}") for number in range(self.profile.clients)]
         work = [self.loop.create_task(client.run()) for client in self.clients]
+        Promotion(self).begin()
         await Nemesis(self).run()
         await until_rest(
             self, "every client is answered", lambda: [] if _are_done([*work, *self.chores]) else ["a client"]
@@ -158,6 +173,8 @@ class World:
         self._is_over = True
         self._end_processes()
         await asyncio.sleep(UNWIND_S)
+        for process in (*self._ended, *(host.process for host in self.hosts.values())):
+            self.findings.require(not process.tasks, f"{process.name} was killed and never ends")
 
     def _look_at_end(self, task: asyncio.Task[None]) -> None:
         task.cancel()
@@ -167,29 +184,35 @@ class World:
     def _end_processes(self) -> None:
         for replica in self.replicas:
             replica.process.kill(self.loop)
+            self._ended.append(replica.process)
         for host in self.hosts.values():
             host.process.kill(self.loop)
 
     # --- making
 
     def _make_hosts(self) -> None:
+        if self.profile.has_rollout:
+            self.account.begin_with(self.profile.hosts)
+            return
         for number in range(self.profile.hosts):
             self.add_host(WorkerId(f"wk-{number}"))
 
-    def add_host(self, worker_id: WorkerId, *, machine_id: str = "") -> None:
+    def add_host(self, worker_id: WorkerId, *, machine_id: str = "", version: str = FIRST) -> None:
         """Have one more host, and start its worker."""
         if self._is_over:
             return
         watcher = WorldWatcher(self.findings, self.database, self.hosts)
         total = Resources(self.profile.host_memory_mib, 64, 10**9)
         host = self._mutations.host(worker_id, self.loop, self.dice(worker_id), total, self.objects, watcher)
-        host.machine_id = machine_id
+        host.machine_id, host.version = machine_id, version
+        host.used_mib = self.uses.used_mib
         Saves(host)
         self.moves[worker_id] = Moves(host, self.hosts)
         self.hosts[worker_id] = host
         weather = self.profile.worker
         self.host_weather[worker_id] = Weather(weather.lost, weather.unanswered, weather.late, weather.twice)
         self.begin_host(host)
+        afflict(self, host)
 
     def begin_host(self, host: Host) -> None:
         """Start its worker."""
@@ -218,6 +241,7 @@ class World:
         self.trace.add(process.name, "begins")
         replica = Replica(self._plane(process), process, self.loop)
         if slot < len(self.replicas):
+            self._ended.append(self.replicas[slot].process)
             self.replicas[slot] = replica
         else:
             self.replicas.append(replica)
@@ -241,6 +265,8 @@ class World:
             blobs=blobs if self.profile.has_objects else None,
             pools={POOL: SimulatedMachinePool(self.account, process)} if self.profile.has_pool else {},
             capacity=policy_of(self.profile) if self.profile.has_pool else None,
+            rollout=ROLLOUT_POLICY,
+            data_plane=SimulatedDataPlane(workers),
         )
 
     # --- what happens between them

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from sandfleet.model.launch import MachineSize
 from sandfleet.model.resources import Resources
@@ -74,7 +74,21 @@ class Scenario:
             rollout=None if rollout_s is None else RolloutCourse(rollout_s, "2"),
         )
 
-    def play(self, trace: Sequence[Arrival]) -> Run:
-        """Run it to its end."""
-        until_s = min(self.hours * 3600, _ROUNDS_MAX * self.round_s)
-        return run(trace, self.course(trace), until_s=until_s)
+    @property
+    def played_s(self) -> float:
+        """How much of it is played: so many rounds at most."""
+        return min(self.hours * 3600, _ROUNDS_MAX * self.round_s)
+
+    def play(
+        self, trace: Sequence[Arrival], *, on_round: Callable[[float], None] = lambda share: None
+    ) -> Run:
+        """Run it to its end; `on_round` is told how much of it is done."""
+        course = replace(
+            self.course(trace), on_plan=lambda fleet, plan: on_round(fleet.now_s / max(1.0, self.played_s))
+        )
+        return run(trace, course, until_s=self.played_s)
+
+
+def hours_of(trace: Sequence[Arrival]) -> float:
+    """Return after how many hours a trace has ended, if everybody gets his place at once."""
+    return max(one.at_s + one.lifetime_s for one in trace) / 3600

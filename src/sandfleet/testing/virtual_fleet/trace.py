@@ -15,6 +15,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from sandfleet.model.resources import Resources
 
@@ -41,10 +44,31 @@ class BadTrace(ValueError):
     """A line that is no arrival; the message names it."""
 
 
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """What a line must be."""
+
+    at_s: Annotated[float, msgspec.Meta(ge=0)]
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    memory_mib: Positive
+    lifetime_s: Annotated[float, msgspec.Meta(gt=0)]
+    cpu_count: Positive = 1
+    disk_mib: Positive = 20480
+    organisation: str = "a"
+
+
 def read_trace(path: Path) -> Sequence[Arrival]:
     """Return the arrivals in the order of their time; BadTrace."""
-    with path.open(encoding="utf-8") as lines:
-        return sorted(_arrivals(lines), key=lambda one: (one.at_s, one.id))
+    try:
+        with path.open("rb") as lines:
+            arrivals = sorted(_arrivals(lines), key=lambda one: (one.at_s, one.id))
+    except OSError as error:
+        raise BadTrace(error.strerror or str(error)) from error
+    if not arrivals:
+        raise BadTrace("there is no sandbox in it")
+    return arrivals
 
 
 def write_trace(path: Path, arrivals: Iterable[Arrival]) -> None:
@@ -53,19 +77,16 @@ def write_trace(path: Path, arrivals: Iterable[Arrival]) -> None:
         file.writelines(json.dumps(asdict(one)) + "\n" for one in arrivals)
 
 
-def _arrivals(lines: Iterable[str]) -> Iterator[Arrival]:
-    known: set[str] = set()
+def _arrivals(lines: Iterable[bytes]) -> Iterator[Arrival]:
+    known: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            arrival = Arrival(**json.loads(line))
-            is_sound = arrival.at_s >= 0 and arrival.lifetime_s > 0 and arrival.memory_mib > 0
-        except (TypeError, ValueError) as error:
+            arrival = Arrival(**msgspec.structs.asdict(msgspec.json.decode(line, type=_Line)))
+        except msgspec.MsgspecError as error:
             raise BadTrace(f"line {number}: {error}") from error
-        if not is_sound or arrival.id in known:
-            raise BadTrace(
-                f"line {number}: a time before the beginning, nothing to hold, or an id seen before"
-            )
-        known.add(arrival.id)
+        if arrival.id in known:
+            raise BadTrace(f"line {number}: the id {arrival.id} stands in line {known[arrival.id]} as well")
+        known[arrival.id] = number
         yield arrival

@@ -10,7 +10,7 @@ from sandfleet.wire.move_messages import READY, STAYED, UNDECIDED, EndMove
 from sandfleet.wire.worker_messages import VmStatus, VmStopped
 from sandfleet.worker.host import Host
 from sandfleet.worker.moves import Departure
-from sandfleet.worker.operations.send_move import go_on
+from sandfleet.worker.operations.serve_again import serve_again
 from sandfleet.worker.operations.stop import end
 from sandfleet.worker.residents import Resident, VmState
 
@@ -50,7 +50,7 @@ async def _stay(host: Host, resident: Resident, departure: Departure, *, under: 
             await machine.assign(resident.sandbox_id, epoch=under)
             resident.epoch = under
         await host.require_mover().stay(machine)
-    await go_on(host, resident, machine)
+    await serve_again(host, resident, machine, after=VmState.MOVING)
     departure.settle(STAYED)
     log.info("vm_stays", sandbox=resident.sandbox_id, epoch=resident.epoch, move=departure.move_id)
 

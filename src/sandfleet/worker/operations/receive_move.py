@@ -71,7 +71,7 @@ async def _begin(host: Host, move_id: str, order: ReceiveMove) -> Resident:
     resident.arrival = Arrival(move_id)
     host.residents.add(resident)
     resident.arrival.making = host.background.start(
-        _make(host, resident, move_id=move_id, manifest=order.manifest), name=f"receive {order.sandbox_id}"
+        _make(host, resident, move_id=move_id, order=order), name=f"receive {order.sandbox_id}"
     )
     host.changed.set()
     return resident
@@ -91,9 +91,14 @@ def _refuse_without_room(host: Host, manifest: MoveManifest) -> None:
         )
 
 
-async def _make(host: Host, resident: Resident, *, move_id: str, manifest: MoveManifest) -> Landing:
+async def _make(host: Host, resident: Resident, *, move_id: str, order: ReceiveMove) -> Landing:
     expected = ExpectedMachine(
-        move_id, manifest, owner=resident.sandbox_id, epoch=resident.epoch, host=host.landing_address
+        move_id,
+        order.manifest,
+        owner=resident.sandbox_id,
+        epoch=resident.epoch,
+        host=host.landing_address,
+        may_post_copy=order.may_post_copy,
     )
 
     async def fetch(wanted: Mapping[str, Path]) -> None:

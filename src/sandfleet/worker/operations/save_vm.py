@@ -11,10 +11,6 @@ arrives late must not end the VM after all. It cannot outlive this process, nor 
 
 from __future__ import annotations
 
-import asyncio
-
-import structlog
-
 from sandfleet.model.errors import Conflict, NoCapacity, NotFound, SandfleetError, StaleEpoch, Unavailable
 from sandfleet.ports.hypervisor import Machine
 from sandfleet.ports.snapshots import SavedSnapshot
@@ -22,12 +18,9 @@ from sandfleet.wire.worker_messages import SavedVm, SaveVm
 from sandfleet.worker.background import OwnedTask
 from sandfleet.worker.host import Host
 from sandfleet.worker.operations.capture_vm import note, refuse_full_disk, saved_vm
+from sandfleet.worker.operations.serve_again import serve_again
 from sandfleet.worker.operations.stop import end
-from sandfleet.worker.operations.succeed import resume_work
 from sandfleet.worker.residents import Resident, VmState
-
-log = structlog.get_logger("sandfleet.worker")
-CLOCK_TIMEOUT_S = 5.0
 
 
 async def save_vm(host: Host, sandbox_id: str, order: SaveVm) -> SavedVm:
@@ -76,7 +69,9 @@ async def _save(host: Host, resident: Resident, *, machine: Machine, snapshot_id
         saved = await snapshots.save(machine, snapshot_id)
     except BaseException:
         if snapshots.find(snapshot_id) is None:
-            await _go_on(host, resident, machine)
+            resident.saving = None
+            resident.saving_to = None
+            await serve_again(host, resident, machine, after=VmState.SAVING)
         raise
     await machine.destroy()
     host.residents.bury(resident.sandbox_id, epoch=resident.epoch)
@@ -85,23 +80,3 @@ async def _save(host: Host, resident: Resident, *, machine: Machine, snapshot_id
     host.pool.poke()
     note("vm_saved", resident, saved)
     return saved
-
-
-async def _go_on(host: Host, resident: Resident, machine: Machine) -> None:
-    """Serve the sandbox again: its guest runs, its clock is put right, its work is followed."""
-    resident.saving = None
-    resident.saving_to = None
-    if resident.state is not VmState.SAVING:
-        return
-    if not await machine.is_alive():
-        resident.die(await machine.wait_dead())
-        host.changed.set()
-        return
-    try:
-        async with asyncio.timeout(CLOCK_TIMEOUT_S):
-            await machine.guest.set_clock(host.clock.now().timestamp())
-    except (SandfleetError, TimeoutError) as error:
-        log.warning("clock_not_set", sandbox=resident.sandbox_id, reason=str(error))
-    resident.reopen()
-    resume_work(host, resident)
-    host.changed.set()

@@ -8,8 +8,6 @@ Either way the repeated order gets an answer that is true: the move has failed, 
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from sandfleet.model.errors import (
@@ -27,11 +25,10 @@ from sandfleet.wire.move_manifest import MoveManifest
 from sandfleet.wire.move_messages import FAILED, READY, UNDECIDED, WAIT_S_MAX, DescribeVm, MoveState, SendMove
 from sandfleet.worker.host import Host
 from sandfleet.worker.moves import Departure, policy_of
-from sandfleet.worker.operations.succeed import resume_work
+from sandfleet.worker.operations.serve_again import serve_again
 from sandfleet.worker.residents import Resident, VmState
 
 log = structlog.get_logger("sandfleet.worker")
-CLOCK_TIMEOUT_S = 5.0
 
 
 async def describe_vm(host: Host, sandbox_id: str, order: DescribeVm) -> MoveManifest:
@@ -108,7 +105,7 @@ async def _send(
         raise
     except BaseException as error:
         said = error.message if isinstance(error, SandfleetError) else "the worker has stopped"
-        await go_on(host, resident, machine)
+        await serve_again(host, resident, machine, after=VmState.MOVING)
         departure.settle(FAILED, said)
         raise
     departure.settle(READY)
@@ -136,23 +133,5 @@ async def _look(host: Host, resident: Resident, departure: Departure) -> None:
     if outcome is Outcome.HANDED_OVER:
         departure.settle(READY)
     elif outcome is Outcome.STAYED:
-        await go_on(host, resident, machine)
+        await serve_again(host, resident, machine, after=VmState.MOVING)
         departure.settle(FAILED, "the hand-over failed")
-
-
-async def go_on(host: Host, resident: Resident, machine: Machine) -> None:
-    """Serve the sandbox here again, if it was shut off: its clock is put right, its work is followed."""
-    if resident.state is not VmState.MOVING:
-        return
-    if not await machine.is_alive():
-        resident.die(await machine.wait_dead())
-        host.changed.set()
-        return
-    try:
-        async with asyncio.timeout(CLOCK_TIMEOUT_S):
-            await machine.guest.set_clock(host.clock.now().timestamp())
-    except (SandfleetError, TimeoutError) as error:
-        log.warning("clock_not_set", sandbox=resident.sandbox_id, reason=str(error))
-    resident.reopen()
-    resume_work(host, resident)
-    host.changed.set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 
 INDEXES = (
     "CREATE INDEX transitions_worker ON transitions (worker_id, id) WHERE worker_id IS NOT NULL",

@@ -1,0 +1,1 @@
+"""What clouds tell a machine about itself (port: `ports.announcements`)."""
