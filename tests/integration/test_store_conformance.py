@@ -16,6 +16,7 @@ from sandfleet.testing.conformance import (
     rollout_store,
     sandbox_store,
     size_store,
+    transition_log,
 )
 from sandfleet.testing.conformance.checking import Check
 
@@ -29,6 +30,7 @@ CHECKS = (
     *size_store.CHECKS,
     *fleet_store.CHECKS,
     *rollout_store.CHECKS,
+    *transition_log.CHECKS,
 )
 
 

@@ -15,6 +15,7 @@ from sandfleet.testing.conformance import (
     rollout_store,
     sandbox_store,
     size_store,
+    transition_log,
 )
 from sandfleet.testing.conformance.checking import Check
 from sandfleet.testing.memory.database import MemoryDatabase
@@ -30,6 +31,7 @@ CHECKS = (
     *size_store.CHECKS,
     *fleet_store.CHECKS,
     *rollout_store.CHECKS,
+    *transition_log.CHECKS,
 )
 
 

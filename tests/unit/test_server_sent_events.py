@@ -6,7 +6,7 @@ import pytest
 
 from sandfleet.wire.server_sent_events import KEEPALIVE, event, is_asked_for, number_of
 from sandfleet_sdk import BadAnswer, NotFound, Unavailable, Unreachable
-from sandfleet_sdk.event_feed import Feed
+from sandfleet_sdk.event_feed import Feed, sandbox_feed
 
 
 def test_an_event_has_one_line_of_each() -> None:
@@ -37,7 +37,7 @@ def test_only_numbers_of_events_are_numbers() -> None:
 
 
 def test_a_feed_reads_events_in_pieces_and_knows_where_it_is() -> None:
-    feed = Feed("sb-x")
+    feed = sandbox_feed("sb-x")
     data = event("create", b'{"id":3,"to":"running"}', number=3) + KEEPALIVE + event("gap", b'{"oldest":9}')
     seen = [found for at in range(len(data)) for found in feed.take(data[at : at + 1])]
     assert [(one.event, one.after) for one in seen] == [("create", "running"), ("gap", None)]
@@ -50,7 +50,7 @@ def test_a_feed_reads_events_in_pieces_and_knows_where_it_is() -> None:
 
 
 def test_a_feed_goes_on_after_what_may_pass_and_ends_with_what_may_not() -> None:
-    feed = Feed("sb-x")
+    feed = sandbox_feed("sb-x")
     assert feed.failed(Unreachable("away")) < feed.failed(Unreachable("away"))
     feed.failed(Unavailable("not now", status=503, code="shutting_down"))
     with pytest.raises(NotFound):

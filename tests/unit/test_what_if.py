@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -23,8 +24,11 @@ from sandfleet.planning.fleet import (
     Resident,
 )
 from sandfleet.planning.fleet_changes import AddSandboxes, AddWorkers, NoSuchWorker, WithoutWorker, changed
+from sandfleet.planning.given_fleet import GivenFleet, GivenSandbox, GivenWorker
 from sandfleet.planning.placement import PlacementPolicy, PlacementRequest
-from sandfleet.planning.what_if import WhatIf, emptied, placed, sized
+from sandfleet.planning.pressure import PressurePolicy, plan_pressure
+from sandfleet.planning.pressure_ground import PressureMemory, Shortage, pressed, short_since
+from sandfleet.planning.what_if import WhatIf, emptied, placed, relieved, sized
 from sandfleet.testing.builders import NOON, a_worker, resources
 
 REQUEST = PlacementRequest(resources(4096), "base", "local")
@@ -139,3 +143,28 @@ def test_changes_are_made_one_after_the_other_and_leave_the_view_alone() -> None
 def test_a_worker_that_is_not_there_cannot_be_thought_away() -> None:
     with pytest.raises(NoSuchWorker, match="wk-none"):
         changed(CapacityView(members=()), [WithoutWorker(WorkerId("wk-none"))], now=NOON)
+
+
+def test_who_would_leave_a_host_that_is_short_is_told_with_where_to() -> None:
+    """A fleet that is described is planned on as one that is there would be."""
+    used = {Shortage.MEMORY: 3000.0, Shortage.DISK: 0.0, Shortage.CPU: 0.1}
+    host = {"host_memory_mib": 10_000, "host_disk_mib": 10**5, "host_cpus": 8}
+    heavy = GivenSandbox(SandboxId("sb-heavy"), resources(4096), "base", "local", used)
+    small = GivenSandbox(SandboxId("sb-small"), resources(1024), "base", "local")
+    short, free = a_worker("wk-a", memory_used_mib=9_900, **host), a_worker("wk-b", **host)
+    fleet = GivenFleet(
+        [GivenWorker(short, "ec2/large", NOON, (heavy, small)), GivenWorker(free, "ec2/large", NOON)],
+        waiting=[REQUEST],
+    )
+    view, policy = fleet.view(REQUEST, version="v1"), PressurePolicy(POLICY)
+    workers = [one.worker for one in view.members]
+    assert [one.committed.memory_mib for one in workers] == [5120, 0]
+    assert (list(view.queue), view.version, view.members[1].is_proven_empty) == ([REQUEST], "v1", True)
+    since = short_since(workers, policy.marks, {}, now=NOON)
+    hosts = pressed(workers, policy.marks, since, now=NOON + timedelta(minutes=1))
+    plan = plan_pressure(hosts, fleet.guests(now=NOON), workers, policy, PressureMemory(since), now=NOON)
+    told = relieved(plan)
+    assert [(one.command, one.subject, one.to) for one in told.decisions] == [("move", "sb-heavy", "wk-b")]
+    assert told.decisions[0].reason.startswith("wk-a is short of memory (99% used)")
+    assert [one.subject for one in told.rejected] == ["wk-a", "sb-small"]
+    assert fleet.guests(now=NOON)[B] == []

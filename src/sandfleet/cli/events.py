@@ -41,7 +41,7 @@ def events(
     if as_json:
         show_json([event.raw for event in log])
         return
-    rows = [(_at(e), e.event, e.before, e.after, e.actor, e.reason) for e in log]
+    rows = [(at(e), e.event, e.before, e.after, e.actor, e.reason) for e in log]
     show_table(("AT", "EVENT", "FROM", "TO", "BY", "REASON"), rows, empty="nothing is recorded")
 
 
@@ -59,8 +59,9 @@ def _follow(client: Client, sandbox_id: str, *, as_json: bool) -> None:
 
 def _line(event: Event) -> str:
     moved = f"{event.before or '-'} -> {event.after or '-'}"
-    return f"{_at(event) or '-':<29}  {event.event:<14} {moved:<26} {event.actor}: {event.reason or '-'}"
+    return f"{at(event) or '-':<29}  {event.event:<14} {moved:<26} {event.actor}: {event.reason or '-'}"
 
 
-def _at(event: Event) -> str | None:
+def at(event: Event) -> str | None:
+    """Return when it was, for people."""
     return event.at.isoformat(timespec="milliseconds") if event.at else None

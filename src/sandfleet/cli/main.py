@@ -18,6 +18,7 @@ from sandfleet.cli import (
     events,
     execute,
     files,
+    fleet,
     image,
     key,
     local_fleet,
@@ -85,6 +86,7 @@ app.add_typer(files.app, name="files", short_help="List, make and remove files o
 app.add_typer(org.app, name="org", short_help="Make, show and limit organisations.")
 app.add_typer(key.app, name="key", short_help="Make, list and revoke API keys.")
 app.add_typer(image.app, name="image", short_help="Build and list guest images.")
+app.add_typer(fleet.app, name="fleet", short_help="See what the fleet decided, and why.")
 app.add_typer(rollout.app, name="rollout", short_help="Bring a new version to all workers.")
 app.command("plan", short_help="Show what the planners would do; nothing is done.")(plan.plan)
 app.command("simulate", short_help="Try a load on the planners, without hosts.")(simulate.simulate)

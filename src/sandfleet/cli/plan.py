@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ Kind = Annotated[
     str,
     typer.Argument(
         metavar="KIND",
-        help="`create`, `wake`, `drain`, `remove_worker`, `capacity`, `rollout` or `tick`.",
+        help="`create`, `wake`, `drain`, `remove_worker`, `capacity`, `pressure`, `rollout` or `tick` (all).",
     ),
 ]
 Request = Annotated[
@@ -43,6 +44,14 @@ def plan(  # noqa: PLR0913 -- one argument per option
     at: Annotated[
         str | None, typer.Option(metavar="TIME", help="As of when, as RFC 3339 has it. Default: now.")
     ] = None,
+    view: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A whole fleet as JSON, in place of the one that is there: workers with their sandboxes, "
+            "creates that wait, a policy.",
+        ),
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -50,9 +59,10 @@ def plan(  # noqa: PLR0913 -- one argument per option
     """Show what the planners would do, with every reason; nothing is done. Needs the scope `admin`."""
     from sandfleet.cli.connection import connect
 
-    asked, thought = _request(request or []), [_change(one) for one in changes or []]
+    asked, thought = _request(request or []), [_object(one, one) for one in changes or []]
+    given = None if view is None else _object(_text(view), str(view))
     with connect(url, api_key) as client:
-        found = client.fleet.plan(kind, request=asked, changes=thought, at=at)
+        found = client.fleet.plan(kind, request=asked, changes=thought, at=at, view=given)
     if as_json:
         show_json(dict(found.raw))
         return
@@ -79,13 +89,23 @@ def _request(given: list[str]) -> dict[str, Any]:
     return asked
 
 
-def _change(text: str) -> dict[str, Any]:
+def _text(path: Path) -> str:
     from sandfleet.cli.errors import CommandFailed
 
     try:
-        change = json.loads(text)
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{path} cannot be read: {error}") from error
+
+
+def _object(text: str, name: str) -> dict[str, Any]:
+    """Return a JSON object; `name` is how it is called when it is none."""
+    from sandfleet.cli.errors import CommandFailed
+
+    try:
+        found = json.loads(text)
     except json.JSONDecodeError as error:
-        raise CommandFailed(f"{text} is not JSON: {error}") from error
-    if not isinstance(change, dict):
-        raise CommandFailed(f"{text} is not a JSON object", hint='as in \'{"removeWorker": "wk-1"}\'')
-    return change
+        raise CommandFailed(f"{name} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CommandFailed(f"{name} is not a JSON object", hint='as in \'{"removeWorker": "wk-1"}\'')
+    return found

@@ -19,6 +19,7 @@ from sandfleet.controlplane.api import (
     forks,
     health,
     hibernation,
+    log,
     migration,
     organisations,
     placement,
@@ -73,6 +74,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *drains.ENDPOINTS,
     *rollouts.ENDPOINTS,
     *plan.ENDPOINTS,
+    *log.ENDPOINTS,
     *organisations.ENDPOINTS,
 )
 

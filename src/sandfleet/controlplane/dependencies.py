@@ -22,6 +22,7 @@ from sandfleet.model.operation import Operation
 from sandfleet.model.resources import Resources
 from sandfleet.model.sandbox import Sandbox
 from sandfleet.planning.capacity_policy import CapacityPolicy
+from sandfleet.planning.placement import NoPlacement
 from sandfleet.planning.rollout_health import RolloutPolicy
 from sandfleet.ports.blobs import SnapshotStore
 from sandfleet.ports.clock import Clock
@@ -242,6 +243,9 @@ class Observer:
 
     def queue_left(self, *, seconds: float) -> None:
         """Hear of a create that waited for a place, and has one or gave up."""
+
+    def placement_refused(self, answer: NoPlacement) -> None:
+        """Hear of a create that finds no place now."""
 
     def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
         """Hear what a heartbeat that reached this replica says of its worker."""

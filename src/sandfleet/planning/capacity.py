@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sandfleet.model.drain import DrainOwner
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchId, LaunchState, MachineSize
 from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.planning.capacity_figures import with_figures
 from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.capacity_policy import CapacityPolicy, DesiredSum
 from sandfleet.planning.consolidation import Ground, Shrinking, lightest_first, shrink
@@ -58,6 +60,8 @@ class CapacityPlan:
     refused_sizes: Mapping[str, str] = field(default_factory=dict)
     unplaced: int = 0
     """Waiting creates that no worker and no new machine could hold now."""
+    news: Sequence[FleetNews] = ()
+    """What is new since the round before, beside the commands."""
 
     def summary(self) -> str:
         """Return the round in one sentence."""
@@ -71,6 +75,7 @@ def plan_capacity(
     view: CapacityView, policy: CapacityPolicy, memory: CapacityMemory, *, now: datetime
 ) -> CapacityPlan:
     """Decide one round."""
+    before = memory
     memory = memory.with_launches(view.launches)
     demand_mib = _demand_mib(view)
     memory = replace(memory, demand=memory.demand.with_sample(demand_mib, now=now))
@@ -82,7 +87,7 @@ def plan_capacity(
     else:
         round_.shrink(demand_mib)
     round_.remove()
-    return round_.plan()
+    return with_figures(round_.plan(), view, policy, before=before)
 
 
 def _demand_mib(view: CapacityView) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchId, LaunchState, MachineSize
 from sandfleet.planning.backoff import Backoff, after_failure, concerned
+from sandfleet.planning.capacity_figures import CapacityFigures
 from sandfleet.planning.demand import DemandHistory
 
 BOOTS_KEPT = 20
@@ -33,6 +34,8 @@ class CapacityMemory:
     """When a drain of ours was called off: that worker is not chosen again at once."""
     settled: Sequence[LaunchId] = ()
     """Ended launches that were counted already."""
+    figures: CapacityFigures | None = None
+    """What the last round found."""
 
     def with_launches(self, launches: Iterable[Launch]) -> CapacityMemory:
         """Learn from the launches that have ended since: boot times, back-offs, and what ends them."""
@@ -81,6 +84,7 @@ class CapacityMemory:
             "drained_at": _written(self.drained_at),
             "returned_at": {worker: at.isoformat() for worker, at in self.returned_at.items()},
             "settled": list(self.settled),
+            "figures": None if self.figures is None else self.figures.to_json(),
         }
 
     @classmethod
@@ -97,6 +101,7 @@ class CapacityMemory:
                 WorkerId(one): datetime.fromisoformat(at) for one, at in value["returned_at"].items()
             },
             settled=tuple(LaunchId(one) for one in value["settled"]),
+            figures=CapacityFigures.from_json(value["figures"]) if value.get("figures") else None,
         )
 
 

@@ -1,14 +1,12 @@
 """Roll-out of a new version: a few workers first, then the fleet, and back when they are not well.
 
 Rule 1: a version takes sandboxes only after one of its machines was booted and ran one of ours.
-Rule 2: room comes first: a worker is drained only when as many healthy ones remain as the
-fleet needs, less what the policy allows to be missing.
+Rule 2: room comes first: a worker is drained only when as many healthy ones remain as are wanted, less some.
 Rule 3: sandboxes move to workers of the version that is wanted, and to no others.
 Rule 4: the lightest worker goes first; nothing is ended that is not empty by its own word. One that nobody
 can reach cannot give it: it is ended when nothing is promised there, for a promise stands until that word.
 Rule 5: when the new ones are not well the roll-out turns round, and replaces them the same way.
-Rule 6: this is a step: it takes the state and the view, and returns the next state with what
-to do. A step that is repeated after a crash asks for nothing twice.
+Rule 6: this is a step, from state and view to the next state; repeated after a crash it asks nothing twice.
 """
 
 from __future__ import annotations

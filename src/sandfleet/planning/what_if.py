@@ -21,6 +21,7 @@ from sandfleet.planning.placement import (
     PlacementRequest,
     place,
 )
+from sandfleet.planning.pressure import PressurePlan
 from sandfleet.planning.rollout import RolloutPlan
 
 NOT_BEST = "score"
@@ -120,6 +121,17 @@ def stepped(plan: RolloutPlan) -> WhatIf:
     """Tell what the planner of roll-outs would do next, and why others are not drained yet."""
     rejected = [Rejection(str(name), name, "rollout", why) for name, why in sorted(plan.refused.items())]
     return WhatIf(plan.said, [_told(one) for one in plan.commands], rejected)
+
+
+def relieved(plan: PressurePlan) -> WhatIf:
+    """Tell who would leave hosts that are short of something, and why no more do."""
+    decisions = [
+        Decision("sleep" if one.target is None else "move", one.sandbox.id, one.reason, to=one.target)
+        for one in plan.sheds
+    ]
+    rejected = [Rejection(str(name), name, "pressure", why) for name, why in sorted(plan.held.items())]
+    rejected += [Rejection(str(name), None, "pressure", why) for name, why in sorted(plan.refused.items())]
+    return WhatIf(plan.summary(), decisions, rejected)
 
 
 def _told(command: FleetCommand) -> Decision:

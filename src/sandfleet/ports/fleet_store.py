@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from sandfleet.model.drain import DrainOwner
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId
 from sandfleet.model.machine import Machine
@@ -27,6 +28,10 @@ from sandfleet.ports.rollout_store import StoredRollout
 
 ENDED_LAUNCHES_KEPT = 200
 NO_LAUNCH = "no launch owns this machine"
+MACHINES = "machines"
+"""Who carries out what was decided about machines, as the log names it."""
+AFTER_ALL = "its worker has come after all, and is not empty"
+POOL_SAID_GONE = "its pool says that there is no machine of it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,8 @@ class FleetDecision:
     memory: CapacityMemory | None = None
     rollout: StoredRollout | None = None
     """Its next state; StaleVersion, and nothing of the decision is written, if it was changed meanwhile."""
+    news: Sequence[FleetNews] = ()
+    """What the log is to tell beside the commands, each of which is told there anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,25 @@ class LeftOut:
 
     command: FleetCommand
     because: str
+
+
+def launch_news(event: str, launch: Launch, reason: str, *, worker_id: WorkerId | None = None) -> FleetNews:
+    """Return what the log tells of a step in a launch's life."""
+    detail = {
+        "launch": launch.id,
+        "size": launch.size,
+        "version": launch.version,
+        "machine": launch.machine_id,
+    }
+    return FleetNews(event, reason, worker_id, {name: value for name, value in detail.items() if value})
+
+
+def joined_news(launch: Launch, worker_id: WorkerId, *, at: datetime) -> FleetNews:
+    """Return what the log tells of a machine whose worker has reported."""
+    took_s = (at - launch.requested_at).total_seconds()
+    return launch_news(
+        "launch_joined", launch, f"its worker has reported after {took_s:.0f} s", worker_id=worker_id
+    )
 
 
 class FleetStore(Protocol):
@@ -104,6 +130,10 @@ class FleetStore(Protocol):
 
         False when a launch owns it.
         """
+        ...
+
+    async def tell(self, news: Sequence[FleetNews], *, actor: str, term: int) -> None:
+        """Have the log tell it: what was seen, or done where nothing of it is recorded. StaleTerm."""
         ...
 
     async def remove_old(self, *, gone_for: timedelta, limit: int = 1000) -> int:

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from sandfleet.model.errors import Conflict
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.planning.fleet import Surge
 from sandfleet.planning.rollout_health import Wellness
@@ -83,6 +84,16 @@ class StoredRollout:
 def first_steps(rollout: Rollout, *, actor: str) -> Sequence[RolloutStep]:
     """Return the steps of one that begins."""
     return (RolloutStep(rollout.stage, rollout.stage_at, actor, rollout.reason),)
+
+
+def rollout_news(after: StoredRollout) -> FleetNews:
+    """Return what the log tells of a stage that was reached."""
+    rollout = after.rollout
+    return FleetNews(
+        "rollout",
+        rollout.reason or f"version {rollout.version} after {rollout.previous}",
+        detail={"rollout": after.number, "version": rollout.version},
+    )
 
 
 def same_rollout(under_way: StoredRollout, version: str) -> StoredRollout:

@@ -11,6 +11,7 @@ from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
 
+NO_HEARTBEAT = "no heartbeat; nothing follows about its sandboxes"
 EMPTY = "it is empty"
 SAID_TO_BE_LOST = "its host is said to be lost"
 """Why a worker is gone, if whoever forgot it gave no other reason."""

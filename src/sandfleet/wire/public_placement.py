@@ -63,6 +63,68 @@ class PlanOrder(RequestBody):
     request: dict[str, Any] | None = None
     changes: list[dict[str, Any]] | None = None
     at: str | None = None
+    view: dict[str, Any] | None = None
+
+
+class GivenSandboxOrder(RequestBody):
+    """A sandbox of a fleet that is described; what it uses is what would be measured of it."""
+
+    sandbox_id: str | None = Field(None, alias="sandboxID")
+    count: Integer | None = None
+    memory_mib: Integer | None = Field(None, alias="memoryMB")
+    cpu_count: Integer | None = None
+    disk_mib: Integer | None = Field(None, alias="diskMB")
+    region: str | None = None
+    template_id: str | None = Field(None, alias="templateID")
+    memory_used_mib: Integer | None = Field(None, alias="memoryUsedMB")
+    disk_used_mib: Integer | None = Field(None, alias="diskUsedMB")
+    cpu_used: float | None = None
+
+
+class GivenWorkerOrder(RequestBody):
+    """A worker of a fleet that is described: what may be promised of it, and what its host has and uses."""
+
+    worker_id: str | None = Field(None, alias="workerID")
+    size: str | None = None
+    """The key of its machine's size, as `ec2/large`; without it the fleet cannot end it."""
+    state: str | None = None
+    memory_mib: Integer | None = Field(None, alias="memoryMB")
+    cpu_count: Integer | None = None
+    disk_mib: Integer | None = Field(None, alias="diskMB")
+    region: str | None = None
+    templates: list[str] | None = None
+    version: str | None = None
+    accelerator: str | None = None
+    cpu_model: str | None = None
+    draining: bool | None = None
+    cordoned: bool | None = None
+    age_s: float | None = None
+    host_memory_mib: Integer | None = Field(None, alias="hostMemoryMB")
+    memory_used_mib: Integer | None = Field(None, alias="memoryUsedMB")
+    host_disk_mib: Integer | None = Field(None, alias="hostDiskMB")
+    disk_used_mib: Integer | None = Field(None, alias="diskUsedMB")
+    host_cpus: Integer | None = None
+    cpu_percent: float | None = None
+    sandboxes: list[GivenSandboxOrder] | None = None
+
+
+class MachineSizeOrder(RequestBody):
+    """A size of machine that a policy may have launched."""
+
+    name: str | None = None
+    """As `ec2/large`."""
+    memory_mib: Integer | None = Field(None, alias="memoryMB")
+    cpu_count: Integer | None = None
+    disk_mib: Integer | None = Field(None, alias="diskMB")
+    price_per_hour: float | None = None
+
+
+class GivenFleetOrder(RequestBody):
+    """A whole fleet, in place of the one that is there. `policy` is that of capacity."""
+
+    workers: list[GivenWorkerOrder] | None = None
+    waiting: list[GivenSandboxOrder] | None = None
+    policy: dict[str, Any] | None = None
 
 
 class SizeOrder(RequestBody):

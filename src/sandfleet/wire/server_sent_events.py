@@ -8,10 +8,14 @@ KEEPALIVE = b": keepalive\n\n"
 _ID_LENGTH_MAX = 18
 
 
-def event(name: str, data: bytes, *, number: int | None = None) -> bytes:
-    """Return one event; `data` is JSON without line breaks. A reader goes on after `number`."""
+def event(name: str | None, data: bytes, *, number: int | None = None) -> bytes:
+    """Return one event; `data` is JSON without line breaks. A reader goes on after `number`.
+
+    Without a name it is what plain readers take: a message.
+    """
     head = b"" if number is None else b"id: %d\n" % number
-    return head + b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+    head += b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + data + b"\n\n"
 
 
 def is_asked_for(accept: str | None) -> bool:

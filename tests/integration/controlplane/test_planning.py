@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -139,6 +141,59 @@ async def test_capacity_is_planned_with_another_policy_and_nothing_is_launched(
         assert asked["viewVersion"] != told["viewVersion"]
 
 
+GIVEN = {
+    "workers": [
+        {
+            "workerID": "wk-x",
+            "memoryMB": 8192,
+            "hostMemoryMB": 8192,
+            "memoryUsedMB": 8100,
+            "size": "ec2/large",
+            "sandboxes": [
+                {"memoryMB": 2048, "memoryUsedMB": 2000, "diskUsedMB": 1, "cpuUsed": 0.1, "count": 3}
+            ],
+        },
+        {"workerID": "wk-y", "memoryMB": 8192, "hostMemoryMB": 8192, "size": "ec2/large"},
+        {"workerID": "wk-z", "memoryMB": 8192, "draining": True, "templates": []},
+    ],
+    "waiting": [{"memoryMB": 8192, "count": 2}],
+    "policy": {"workers_max": 9, "sizes": [{"name": "ec2/large", "memoryMB": 8192}]},
+}
+
+
+async def test_a_fleet_that_is_described_is_planned_on_in_place_of_the_real_one(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    told = await plan(fleet, "pressure", view=GIVEN)
+    # Neither host says what disk and cores it has, so nobody can be sent to the other one.
+    assert (told["rejected"][0]["subject"], told["rejected"][0]["filter"]) == ("wk-x", "pressure")
+    hosts = [{**one, "hostDiskMB": 10**6, "hostCpus": 8} for one in GIVEN["workers"][:2]]
+    roomy = await plan(fleet, "pressure", view={**GIVEN, "workers": hosts})
+    assert [(one["command"], one["to"]) for one in roomy["decisions"]] == [("move", "wk-y")]
+    placed = await plan(fleet, "create", request={"memoryMB": 4096}, view=GIVEN)
+    assert [one["to"] for one in placed["decisions"]] == ["wk-y"]
+    why = {one["workerId"]: one["filter"] for one in placed["rejected"]}
+    assert why == {"wk-x": "used", "wk-z": "cordoned"}
+    sized = await plan(fleet, "capacity", view=GIVEN)
+    assert [(one["command"], one["to"]) for one in sized["decisions"]] == [("launch", "ec2/large")] * len(
+        sized["decisions"]
+    )
+    assert sized["decisions"]
+    again = await plan(fleet, "capacity", view=GIVEN, at=sized["at"])
+    assert again == sized
+    path = tmp_path / "fleet.json"
+    path.write_text(json.dumps(GIVEN), encoding="utf-8")
+    shown = await fleet.command("plan", "capacity", "--view", str(path))
+    assert shown["decisions"] == sized["decisions"]
+    assert await fleet.edge.plane.stores.fleet.launches() == []
+
+
+async def test_from_a_host_on_which_nobody_lives_nobody_is_sent_away(fleet: Fleet) -> None:
+    told = await plan(fleet, "pressure")
+    assert told["summary"]  # what this very host is short of now nobody knows
+    assert told["decisions"] == []
+
+
 QUESTIONS: list[tuple[dict[str, Any], int, str]] = [
     ({}, 400, "kind must be one of"),
     ({"kind": "guess"}, 400, "kind must be one of"),
@@ -156,6 +211,13 @@ QUESTIONS: list[tuple[dict[str, Any], int, str]] = [
     ({"kind": "tick", "changes": [{"moveWorker": "wk-1"}]}, 400, "no change moveWorker"),
     ({"kind": "tick", "changes": [{}]}, 400, "a change has one key"),
     ({"kind": "tick", "changes": [{"addWorkers": {}}]}, 400, "memoryMB is missing"),
+    ({"kind": "tick", "view": {}}, 400, "view.workers must be 1 to"),
+    ({"kind": "tick", "view": {"workers": [{"memoryMB": "much"}]}}, 400, "view.workers.0.memoryMB"),
+    ({"kind": "tick", "view": {"workers": [{"memoryMB": -1}]}}, 400, "between 0 and"),
+    ({"kind": "tick", "view": {"workers": [{"state": "tired"}]}}, 400, "must be one of"),
+    ({"kind": "tick", "view": {"workers": [{"workerID": "a"}, {"workerID": "a"}]}}, 400, "twice"),
+    ({"kind": "tick", "view": {"workers": [{"sandboxes": [{"count": 10**9}]}]}}, 400, "at most"),
+    ({"kind": "tick", "view": {"workers": [{}], "policy": {"sizes": [{}]}}}, 400, "memoryMB"),
 ]
 
 

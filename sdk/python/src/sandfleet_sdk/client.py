@@ -11,10 +11,7 @@ async with AsyncClient() as client:
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from functools import wraps
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
 
 from sandfleet_sdk import (
     attached,
@@ -32,160 +29,125 @@ from sandfleet_sdk import (
     sessions,
 )
 from sandfleet_sdk.attachments import AsyncAttachment, Attachment, Progress
-from sandfleet_sdk.calls import Flow
+from sandfleet_sdk.colours import Awaiting, Blocking, awaiting, awaiting_feed, blocking, blocking_feed
 from sandfleet_sdk.errors import SandfleetError
-from sandfleet_sdk.event_feed import follow_events, follow_events_awaiting
-from sandfleet_sdk.models import Event
+from sandfleet_sdk.event_feed import fleet_feed, sandbox_feed
 from sandfleet_sdk.retries import RetryPolicy
 from sandfleet_sdk.transport import AwaitingTransport, BlockingTransport, Endpoint
 
-P = ParamSpec("P")
-T = TypeVar("T")
 _URL_VARIABLES = ("SANDFLEET_URL", "OPENCOMPUTER_API_URL")
 _KEY_VARIABLES = ("SANDFLEET_API_KEY", "OPENCOMPUTER_API_KEY")
 
 
-class _Blocking:
-    def __init__(self, transport: BlockingTransport) -> None:
-        self._transport = transport
-
-
-class _Awaiting:
-    def __init__(self, transport: AwaitingTransport) -> None:
-        self._transport = transport
-
-
-def _blocking(flow: Callable[P, Flow[T]]) -> Callable[Concatenate[_Blocking, P], T]:
-    @wraps(flow)
-    def method(self: _Blocking, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._transport.run(flow(*args, **kwargs))
-
-    return method
-
-
-def _awaiting(flow: Callable[P, Flow[T]]) -> Callable[Concatenate[_Awaiting, P], Awaitable[T]]:
-    @wraps(flow)
-    async def method(self: _Awaiting, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._transport.run(flow(*args, **kwargs))
-
-    return method
-
-
-class Sandboxes(_Blocking):
+class Sandboxes(Blocking):
     """Sandboxes: create, look at, end."""
 
-    create = _blocking(sandboxes.create)
-    get = _blocking(sandboxes.get)
-    list = _blocking(sandboxes.list_sandboxes)
-    kill = _blocking(sandboxes.kill)
-    set_timeout = _blocking(sandboxes.set_timeout)
-    events = _blocking(sandboxes.events)
-    placement = _blocking(plans.placement)
-    stats = _blocking(attached.stats)
-    tags = _blocking(attached.tags)
-    set_tags = _blocking(attached.set_tags)
-    tag_keys = _blocking(attached.tag_keys)
-    refresh_token = _blocking(attached.refresh_token)
-    scale = _blocking(attached.scale)
-    autoscale = _blocking(scaling.autoscale)
-    set_autoscale = _blocking(scaling.set_autoscale)
-    scaling_lock = _blocking(scaling.scaling_lock)
-    set_scaling_lock = _blocking(scaling.set_scaling_lock)
-    migrate = _blocking(attached.migrate)
-    migration = _blocking(attached.migration)
-    reboot = _blocking(attached.reboot)
-    power_cycle = _blocking(attached.power_cycle)
-    hibernate = _blocking(saved.hibernate)
-    wake = _blocking(saved.wake)
-    fork = _blocking(saved.fork)
-
-    def follow_events(self, sandbox_id: str, *, after: int = 0) -> Iterator[Event]:
-        """Yield the sandbox's log, oldest first, and then what comes; `after` is the id of an event."""
-        return follow_events(self._transport, sandbox_id, after=after)
+    create = blocking(sandboxes.create)
+    get = blocking(sandboxes.get)
+    list = blocking(sandboxes.list_sandboxes)
+    kill = blocking(sandboxes.kill)
+    set_timeout = blocking(sandboxes.set_timeout)
+    events = blocking(sandboxes.events)
+    placement = blocking(plans.placement)
+    stats = blocking(attached.stats)
+    tags = blocking(attached.tags)
+    set_tags = blocking(attached.set_tags)
+    tag_keys = blocking(attached.tag_keys)
+    refresh_token = blocking(attached.refresh_token)
+    scale = blocking(attached.scale)
+    autoscale = blocking(scaling.autoscale)
+    set_autoscale = blocking(scaling.set_autoscale)
+    scaling_lock = blocking(scaling.scaling_lock)
+    set_scaling_lock = blocking(scaling.set_scaling_lock)
+    migrate = blocking(attached.migrate)
+    migration = blocking(attached.migration)
+    reboot = blocking(attached.reboot)
+    power_cycle = blocking(attached.power_cycle)
+    hibernate = blocking(saved.hibernate)
+    wake = blocking(saved.wake)
+    fork = blocking(saved.fork)
+    follow_events = blocking_feed(sandbox_feed)
 
 
-class AsyncSandboxes(_Awaiting):
+class AsyncSandboxes(Awaiting):
     """Sandboxes: create, look at, end."""
 
-    create = _awaiting(sandboxes.create)
-    get = _awaiting(sandboxes.get)
-    list = _awaiting(sandboxes.list_sandboxes)
-    kill = _awaiting(sandboxes.kill)
-    set_timeout = _awaiting(sandboxes.set_timeout)
-    events = _awaiting(sandboxes.events)
-    placement = _awaiting(plans.placement)
-    stats = _awaiting(attached.stats)
-    tags = _awaiting(attached.tags)
-    set_tags = _awaiting(attached.set_tags)
-    tag_keys = _awaiting(attached.tag_keys)
-    refresh_token = _awaiting(attached.refresh_token)
-    scale = _awaiting(attached.scale)
-    autoscale = _awaiting(scaling.autoscale)
-    set_autoscale = _awaiting(scaling.set_autoscale)
-    scaling_lock = _awaiting(scaling.scaling_lock)
-    set_scaling_lock = _awaiting(scaling.set_scaling_lock)
-    migrate = _awaiting(attached.migrate)
-    migration = _awaiting(attached.migration)
-    reboot = _awaiting(attached.reboot)
-    power_cycle = _awaiting(attached.power_cycle)
-    hibernate = _awaiting(saved.hibernate)
-    wake = _awaiting(saved.wake)
-    fork = _awaiting(saved.fork)
-
-    def follow_events(self, sandbox_id: str, *, after: int = 0) -> AsyncIterator[Event]:
-        """Yield the sandbox's log, oldest first, and then what comes; `after` is the id of an event."""
-        return follow_events_awaiting(self._transport, sandbox_id, after=after)
+    create = awaiting(sandboxes.create)
+    get = awaiting(sandboxes.get)
+    list = awaiting(sandboxes.list_sandboxes)
+    kill = awaiting(sandboxes.kill)
+    set_timeout = awaiting(sandboxes.set_timeout)
+    events = awaiting(sandboxes.events)
+    placement = awaiting(plans.placement)
+    stats = awaiting(attached.stats)
+    tags = awaiting(attached.tags)
+    set_tags = awaiting(attached.set_tags)
+    tag_keys = awaiting(attached.tag_keys)
+    refresh_token = awaiting(attached.refresh_token)
+    scale = awaiting(attached.scale)
+    autoscale = awaiting(scaling.autoscale)
+    set_autoscale = awaiting(scaling.set_autoscale)
+    scaling_lock = awaiting(scaling.scaling_lock)
+    set_scaling_lock = awaiting(scaling.set_scaling_lock)
+    migrate = awaiting(attached.migrate)
+    migration = awaiting(attached.migration)
+    reboot = awaiting(attached.reboot)
+    power_cycle = awaiting(attached.power_cycle)
+    hibernate = awaiting(saved.hibernate)
+    wake = awaiting(saved.wake)
+    fork = awaiting(saved.fork)
+    follow_events = awaiting_feed(sandbox_feed)
 
 
-class Checkpoints(_Blocking):
+class Checkpoints(Blocking):
     """Kept states of sandboxes."""
 
-    create = _blocking(saved.create_checkpoint)
-    list = _blocking(saved.list_checkpoints)
-    delete = _blocking(saved.delete_checkpoint)
-    restore = _blocking(saved.restore)
-    fork = _blocking(saved.create_from_checkpoint)
+    create = blocking(saved.create_checkpoint)
+    list = blocking(saved.list_checkpoints)
+    delete = blocking(saved.delete_checkpoint)
+    restore = blocking(saved.restore)
+    fork = blocking(saved.create_from_checkpoint)
 
 
-class AsyncCheckpoints(_Awaiting):
+class AsyncCheckpoints(Awaiting):
     """Kept states of sandboxes."""
 
-    create = _awaiting(saved.create_checkpoint)
-    list = _awaiting(saved.list_checkpoints)
-    delete = _awaiting(saved.delete_checkpoint)
-    restore = _awaiting(saved.restore)
-    fork = _awaiting(saved.create_from_checkpoint)
+    create = awaiting(saved.create_checkpoint)
+    list = awaiting(saved.list_checkpoints)
+    delete = awaiting(saved.delete_checkpoint)
+    restore = awaiting(saved.restore)
+    fork = awaiting(saved.create_from_checkpoint)
 
 
-class Commands(_Blocking):
+class Commands(Blocking):
     """Commands in a sandbox."""
 
-    run = _blocking(commands.run)
-    run_async = _blocking(commands.run_async)
-    result = _blocking(commands.result)
-    stream = _blocking(commands.stream)
+    run = blocking(commands.run)
+    run_async = blocking(commands.run_async)
+    result = blocking(commands.result)
+    stream = blocking(commands.stream)
 
 
-class AsyncCommands(_Awaiting):
+class AsyncCommands(Awaiting):
     """Commands in a sandbox."""
 
-    run = _awaiting(commands.run)
-    run_async = _awaiting(commands.run_async)
-    result = _awaiting(commands.result)
-    stream = _awaiting(commands.stream)
+    run = awaiting(commands.run)
+    run_async = awaiting(commands.run_async)
+    result = awaiting(commands.result)
+    stream = awaiting(commands.stream)
 
 
-class Sessions(_Blocking):
+class Sessions(Blocking):
     """Programs and terminals that one attaches to."""
 
-    start = _blocking(sessions.start)
-    start_terminal = _blocking(sessions.start_terminal)
-    list = _blocking(sessions.list_sessions)
-    get = _blocking(sessions.get)
-    get_terminal = _blocking(sessions.get_terminal)
-    kill = _blocking(sessions.kill)
-    resize = _blocking(sessions.resize)
-    end_terminal = _blocking(sessions.end_terminal)
+    start = blocking(sessions.start)
+    start_terminal = blocking(sessions.start_terminal)
+    list = blocking(sessions.list_sessions)
+    get = blocking(sessions.get)
+    get_terminal = blocking(sessions.get_terminal)
+    kill = blocking(sessions.kill)
+    resize = blocking(sessions.resize)
+    end_terminal = blocking(sessions.end_terminal)
 
     def attach(self, sandbox_id: str, session_id: str, *, offset: int | None = 0) -> Attachment:
         """Attach to a session at an offset of its output; None: to the newest MiB of it."""
@@ -198,17 +160,17 @@ class Sessions(_Blocking):
         return Attachment(self._transport.endpoint, progress)
 
 
-class AsyncSessions(_Awaiting):
+class AsyncSessions(Awaiting):
     """Programs and terminals that one attaches to."""
 
-    start = _awaiting(sessions.start)
-    start_terminal = _awaiting(sessions.start_terminal)
-    list = _awaiting(sessions.list_sessions)
-    get = _awaiting(sessions.get)
-    get_terminal = _awaiting(sessions.get_terminal)
-    kill = _awaiting(sessions.kill)
-    resize = _awaiting(sessions.resize)
-    end_terminal = _awaiting(sessions.end_terminal)
+    start = awaiting(sessions.start)
+    start_terminal = awaiting(sessions.start_terminal)
+    list = awaiting(sessions.list_sessions)
+    get = awaiting(sessions.get)
+    get_terminal = awaiting(sessions.get_terminal)
+    kill = awaiting(sessions.kill)
+    resize = awaiting(sessions.resize)
+    end_terminal = awaiting(sessions.end_terminal)
 
     def attach(self, sandbox_id: str, session_id: str, *, offset: int | None = 0) -> AsyncAttachment:
         """Attach to a session at an offset of its output; None: to the newest MiB of it."""
@@ -223,102 +185,106 @@ class AsyncSessions(_Awaiting):
         return AsyncAttachment(self._transport.endpoint, progress)
 
 
-class Files(_Blocking):
+class Files(Blocking):
     """Files of a sandbox."""
 
-    read = _blocking(files.read)
-    download = _blocking(files.download)
-    write = _blocking(files.write)
-    upload = _blocking(files.upload)
-    list = _blocking(files.list_directory)
-    make_directory = _blocking(files.make_directory)
-    delete = _blocking(files.delete)
-    find = _blocking(files.find)
-    exists = _blocking(files.exists)
-    download_url = _blocking(files.download_url)
-    upload_url = _blocking(files.upload_url)
+    read = blocking(files.read)
+    download = blocking(files.download)
+    write = blocking(files.write)
+    upload = blocking(files.upload)
+    list = blocking(files.list_directory)
+    make_directory = blocking(files.make_directory)
+    delete = blocking(files.delete)
+    find = blocking(files.find)
+    exists = blocking(files.exists)
+    download_url = blocking(files.download_url)
+    upload_url = blocking(files.upload_url)
 
 
-class AsyncFiles(_Awaiting):
+class AsyncFiles(Awaiting):
     """Files of a sandbox."""
 
-    read = _awaiting(files.read)
-    download = _awaiting(files.download)
-    write = _awaiting(files.write)
-    upload = _awaiting(files.upload)
-    list = _awaiting(files.list_directory)
-    make_directory = _awaiting(files.make_directory)
-    delete = _awaiting(files.delete)
-    find = _awaiting(files.find)
-    exists = _awaiting(files.exists)
-    download_url = _awaiting(files.download_url)
-    upload_url = _awaiting(files.upload_url)
+    read = awaiting(files.read)
+    download = awaiting(files.download)
+    write = awaiting(files.write)
+    upload = awaiting(files.upload)
+    list = awaiting(files.list_directory)
+    make_directory = awaiting(files.make_directory)
+    delete = awaiting(files.delete)
+    find = awaiting(files.find)
+    exists = awaiting(files.exists)
+    download_url = awaiting(files.download_url)
+    upload_url = awaiting(files.upload_url)
 
 
-class Previews(_Blocking):
+class Previews(Blocking):
     """Guest ports that are seen from outside."""
 
-    create = _blocking(previews.create)
-    list = _blocking(previews.list_previews)
-    delete = _blocking(previews.delete)
-    rotate_token = _blocking(previews.rotate_token)
+    create = blocking(previews.create)
+    list = blocking(previews.list_previews)
+    delete = blocking(previews.delete)
+    rotate_token = blocking(previews.rotate_token)
 
 
-class AsyncPreviews(_Awaiting):
+class AsyncPreviews(Awaiting):
     """Guest ports that are seen from outside."""
 
-    create = _awaiting(previews.create)
-    list = _awaiting(previews.list_previews)
-    delete = _awaiting(previews.delete)
-    rotate_token = _awaiting(previews.rotate_token)
+    create = awaiting(previews.create)
+    list = awaiting(previews.list_previews)
+    delete = awaiting(previews.delete)
+    rotate_token = awaiting(previews.rotate_token)
 
 
-class Fleet(_Blocking):
+class Fleet(Blocking):
     """The fleet itself: health, workers, organisations, keys."""
 
-    readiness = _blocking(fleet.readiness)
-    workers = _blocking(fleet.list_workers)
-    forget_worker = _blocking(fleet.forget_worker)
-    drain_worker = _blocking(drains.begin_drain)
-    undrain_worker = _blocking(drains.undo_drain)
-    drain = _blocking(drains.show_drain)
-    begin_rollout = _blocking(rollouts.begin_rollout)
-    list_rollouts = _blocking(rollouts.list_rollouts)
-    rollout = _blocking(rollouts.show_rollout)
-    cancel_rollout = _blocking(rollouts.cancel_rollout)
-    plan = _blocking(plans.plan)
-    evict_worker = _blocking(drains.evict)
-    organisations = _blocking(fleet.list_organisations)
-    organisation = _blocking(quotas.get_organisation)
-    create_organisation = _blocking(quotas.create_organisation)
-    change_organisation = _blocking(quotas.change_organisation)
-    create_key = _blocking(fleet.create_key)
-    list_keys = _blocking(fleet.list_keys)
-    revoke_key = _blocking(fleet.revoke_key)
+    readiness = blocking(fleet.readiness)
+    workers = blocking(fleet.list_workers)
+    forget_worker = blocking(fleet.forget_worker)
+    drain_worker = blocking(drains.begin_drain)
+    undrain_worker = blocking(drains.undo_drain)
+    drain = blocking(drains.show_drain)
+    begin_rollout = blocking(rollouts.begin_rollout)
+    list_rollouts = blocking(rollouts.list_rollouts)
+    rollout = blocking(rollouts.show_rollout)
+    cancel_rollout = blocking(rollouts.cancel_rollout)
+    plan = blocking(plans.plan)
+    events = blocking(fleet.fleet_events)
+    follow_events = blocking_feed(fleet_feed)
+    evict_worker = blocking(drains.evict)
+    organisations = blocking(fleet.list_organisations)
+    organisation = blocking(quotas.get_organisation)
+    create_organisation = blocking(quotas.create_organisation)
+    change_organisation = blocking(quotas.change_organisation)
+    create_key = blocking(fleet.create_key)
+    list_keys = blocking(fleet.list_keys)
+    revoke_key = blocking(fleet.revoke_key)
 
 
-class AsyncFleet(_Awaiting):
+class AsyncFleet(Awaiting):
     """The fleet itself: health, workers, organisations, keys."""
 
-    readiness = _awaiting(fleet.readiness)
-    workers = _awaiting(fleet.list_workers)
-    forget_worker = _awaiting(fleet.forget_worker)
-    drain_worker = _awaiting(drains.begin_drain)
-    undrain_worker = _awaiting(drains.undo_drain)
-    drain = _awaiting(drains.show_drain)
-    begin_rollout = _awaiting(rollouts.begin_rollout)
-    list_rollouts = _awaiting(rollouts.list_rollouts)
-    rollout = _awaiting(rollouts.show_rollout)
-    cancel_rollout = _awaiting(rollouts.cancel_rollout)
-    plan = _awaiting(plans.plan)
-    evict_worker = _awaiting(drains.evict)
-    organisations = _awaiting(fleet.list_organisations)
-    organisation = _awaiting(quotas.get_organisation)
-    create_organisation = _awaiting(quotas.create_organisation)
-    change_organisation = _awaiting(quotas.change_organisation)
-    create_key = _awaiting(fleet.create_key)
-    list_keys = _awaiting(fleet.list_keys)
-    revoke_key = _awaiting(fleet.revoke_key)
+    readiness = awaiting(fleet.readiness)
+    workers = awaiting(fleet.list_workers)
+    forget_worker = awaiting(fleet.forget_worker)
+    drain_worker = awaiting(drains.begin_drain)
+    undrain_worker = awaiting(drains.undo_drain)
+    drain = awaiting(drains.show_drain)
+    begin_rollout = awaiting(rollouts.begin_rollout)
+    list_rollouts = awaiting(rollouts.list_rollouts)
+    rollout = awaiting(rollouts.show_rollout)
+    cancel_rollout = awaiting(rollouts.cancel_rollout)
+    plan = awaiting(plans.plan)
+    events = awaiting(fleet.fleet_events)
+    follow_events = awaiting_feed(fleet_feed)
+    evict_worker = awaiting(drains.evict)
+    organisations = awaiting(fleet.list_organisations)
+    organisation = awaiting(quotas.get_organisation)
+    create_organisation = awaiting(quotas.create_organisation)
+    change_organisation = awaiting(quotas.change_organisation)
+    create_key = awaiting(fleet.create_key)
+    list_keys = awaiting(fleet.list_keys)
+    revoke_key = awaiting(fleet.revoke_key)
 
 
 class Client:

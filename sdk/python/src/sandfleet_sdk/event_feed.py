@@ -1,4 +1,4 @@
-"""A sandbox's log as it is written: what happened so far, oldest first, then what comes.
+"""A log as it is written, a sandbox's or the fleet's: what happened so far, oldest first, then what comes.
 
 `Feed` reads the stream and decides how to go on where a connection broke (no I/O); the
 blocking and the awaiting reader only differ in who waits.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GAP = "gap"
 """Name of the event that says: rows after the one asked for are no longer kept."""
+LOG = "//admin/events"
 _ATTEMPTS_MAX = 40
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.1, 2.0
 _LATER = frozenset({408, 429, 500, 502, 503, 504})
@@ -30,10 +31,11 @@ _LATER = frozenset({408, 429, 500, 502, 503, 504})
 
 @dataclass(slots=True)
 class Feed:
-    """How far a reader has come in one sandbox's log."""
+    """How far a reader has come in one log."""
 
-    sandbox_id: str
+    path: str
     after: int = 0
+    query: Mapping[str, str] = field(default_factory=dict)
     failures: int = 0
     _rest: bytes = field(default=b"", repr=False)
 
@@ -42,8 +44,8 @@ class Feed:
         """The request that goes on where this reader is."""
         return Call(
             method="GET",
-            path=path_of("sandboxes", self.sandbox_id, "events"),
-            query={"after": str(self.after)},
+            path=self.path,
+            query={**self.query, "after": str(self.after)},
             headers={"Accept": "text/event-stream"},
         )
 
@@ -75,12 +77,30 @@ class Feed:
             self.after = int(fields.get(b"id", self.after))
         except ValueError:
             raise BadAnswer(f"the stream of events has a line that is none: {text[:80]!r}") from None
-        return Event.parse({**body, "event": fields[b"event"].decode()})
+        return Event.parse({"event": fields[b"event"].decode(), **body})
 
 
-def follow_events(transport: BlockingTransport, sandbox_id: str, *, after: int = 0) -> Iterator[Event]:
+def sandbox_feed(sandbox_id: str, *, after: int = 0) -> Feed:
+    """Yield the sandbox's log, oldest first, and then what comes; `after` is the id of an event."""
+    return Feed(path_of("sandboxes", sandbox_id, "events"), after=after)
+
+
+def fleet_feed(*, after: int = 0, types: Iterable[str] = (), **filters: str) -> Feed:
+    """Yield what happens in the fleet, oldest first, and then what comes (scope `admin`).
+
+    `filters` are those of `events`; without `after` it begins with the newest 2000.
+    """
+    return Feed(LOG, after=after, query=log_query(types, filters))
+
+
+def log_query(types: Iterable[str], filters: Mapping[str, str | None]) -> Mapping[str, str]:
+    """Return what the whole log is asked with."""
+    given = {**filters, "type": ",".join(types)}
+    return {name: value for name, value in given.items() if value}
+
+
+def follow(transport: BlockingTransport, feed: Feed) -> Iterator[Event]:
     """Yield events for as long as the caller takes them; a broken connection is made again."""
-    feed = Feed(sandbox_id, after=after)
     while True:
         error: SandfleetError = Unreachable("the server ended the stream of events")
         feed.begin()
@@ -93,11 +113,8 @@ def follow_events(transport: BlockingTransport, sandbox_id: str, *, after: int =
         time.sleep(feed.failed(error))
 
 
-async def follow_events_awaiting(
-    transport: AwaitingTransport, sandbox_id: str, *, after: int = 0
-) -> AsyncIterator[Event]:
+async def follow_awaiting(transport: AwaitingTransport, feed: Feed) -> AsyncIterator[Event]:
     """Yield events for as long as the caller takes them; a broken connection is made again."""
-    feed = Feed(sandbox_id, after=after)
     while True:
         error: SandfleetError = Unreachable("the server ended the stream of events")
         feed.begin()

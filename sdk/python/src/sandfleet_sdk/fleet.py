@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sandfleet_sdk.calls import Call, Flow, path_of
-from sandfleet_sdk.models import ApiKey, Organisation, Worker
+from sandfleet_sdk.event_feed import LOG, log_query
+from sandfleet_sdk.models import ApiKey, Event, Organisation, Worker
 from sandfleet_sdk.sandboxes import idempotency
 
 ROOT = "//"
@@ -29,6 +30,19 @@ def forget_worker(worker_id: str, *, lost: bool = False) -> Flow[None]:
     """Take an empty worker, or with `lost` one whose host is no more, off the fleet (scope `admin`)."""
     path = ROOT + path_of("admin", "workers", worker_id, "forget").lstrip("/")
     yield Call(method="POST", path=path, query={"lost": "true"} if lost else {})
+
+
+def fleet_events(
+    *, limit: int = 100, types: Iterable[str] = (), before: int | None = None, **filters: str | None
+) -> Flow[list[Event]]:
+    """Return what happened in the fleet, newest first (scope `admin`); `before` is the id of an event.
+
+    `filters`: `scope` (`fleet`: only what it decided by itself), `worker`, `sandbox`, `launch`, `since` and
+    `until`.
+    """
+    more = {"limit": str(limit), "before": None if before is None else str(before)}
+    answer = yield Call(method="GET", path=f"{LOG}/history", query=log_query(types, {**filters, **more}))
+    return [Event.parse(entry) for entry in answer.array()]
 
 
 def list_organisations() -> Flow[list[Organisation]]:

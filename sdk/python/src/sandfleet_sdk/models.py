@@ -198,7 +198,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One entry of a sandbox's transition log."""
+    """One entry of a log; of the whole fleet's, `raw` has what is not here: `type`, `sandbox`, `about` …"""
 
     id: str
     at: datetime | None
@@ -221,6 +221,6 @@ class Event:
             after=body.get("to"),
             actor=str(body.get("actor") or ""),
             reason=body.get("reason"),
-            worker_id=body.get("workerId"),
+            worker_id=body.get("workerId") or body.get("worker"),
             raw=body,
         )

@@ -116,13 +116,18 @@ def plan(
     request: Mapping[str, Any] | None = None,
     changes: Sequence[Mapping[str, Any]] | None = None,
     at: str | None = None,
+    view: Mapping[str, Any] | None = None,
 ) -> Flow[Plan]:
-    """Return what the planners would do, on the fleet as it is or with `changes`; nothing is done."""
+    """Return what the planners would do, on the fleet as it is or with `changes`; nothing is done.
+
+    `view` describes a whole fleet in place of the one that is there.
+    """
     payload = without_none(
         kind=kind,
         request=None if request is None else dict(request),
         changes=None if changes is None else [dict(one) for one in changes],
         at=at,
+        view=None if view is None else dict(view),
     )
     answer = yield Call(method="POST", path="//admin/plan", payload=payload)
     return Plan.parse(answer.object())

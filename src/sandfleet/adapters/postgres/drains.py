@@ -26,11 +26,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import statements
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.fleet_log import tell
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
-from sandfleet.adapters.postgres.tables import drains, transitions, workers
+from sandfleet.adapters.postgres.tables import drains, workers
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.drain import ASKED_FOR, Drain, DrainOwner, DrainState, DrainTerms, Stay
 from sandfleet.model.errors import NotFound
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.worker import WorkerState
 
@@ -159,7 +161,7 @@ class PostgresDrainStore:
                 return False
             if written.is_news:
                 event, reason = drain.news
-                await connection.execute(_log(drain.worker_id, event=event, actor="drain", reason=reason))
+                await tell(connection, FleetNews(event, reason, drain.worker_id), actor="drain")
             return True
 
         return await self._database.transact(work, repeatable=True)
@@ -191,9 +193,8 @@ async def begin_drain(
         await connection.execute(_TAKE_OVER, {**which, **changed})
     else:
         return before
-    await connection.execute(
-        _log(worker_id, event="drain_requested", actor=actor, reason=agreed.reason, state=state)
-    )
+    news = FleetNews("drain_requested", agreed.reason, worker_id)
+    await tell(connection, news, actor=actor, before=state, after=state)
     return owner
 
 
@@ -214,7 +215,8 @@ async def end_drain(
     if (await connection.execute(ending, {"worker": worker_id})).rowcount == 0:
         return False
     await connection.execute(_MARK, {"worker": worker_id, "is_draining": False})
-    await connection.execute(_log(worker_id, event="drain_undone", actor=actor, reason=reason, state=state))
+    news = FleetNews("drain_undone", reason, worker_id)
+    await tell(connection, news, actor=actor, before=state, after=state)
     return True
 
 
@@ -223,20 +225,6 @@ async def _require_known(connection: AsyncConnection, worker_id: WorkerId) -> st
     if state is None:
         raise NotFound(f"worker {worker_id} not found")
     return str(state)
-
-
-def _log(worker_id: WorkerId, *, event: str, actor: str, reason: str, state: str | None = None) -> Any:
-    return transitions.insert().values(
-        event=event,
-        actor=actor,
-        reason=reason,
-        at=func.now(),
-        from_state=state,
-        to_state=state,
-        worker_id=worker_id,
-        epoch=0,
-        detail={},
-    )
 
 
 def drain_from(row: Row[Any]) -> Drain:

@@ -20,15 +20,25 @@ from sandfleet.adapters.postgres.fleet_commands import (
     record_command,
     take_off,
 )
+from sandfleet.adapters.postgres.fleet_log import tell
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
 from sandfleet.adapters.postgres.rollouts import record_rollout
 from sandfleet.adapters.postgres.tables import launches, planner_states
 from sandfleet.adapters.postgres.terms import require_term
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.machine import Machine
 from sandfleet.planning.capacity_memory import CapacityMemory
-from sandfleet.ports.fleet_store import ENDED_LAUNCHES_KEPT, FleetDecision, LeftOut
+from sandfleet.ports.fleet_store import (
+    ENDED_LAUNCHES_KEPT,
+    MACHINES,
+    POOL_SAID_GONE,
+    FleetDecision,
+    LeftOut,
+    joined_news,
+    launch_news,
+)
 
 _CAPACITY = "capacity"
 _PENDING = LaunchState.PENDING.value
@@ -50,12 +60,10 @@ _JOIN = (
     update(launches)
     .where(_OF, launches.c.state == _PENDING)
     .values(state=LaunchState.JOINED.value, ended_at=func.now(), worker_id=bindparam("new_worker"))
+    .returning(launches)
 )
-_LET_GO = (
-    update(launches)
-    .where(_OF, launches.c.ending_since.is_not(None))
-    .values(gone_at=func.coalesce(launches.c.gone_at, func.now()))
-)
+_ENDING = select(launches).where(_OF, launches.c.ending_since.is_not(None)).with_for_update()
+_LET_GO = update(launches).where(_OF).values(gone_at=func.now())
 _OLD = (
     select(launches.c.id)
     .where(launches.c.gone_at < func.now() - bindparam("kept", type_=Interval()))
@@ -91,6 +99,8 @@ class PostgresFleetStore:
                 await connection.execute(_WRITE_STATE, written)
             if decision.rollout is not None:
                 await record_rollout(connection, decision.rollout, actor=decision.by.value)
+            for news in decision.news:
+                await tell(connection, news, actor=decision.by.value)
             left_out = []
             for command in decision.commands:
                 because = await record_command(connection, command, by=decision.by)
@@ -102,11 +112,27 @@ class PostgresFleetStore:
 
     async def name_machine(self, launch_id: LaunchId, machine_id: str, *, term: int) -> bool:
         """Note what the pool calls it."""
-        return await self._change(_NAME, launch_id, term, {"new_machine": machine_id})
+
+        async def work(connection: AsyncConnection) -> bool:
+            await _hold_term(connection, term)
+            named = {"launch": launch_id, "new_machine": machine_id}
+            return (await connection.execute(_NAME, named)).rowcount == 1
+
+        return await self._database.transact(work, repeatable=True)
 
     async def join(self, launch_id: LaunchId, worker_id: WorkerId, *, term: int) -> bool:
         """Note who has joined."""
-        return await self._change(_JOIN, launch_id, term, {"new_worker": worker_id})
+
+        async def work(connection: AsyncConnection) -> bool:
+            await _hold_term(connection, term)
+            joined = {"launch": launch_id, "new_worker": worker_id}
+            row = (await connection.execute(_JOIN, joined)).first()
+            if row is not None:
+                news = joined_news(launch_from(row), worker_id, at=row.ended_at)
+                await tell(connection, news, actor=MACHINES)
+            return row is not None
+
+        return await self._database.transact(work, repeatable=True)
 
     async def fail(self, launch_id: LaunchId, why: LaunchFailure, *, said: str, term: int) -> bool:
         """Give it up."""
@@ -114,7 +140,7 @@ class PostgresFleetStore:
         async def work(connection: AsyncConnection) -> bool:
             await connection.execute(PLACEMENT_LOCKED)
             await _hold_term(connection, term)
-            return await give_up(connection, launch_id, why, said=said) is None
+            return await give_up(connection, launch_id, why, said=said, actor=MACHINES) is None
 
         return await self._database.transact(work, repeatable=True)
 
@@ -130,7 +156,17 @@ class PostgresFleetStore:
 
     async def let_go(self, launch_id: LaunchId, *, term: int) -> bool:
         """Note that its machine is gone."""
-        return await self._change(_LET_GO, launch_id, term, {})
+
+        async def work(connection: AsyncConnection) -> bool:
+            await _hold_term(connection, term)
+            row = (await connection.execute(_ENDING, {"launch": launch_id})).first()
+            if row is not None and row.gone_at is None:
+                await connection.execute(_LET_GO, {"launch": launch_id})
+                news = launch_news("machine_gone", launch_from(row), POOL_SAID_GONE)
+                await tell(connection, news, actor=MACHINES)
+            return row is not None
+
+        return await self._database.transact(work, repeatable=True)
 
     async def lose(self, worker_id: WorkerId, *, because: str, term: int) -> bool:
         """Take it off the fleet by its pool's word."""
@@ -152,6 +188,16 @@ class PostgresFleetStore:
 
         return await self._database.transact(work, repeatable=True)
 
+    async def tell(self, news: Sequence[FleetNews], *, actor: str, term: int) -> None:
+        """Have the log tell it."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await _hold_term(connection, term)
+            for one in news:
+                await tell(connection, one, actor=actor)
+
+        await self._database.transact(work, repeatable=True)
+
     async def remove_old(self, *, gone_for: timedelta, limit: int = 1000) -> int:
         """Delete those whose machines are long gone."""
         parameters = {"kept": gone_for, "limit": limit}
@@ -166,13 +212,6 @@ class PostgresFleetStore:
         )
         value: Mapping[str, Any] | None = found.scalar_one_or_none()
         return value
-
-    async def _change(self, change: Any, launch_id: LaunchId, term: int, values: Mapping[str, Any]) -> bool:
-        async def work(connection: AsyncConnection) -> bool:
-            await _hold_term(connection, term)
-            return (await connection.execute(change, {"launch": launch_id, **values})).rowcount == 1
-
-        return await self._database.transact(work, repeatable=True)
 
 
 async def _hold_term(connection: AsyncConnection, term: int) -> None:

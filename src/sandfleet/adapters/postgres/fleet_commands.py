@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres.drains import begin_drain, end_drain
+from sandfleet.adapters.postgres.fleet_log import tell
 from sandfleet.adapters.postgres.forgetting import forget_worker
 from sandfleet.adapters.postgres.tables import drains, launches, workers
 from sandfleet.model.drain import DrainOwner
@@ -28,7 +29,7 @@ from sandfleet.planning.fleet import (
     LaunchMachine,
     RemoveWorker,
 )
-from sandfleet.ports.fleet_store import NO_LAUNCH
+from sandfleet.ports.fleet_store import AFTER_ALL, MACHINES, NO_LAUNCH, launch_news
 
 # Named again it is the same machine: the round that named it was recorded already.
 _LAUNCH = (
@@ -43,6 +44,7 @@ _LAUNCH = (
         said="",
     )
     .on_conflict_do_nothing()
+    .returning(launches)
 )
 # A heartbeat of its machine waits for this lock, and this for the heartbeat: what is looked at
 # afterwards, in a statement of its own, is there for good.
@@ -92,7 +94,7 @@ _ORPHAN = _NEW_ORPHAN.on_conflict_do_update(
         "ending_since": func.coalesce(launches.c.ending_since, func.now()),
         "gone_at": None,
     },
-)
+).returning(launches)
 _WORKERS_OF = (
     select(workers.c.id)
     .where(
@@ -114,10 +116,12 @@ async def record_command(connection: AsyncConnection, command: FleetCommand, *, 
     try:
         match command:
             case LaunchMachine():
-                await _launch(connection, command)
+                await _launch(connection, command, by=by)
                 return None
             case AbandonLaunch():
-                return await _abandon(connection, command)
+                why = LaunchFailure.BROKEN
+                said = command.reason
+                return await give_up(connection, command.launch_id, why, said=said, actor=by.value)
             case DrainWorker():
                 return await _drain(connection, command)
             case KeepWorker():
@@ -128,13 +132,12 @@ async def record_command(connection: AsyncConnection, command: FleetCommand, *, 
         return error.message
 
 
-async def _launch(connection: AsyncConnection, command: LaunchMachine) -> None:
+async def _launch(connection: AsyncConnection, command: LaunchMachine, *, by: DrainOwner) -> None:
     named = {"its_size": command.size, "its_version": command.version, "its_reason": command.reason}
-    await connection.execute(_LAUNCH, {"launch": command.launch_id, **named})
-
-
-async def _abandon(connection: AsyncConnection, command: AbandonLaunch) -> str | None:
-    return await give_up(connection, command.launch_id, LaunchFailure.BROKEN, said=command.reason)
+    row = (await connection.execute(_LAUNCH, {"launch": command.launch_id, **named})).first()
+    if row is not None:
+        news = launch_news("launch_requested", launch_from(row), command.reason)
+        await tell(connection, news, actor=by.value)
 
 
 async def _drain(connection: AsyncConnection, command: DrainWorker) -> str | None:
@@ -158,12 +161,12 @@ async def _remove(connection: AsyncConnection, command: RemoveWorker, *, by: Dra
         return f"{worker_id} is not drained by {by}"
     if (await connection.execute(_LAUNCH_OF, {"worker": worker_id})).first() is None:
         return f"the machine of {worker_id} was not launched by the fleet"
-    await forget_worker(connection, worker_id, is_lost=False, actor=by.value)
+    await forget_worker(connection, worker_id, is_lost=False, actor=by.value, because=command.reason)
     return None
 
 
 async def give_up(
-    connection: AsyncConnection, launch_id: LaunchId, why: LaunchFailure, *, said: str
+    connection: AsyncConnection, launch_id: LaunchId, why: LaunchFailure, *, said: str, actor: str
 ) -> str | None:
     """Give a launch up, or say why not: it has ended, or a worker of its machine has reported."""
     row = (await connection.execute(_HELD, {"launch": launch_id})).first()
@@ -174,6 +177,7 @@ async def give_up(
         return f"{there.id} has reported from its machine"
     changed = {"launch": launch_id, "new_failure": why.value, "new_said": said}
     await connection.execute(_GIVE_UP, changed)
+    await tell(connection, launch_news("launch_failed", launch_from(row), f"{why}: {said}"), actor=actor)
     return None
 
 
@@ -187,6 +191,8 @@ async def take_off(connection: AsyncConnection, launch_id: LaunchId) -> bool:
             await forget_worker(connection, WorkerId(worker.id), is_lost=False, actor="capacity")
         except Conflict:
             await connection.execute(_COME_AFTER_ALL, {"launch": launch_id, "new_worker": worker.id})
+            news = launch_news("launch_joined", launch_from(row), AFTER_ALL, worker_id=WorkerId(worker.id))
+            await tell(connection, news, actor=MACHINES)
             return False
     return True
 
@@ -212,7 +218,8 @@ async def end_orphan(connection: AsyncConnection, machine: Machine, *, pool: str
         return False
     mine = next((one.id for one in known if one.machine_id in (None, machine.id)), f"orphan-{machine.id}")
     values = {"launch": mine, "its_machine": machine.id, "its_size": f"{pool}/{machine.size}"}
-    await connection.execute(_ORPHAN, values)
+    row = (await connection.execute(_ORPHAN, values)).one()
+    await tell(connection, launch_news("orphan_ended", launch_from(row), NO_LAUNCH), actor=MACHINES)
     return True
 
 

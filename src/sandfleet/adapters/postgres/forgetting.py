@@ -5,21 +5,20 @@ The machine that the fleet has launched for it is to end then: nobody else would
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from sandfleet.adapters.postgres.fleet_log import tell
 from sandfleet.adapters.postgres.tables import (
     launches,
     reservations,
     sandboxes,
     second_places,
     snapshots,
-    transitions,
     workers,
 )
 from sandfleet.model.errors import Conflict, NotFound
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.sandbox import TERMINAL_STATES
 from sandfleet.model.snapshot import SnapshotState
@@ -77,7 +76,8 @@ async def forget_worker(
     if before != _GONE:
         because = because or (SAID_TO_BE_LOST if is_lost else EMPTY)
         await connection.execute(_FORGET, {"worker": worker_id, "because": because})
-        await connection.execute(_forgotten(worker_id, before, because=because, actor=actor))
+        news = FleetNews("forgotten", because, worker_id)
+        await tell(connection, news, actor=actor, before=before, after=_GONE)
     await connection.execute(_END_MACHINE, {"worker": worker_id})
 
 
@@ -99,17 +99,3 @@ async def _before_the_end(connection: AsyncConnection, worker_id: WorkerId, *, i
         counts = ", ".join(f"{count} {name}" for name, count in held.items() if count)
         raise Conflict(f"worker {worker_id} is not empty: {counts}", code="worker_not_empty", details=held)
     return str(row.state)
-
-
-def _forgotten(worker_id: WorkerId, state: str, *, because: str, actor: str) -> Any:
-    return transitions.insert().values(
-        event="forgotten",
-        actor=actor,
-        reason=because,
-        at=func.now(),
-        from_state=state,
-        to_state=_GONE,
-        worker_id=worker_id,
-        epoch=0,
-        detail={},
-    )

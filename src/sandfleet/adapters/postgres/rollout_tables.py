@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, DateTime, ForeignKey, Identity, Index, Integer, Table, Text, text
+from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sandfleet.adapters.postgres.tables import metadata
-
-_TIME = DateTime(timezone=True)
+from sandfleet.adapters.postgres.tables import TIME, metadata
 
 worker_versions = Table(
     "worker_versions",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("registered_at", _TIME, nullable=False),
+    Column("registered_at", TIME, nullable=False),
     Column("registered_by", Text, nullable=False),
-    Column("tested_at", _TIME),
-    Column("refused_at", _TIME),
+    Column("tested_at", TIME),
+    Column("refused_at", TIME),
     Column("said", Text, nullable=False),
 )
 
@@ -43,7 +41,7 @@ worker_proofs = Table(
     Column("attempts", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
     Column("sandbox_id", Text),
-    Column("begun_at", _TIME),
-    Column("proven_at", _TIME),
+    Column("begun_at", TIME),
+    Column("proven_at", TIME),
     Column("said", Text, nullable=False),
 )

@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import statements
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.fleet_log import tell
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED
 from sandfleet.adapters.postgres.rollout_tables import rollouts, worker_proofs, worker_versions
-from sandfleet.adapters.postgres.tables import operations, transitions, workers
+from sandfleet.adapters.postgres.tables import operations, workers
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.errors import Conflict, NotFound, StaleVersion
 from sandfleet.model.ids import FLEET_ORGANISATION, SandboxId, WorkerId
@@ -33,6 +34,7 @@ from sandfleet.ports.rollout_store import (
     StoredRollout,
     Version,
     first_steps,
+    rollout_news,
     same_rollout,
 )
 
@@ -156,7 +158,7 @@ class PostgresRolloutStore:
                 "steps": [step.to_json() for step in first_steps(begun, actor=actor)],
             }
             after = rollout_from((await connection.execute(_BEGIN, written)).one())
-            await connection.execute(_log(after, actor=actor, before=None))
+            await tell(connection, rollout_news(after), actor=actor, after=begun.stage.value)
             return after
 
         return await self._database.transact(work, repeatable=True)
@@ -237,7 +239,7 @@ async def record_rollout(connection: AsyncConnection, after: StoredRollout, *, a
     rollout, was = after.rollout, before.rollout.stage
     of_version = {"of_version": rollout.version}
     if rollout.stage is not was:
-        await connection.execute(_log(after, actor=actor, before=was))
+        await tell(connection, rollout_news(after), actor=actor, before=was.value, after=rollout.stage.value)
         if was is RolloutStage.BOOT_TEST and rollout.stage is RolloutStage.CANARY:
             await connection.execute(_PASSED, of_version)
         if rollout.stage is RolloutStage.TURNING_BACK and was is not RolloutStage.TURNED_BACK:
@@ -245,20 +247,6 @@ async def record_rollout(connection: AsyncConnection, after: StoredRollout, *, a
     if rollout.stage in _OPEN_STAGES:
         # Not only once: a worker may have reported while its version passed.
         await connection.execute(_UNCORDON, of_version)
-
-
-def _log(after: StoredRollout, *, actor: str, before: RolloutStage | None) -> Any:
-    rollout = after.rollout
-    return transitions.insert().values(
-        event="rollout",
-        actor=actor,
-        reason=rollout.reason or f"version {rollout.version} after {rollout.previous}",
-        at=func.now(),
-        from_state=None if before is None else before.value,
-        to_state=rollout.stage.value,
-        epoch=0,
-        detail={"rollout": after.number, "version": rollout.version},
-    )
 
 
 def rollout_from(row: Row[Any]) -> StoredRollout:

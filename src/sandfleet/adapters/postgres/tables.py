@@ -26,7 +26,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
-_TIME = DateTime(timezone=True)
+TIME = DateTime(timezone=True)
+OF_FLEET = "sandbox_id IS NULL OR actor IN ('drain', 'pressure')"
+"""Rows of the log that are about the fleet itself. Whoever asks for them says it in these very words."""
 
 organisations = Table(
     "organisations",
@@ -40,7 +42,7 @@ organisations = Table(
     Column("quota_creates_per_s", BigInteger),
     Column("cap_memory_mib", BigInteger),
     Column("cap_disk_mib", BigInteger),
-    Column("created_at", _TIME, nullable=False),
+    Column("created_at", TIME, nullable=False),
 )
 
 api_keys = Table(
@@ -52,8 +54,8 @@ api_keys = Table(
     Column("prefix", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("scopes", JSONB, nullable=False),
-    Column("created_at", _TIME, nullable=False),
-    Column("revoked_at", _TIME),
+    Column("created_at", TIME, nullable=False),
+    Column("revoked_at", TIME),
     Index("api_keys_prefix", "prefix", postgresql_where=text("revoked_at IS NULL")),
     Index("api_keys_organisation", "organisation_id", "created_at"),
 )
@@ -80,14 +82,14 @@ workers = Table(
     Column("memory_used_mib", BigInteger, nullable=False),
     Column("cpu_percent", Double, nullable=False),
     Column("disk_used_mib", BigInteger, nullable=False),
-    Column("last_seen_at", _TIME),
+    Column("last_seen_at", TIME),
     Column("instance_id", Text, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("quarantined", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     Column("host_memory_mib", BigInteger, nullable=False, server_default=text("0")),
     Column("host_cpus", Integer, nullable=False, server_default=text("0")),
     Column("host_disk_mib", BigInteger, nullable=False, server_default=text("0")),
-    Column("ends_at", _TIME),
+    Column("ends_at", TIME),
     Column("ends_because", Text, nullable=False, server_default=text("''")),
     Column("gone_because", Text, nullable=False, server_default=text("''")),
 )
@@ -97,17 +99,17 @@ drains = Table(
     metadata,
     Column("worker_id", Text, ForeignKey("workers.id"), primary_key=True),
     Column("actor", Text, nullable=False),
-    Column("begun_at", _TIME, nullable=False),
+    Column("begun_at", TIME, nullable=False),
     Column("state", Text, nullable=False),
-    Column("drained_at", _TIME),
+    Column("drained_at", TIME),
     Column("moved", Integer, nullable=False),
     Column("stays", JSONB, nullable=False),
     Column("owner", Text, nullable=False, server_default=text("'operator'")),
     Column("reason", Text, nullable=False, server_default=text("''")),
-    Column("deadline_at", _TIME, nullable=False),
+    Column("deadline_at", TIME, nullable=False),
     Column("hibernates", Boolean, nullable=False),
     Column("slept", Integer, nullable=False),
-    Column("stuck_at", _TIME),
+    Column("stuck_at", TIME),
 )
 
 launches = Table(
@@ -118,14 +120,14 @@ launches = Table(
     Column("version", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("requested_at", _TIME, nullable=False),
-    Column("ended_at", _TIME),
+    Column("requested_at", TIME, nullable=False),
+    Column("ended_at", TIME),
     Column("failure", Text),
     Column("said", Text, nullable=False),
     Column("machine_id", Text),
     Column("worker_id", Text, ForeignKey("workers.id")),
-    Column("ending_since", _TIME),
-    Column("gone_at", _TIME),
+    Column("ending_since", TIME),
+    Column("gone_at", TIME),
     Index("launches_open", "id", postgresql_where=text("gone_at IS NULL")),
     Index("launches_machine", "machine_id"),
     Index("launches_worker", "worker_id", postgresql_where=text("worker_id IS NOT NULL")),
@@ -136,7 +138,7 @@ planner_states = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", JSONB, nullable=False),
-    Column("changed_at", _TIME, nullable=False),
+    Column("changed_at", TIME, nullable=False),
 )
 
 snapshots = Table(
@@ -147,7 +149,7 @@ snapshots = Table(
     # Not a foreign key: a checkpoint's snapshot outlives its sandbox's row.
     Column("sandbox_id", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("created_at", _TIME, nullable=False),
+    Column("created_at", TIME, nullable=False),
     Column("worker_id", Text, ForeignKey("workers.id")),
     Column("manifest", JSONB, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
@@ -170,8 +172,8 @@ sandboxes = Table(
     Column("cpu_count", Integer, nullable=False),
     Column("disk_mib", BigInteger, nullable=False),
     Column("region", Text, nullable=False),
-    Column("created_at", _TIME, nullable=False),
-    Column("changed_at", _TIME, nullable=False),
+    Column("created_at", TIME, nullable=False),
+    Column("changed_at", TIME, nullable=False),
     Column("timeout_s", BigInteger, nullable=False),
     Column("port", Integer, nullable=False),
     Column("network_enabled", Boolean, nullable=False),
@@ -179,17 +181,17 @@ sandboxes = Table(
     Column("metadata", JSONB, nullable=False),
     Column("alias", Text),
     Column("template_version", Text),
-    Column("active_at", _TIME),
-    Column("started_at", _TIME),
-    Column("stopped_at", _TIME),
-    Column("deadline_at", _TIME),
+    Column("active_at", TIME),
+    Column("started_at", TIME),
+    Column("stopped_at", TIME),
+    Column("deadline_at", TIME),
     Column("stop_reason", Text),
     Column("error_message", Text),
     Column("snapshot_id", Text, ForeignKey("snapshots.id", ondelete="SET NULL")),
     Column("from_checkpoint_id", Text),
     Column("cpu_percent", Integer),
     Column("tags", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Column("tags_changed_at", _TIME),
+    Column("tags_changed_at", TIME),
     Column("preview_digest", LargeBinary),
     Column("scaling_locked", Boolean, nullable=False, server_default=text("false")),
     Column("autoscale_enabled", Boolean, nullable=False, server_default=text("false")),
@@ -216,7 +218,7 @@ checkpoints = Table(
     Column("snapshot_id", Text, ForeignKey("snapshots.id", ondelete="SET NULL")),
     Column("name", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("created_at", _TIME, nullable=False),
+    Column("created_at", TIME, nullable=False),
     Column("template", Text, nullable=False),
     Column("region", Text, nullable=False),
     Column("memory_mib", BigInteger, nullable=False),
@@ -229,8 +231,8 @@ checkpoints = Table(
     Column("metadata", JSONB, nullable=False),
     Column("template_version", Text),
     Column("size_bytes", BigInteger, nullable=False),
-    Column("ready_at", _TIME),
-    Column("failed_at", _TIME),
+    Column("ready_at", TIME),
+    Column("failed_at", TIME),
     Column("error_message", Text),
     Index(
         "checkpoints_name",
@@ -277,7 +279,7 @@ previews = Table(
     Column("port", Integer, nullable=False),
     Column("custom_hostname", Text),
     Column("auth_config", JSONB, nullable=False),
-    Column("created_at", _TIME, nullable=False),
+    Column("created_at", TIME, nullable=False),
     Index("previews_port", "sandbox_id", "port", unique=True),
 )
 
@@ -289,9 +291,9 @@ pending_commands = Table(
     Column("sandbox_id", Text, ForeignKey("sandboxes.id", ondelete="CASCADE"), nullable=False),
     Column("body_sealed", LargeBinary, nullable=False),
     Column("holder", Text, nullable=False),
-    Column("created_at", _TIME, nullable=False),
-    Column("deadline_at", _TIME, nullable=False),
-    Column("lease_deadline_at", _TIME, nullable=False),
+    Column("created_at", TIME, nullable=False),
+    Column("deadline_at", TIME, nullable=False),
+    Column("lease_deadline_at", TIME, nullable=False),
     Column("failure_code", Text),
     Column("failure_message", Text),
     Index("pending_commands_lease", "lease_deadline_at"),
@@ -306,18 +308,18 @@ operations = Table(
     Column("sandbox_id", Text, ForeignKey("sandboxes.id"), nullable=False),
     Column("state", Text, nullable=False),
     Column("step", Text, nullable=False),
-    Column("created_at", _TIME, nullable=False),
-    Column("deadline_at", _TIME, nullable=False),
+    Column("created_at", TIME, nullable=False),
+    Column("deadline_at", TIME, nullable=False),
     Column("lease_holder", Text),
     Column("lease_token", BigInteger, nullable=False),
-    Column("lease_deadline_at", _TIME, nullable=False),
+    Column("lease_deadline_at", TIME, nullable=False),
     Column("lease_s", Double, nullable=False),
     Column("arguments", JSONB, nullable=False),
     Column("progress", JSONB, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
     Column("error_code", Text),
     Column("error_message", Text),
-    Column("finished_at", _TIME),
+    Column("finished_at", TIME),
     Index("operations_sandbox", "sandbox_id"),
     Index("operations_ended", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("operations_open", "lease_deadline_at", postgresql_where=text("state = 'running'")),
@@ -331,7 +333,7 @@ transitions = Table(
     Column("event", Text, nullable=False),
     Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
-    Column("at", _TIME, nullable=False),
+    Column("at", TIME, nullable=False),
     Column("from_state", Text),
     Column("to_state", Text),
     Column("organisation_id", Text),
@@ -342,6 +344,8 @@ transitions = Table(
     Column("detail", JSONB, nullable=False),
     Index("transitions_sandbox", "organisation_id", "sandbox_id", "id"),
     Index("transitions_at", "at"),
+    Index("transitions_worker", "worker_id", "id", postgresql_where=text("worker_id IS NOT NULL")),
+    Index("transitions_fleet", "id", postgresql_where=text(OF_FLEET)),
 )
 
 idempotency_keys = Table(
@@ -354,8 +358,8 @@ idempotency_keys = Table(
     Column("body_digest", LargeBinary, nullable=False),
     Column("resource", JSONB, nullable=False),
     Column("holder", Text, nullable=False),
-    Column("lease_deadline_at", _TIME, nullable=False),
-    Column("created_at", _TIME, nullable=False),
+    Column("lease_deadline_at", TIME, nullable=False),
+    Column("created_at", TIME, nullable=False),
     Column("answer_sealed", LargeBinary),
     Index("idempotency_keys_created", "created_at"),
 )
@@ -365,7 +369,7 @@ fleet_secrets = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("sealed", LargeBinary, nullable=False),
-    Column("created_at", _TIME, nullable=False),
+    Column("created_at", TIME, nullable=False),
 )
 
 terms = Table(
@@ -374,5 +378,5 @@ terms = Table(
     Column("name", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
     Column("holder", Text, nullable=False),
-    Column("raised_at", _TIME, nullable=False),
+    Column("raised_at", TIME, nullable=False),
 )

@@ -6,9 +6,11 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.fleet_log import tell
 from sandfleet.adapters.postgres.statements import LEADER
 from sandfleet.adapters.postgres.tables import terms
 from sandfleet.model.errors import StaleTerm
+from sandfleet.model.fleet_news import elected
 
 _CURRENT = select(terms.c.number).where(terms.c.name == LEADER)
 # The update waits for every statement that holds the old term in its guard, and those
@@ -29,11 +31,14 @@ class PostgresTermStore:
 
     async def raise_term(self, holder: str) -> int:
         """Begin a new term."""
+
+        async def work(connection: AsyncConnection) -> int:
+            number = int((await connection.execute(_RAISE, {"new_holder": holder})).scalar_one())
+            await tell(connection, elected(number), actor=holder)
+            return number
+
         # Raised twice is as good as once: only the newest number is used.
-        result = await self._database.statement(
-            lambda connection: connection.execute(_RAISE, {"new_holder": holder}), repeatable=True
-        )
-        return int(result.scalar_one())
+        return await self._database.transact(work, repeatable=True)
 
     async def current_term(self) -> int:
         """Return the newest term."""

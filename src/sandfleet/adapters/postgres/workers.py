@@ -24,19 +24,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandfleet.adapters.postgres import rows, statements
 from sandfleet.adapters.postgres.database import Database
+from sandfleet.adapters.postgres.fleet_log import tell
 from sandfleet.adapters.postgres.forgetting import forget_worker
 from sandfleet.adapters.postgres.placement import PLACEMENT_LOCKED, WORKERS
 from sandfleet.adapters.postgres.rollout_tables import rollouts
 from sandfleet.adapters.postgres.tables import launches, sandboxes, terms, transitions, workers
 from sandfleet.adapters.postgres.terms import require_term
 from sandfleet.model.errors import NotFound
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.launch import LaunchState
 from sandfleet.model.sandbox import TERMINAL_STATES
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
 from sandfleet.planning.rollout_state import RolloutStage
-from sandfleet.ports.worker_store import Registration
+from sandfleet.ports.worker_store import NO_HEARTBEAT, Registration
 
 _SAID = (
     "machine_id",
@@ -163,7 +165,7 @@ def _absent_statement(state: WorkerState) -> Any:
         changed,
         event=state.value,
         actor="liveness",
-        reason=literal("no heartbeat; nothing follows about its sandboxes", Text()),
+        reason=literal(NO_HEARTBEAT, Text()),
     )
     return select(changed).add_cte(log.returning(transitions.c.id).cte("log"))
 
@@ -174,7 +176,6 @@ _READ = select(workers, _TERM.label("term")).where(workers.c.id == bindparam("id
 _OWNERS = select(sandboxes.c.id, sandboxes.c.epoch, sandboxes.c.worker_id, sandboxes.c.state).where(
     sandboxes.c.id.in_(bindparam("ids", expanding=True))
 )
-_LOG = transitions.insert()
 _HELD_TERM = statements.guard(term=True)
 _QUARANTINE = (
     update(workers)
@@ -198,7 +199,11 @@ class PostgresWorkerStore:
             written = (await connection.execute(_REGISTER, parameters)).first()
             row = (await connection.execute(_READ, {"id": worker.id})).one()
             if written is not None and written.state_before != written.state:
-                await connection.execute(_LOG, _seen_again(worker, written, row))
+                event = "registered" if written.state_before is None else "seen"
+                news = FleetNews(event, "heartbeat", worker.id)
+                await tell(
+                    connection, news, actor=worker.id, before=written.state_before, after=written.state
+                )
             return Registration(
                 worker=rows.worker_from(row),
                 term=row.term,
@@ -267,17 +272,3 @@ class PostgresWorkerStore:
                 await require_term(connection, term)
 
         await self._database.statement(work, repeatable=True)
-
-
-def _seen_again(worker: Worker, written: Any, row: Any) -> dict[str, Any]:
-    return {
-        "event": "registered" if written.state_before is None else "seen",
-        "actor": worker.id,
-        "reason": "heartbeat",
-        "at": row.last_seen_at,
-        "from_state": written.state_before,
-        "to_state": written.state,
-        "worker_id": worker.id,
-        "epoch": 0,
-        "detail": {},
-    }

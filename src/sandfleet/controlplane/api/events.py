@@ -27,7 +27,7 @@ GAP = "gap"
 async def list_events(call: Call) -> Answer | Streamed:
     """Return the log newest first; for a reader of event streams oldest first, and what is to come."""
     sandbox = await find_sandbox(call.edge, call.principal.organisation_id, call.values["id"])
-    limit, after, before = page_limit(call.query), _after(call), _before(call)
+    limit, after, before = page_limit(call.query), reader_after(call), _before(call)
     if is_asked_for(call.headers.get("accept")):
         return EventStream(_pieces(call, sandbox, after=after))
     rows = await call.edge.plane.stores.sandboxes.transitions(
@@ -46,7 +46,7 @@ def _before(call: Call) -> int | None:
         raise invalid("cursor is not one of this server's") from None
 
 
-def _after(call: Call) -> int:
+def reader_after(call: Call) -> int:
     """Return the number after which the stream goes on: a reader that comes back says the last it saw."""
     try:
         given = number_of(call.headers.get("last-event-id"))

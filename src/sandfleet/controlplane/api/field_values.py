@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from sandfleet.model.errors import BadRequest
 
 ENVS_BYTES_MAX = 128 * 1024
 INTEGER_MAX = 2**31 - 1
+YEARS = (2000, 2200)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -43,6 +45,17 @@ def check_text(field: str, text: str) -> None:
     """Refuse NUL, which neither the store nor a process can take."""
     if "\0" in text:
         raise invalid(f"{field} must not contain NUL")
+
+
+def moment_of(text: str, field: str) -> datetime:
+    """Return the time that a client wrote; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise invalid(f"{field} must be a time as RFC 3339 has it") from None
+    if not YEARS[0] <= moment.year < YEARS[1]:
+        raise invalid(f"{field} must be between the years {YEARS[0]} and {YEARS[1]}")
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def checked_timeout(timeout: int) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +15,7 @@ from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
 from sandfleet.model.drain import DrainState
 from sandfleet.model.errors import SandfleetError
-from sandfleet.model.worker import Worker, WorkerState
+from sandfleet.model.worker import WorkerState
 
 PROBE_TIMEOUT_S = 2.0
 POOL_ASKED_WITHIN = timedelta(minutes=1)
@@ -94,26 +92,13 @@ async def _read_fleet(edge: Edge) -> None:
     gauges.worker_used.clear()
     gauges.exec_sessions.clear()
     workers = await stores.workers.list()
-    await _read_versions(edge, workers)
+    await gauges.fleet.read(stores, workers, now=edge.plane.clock.now())
     for worker in workers:
         gauges.worker_committed.labels(worker.id).set(worker.committed.memory_mib * _BYTES_PER_MIB)
         gauges.worker_used.labels(worker.id).set(worker.memory_used_mib * _BYTES_PER_MIB)
         running = gauges.execs_reported.get(worker.id)
         if running is not None and worker.state is WorkerState.READY:
             gauges.exec_sessions.labels(worker.id).set(running)
-
-
-async def _read_versions(edge: Edge, workers: Sequence[Worker]) -> None:
-    gauges, newest = edge.metrics, await edge.plane.stores.rollouts.current()
-    there = Counter(
-        (one.state.value, one.worker_version) for one in workers if one.state is not WorkerState.GONE
-    )
-    gauges.workers.clear()
-    for labels, count in there.items():
-        gauges.workers.labels(*labels).set(count)
-    gauges.rollout.clear()
-    if newest is not None:
-        gauges.rollout.labels(newest.rollout.version, newest.rollout.stage.value).set(1)
 
 
 def _read_pools(edge: Edge) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from sandfleet.controlplane.api.field_values import invalid
+from sandfleet.controlplane.api.field_values import invalid, moment_of
+from sandfleet.controlplane.api.plan_view import given_fleet
 from sandfleet.controlplane.http.answers import Answer, model_answer
 from sandfleet.controlplane.http.authentication import Access
 from sandfleet.controlplane.http.call import Call, Endpoint
@@ -24,14 +24,22 @@ from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.fleet_changes import AddSandboxes, AddWorkers, FleetChange, WithoutWorker
 from sandfleet.planning.placement import PlacementRequest
 from sandfleet.wire.public_api import RequestBody
-from sandfleet.wire.public_placement import DecisionBody, PlanBody, PlanOrder, RejectionBody, SizeOrder
+from sandfleet.wire.public_placement import (
+    DecisionBody,
+    GivenFleetOrder,
+    MachineSizeOrder,
+    PlanBody,
+    PlanOrder,
+    RejectionBody,
+    SizeOrder,
+)
 
 TEMPLATE = "base"
 COUNT_MAX = 10_000
 COUNT_PLACED_MAX = 100
 """Each of them is answered with a line for every worker."""
 CHANGES_MAX = 100
-YEARS = (2000, 2200)
+SIZES_MAX = 100
 _AMOUNT_MAX = 2**40
 B = TypeVar("B", bound=RequestBody)
 
@@ -51,17 +59,29 @@ def _question(call: Call, order: PlanOrder, kind: str) -> Question:
     settings, given = call.edge.plane.settings, _parsed(order.request or {}, SizeOrder, "request")
     question = Question(
         kind=kind,
-        at=call.edge.plane.clock.now() if order.at is None else _time(order.at),
+        at=call.edge.plane.clock.now() if order.at is None else moment_of(order.at, "at"),
         request=_request(given, settings),
         count=_count(given),
         worker_id=None if given.worker_id is None else WorkerId(given.worker_id),
         sandbox_id=None if given.sandbox_id is None else SandboxId(given.sandbox_id),
     )
+    if order.view is not None:
+        question = _with_view(question, _parsed(order.view, GivenFleetOrder, "view"), call)
     if len(order.changes or ()) > CHANGES_MAX:
         raise invalid(f"there may be {CHANGES_MAX} changes at most")
     for change in order.changes or ():
         question = _with_change(question, change, call)
     return question
+
+
+def _with_view(question: Question, view: GivenFleetOrder, call: Call) -> Question:
+    """Have it asked of a fleet that was described, and by its own policy where one is given."""
+    plane = call.edge.plane
+    question = replace(question, fleet=given_fleet(view, plane.settings, now=question.at))
+    if view.policy is None:
+        return question
+    own = plane.capacity or CapacityPolicy(sizes=(), placement=plane.settings.placement_policy)
+    return replace(question, policy=_policy(view.policy, own))
 
 
 def _with_change(question: Question, change: Mapping[str, Any], call: Call) -> Question:
@@ -118,6 +138,8 @@ def _policy(value: Any, now: CapacityPolicy | None) -> CapacityPolicy:
         raise BadRequest("this fleet has no policy of capacity: its settings name none")
     if not isinstance(value, dict):
         raise invalid("policy must be an object")
+    value = {**value}
+    now = replace(now, sizes=_sizes(value.pop("sizes"))) if "sizes" in value else now
     kept = {name: getattr(now, name) for name in CapacitySettings.model_fields}
     try:
         given = CapacitySettings(**{**kept, "machines_max": dict(now.machines_max), **value})
@@ -125,6 +147,24 @@ def _policy(value: Any, now: CapacityPolicy | None) -> CapacityPolicy:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise invalid(f"policy {'.'.join(str(one) for one in first['loc'])}: {first['msg'][:200]}") from error
     return replace(now, **given.model_dump())
+
+
+def _sizes(given: Any) -> Sequence[MachineSize]:
+    """Return sizes of machines that are only thought of, in the order of preference."""
+    if not isinstance(given, list) or len(given) > SIZES_MAX:
+        raise invalid(f"policy.sizes must be a list of {SIZES_MAX} at most")
+    orders = [_parsed(one, MachineSizeOrder, "policy.sizes") for one in given]
+    return [_size(order, number) for number, order in enumerate(orders, start=1)]
+
+
+def _size(given: MachineSizeOrder, number: int) -> MachineSize:
+    pool, _, name = (given.name or f"thought/size-{number}").partition("/")
+    if given.memory_mib is None or not name:
+        raise invalid("each of policy.sizes has a name as pool/size, and memoryMB")
+    resources = Resources(
+        _amount(given.memory_mib), _amount(given.cpu_count or 1), _amount(given.disk_mib or _AMOUNT_MAX)
+    )
+    return MachineSize(pool, name, resources, price_per_hour=max(0.0, given.price_per_hour or 0.0))
 
 
 def _parsed(value: Any, kind: type[B], where: str) -> B:
@@ -147,16 +187,6 @@ def _amount(value: int) -> int:
     if not 1 <= value <= _AMOUNT_MAX:
         raise invalid(f"amounts must be between 1 and {_AMOUNT_MAX}")
     return value
-
-
-def _time(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise invalid("at must be a time as RFC 3339 has it") from None
-    if not YEARS[0] <= moment.year < YEARS[1]:
-        raise invalid(f"at must be between the years {YEARS[0]} and {YEARS[1]}")
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _body(question: Question, answered: Answered) -> PlanBody:

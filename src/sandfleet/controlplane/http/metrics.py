@@ -7,8 +7,10 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sandfleet.controlplane.dependencies import Observer
+from sandfleet.controlplane.http.fleet_metrics import FleetGauges
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.operation import Operation, OperationKind
+from sandfleet.planning.placement import NoPlacement
 
 SOCKET_KINDS = ("exec", "pty", "preview")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
@@ -62,8 +64,17 @@ class Metrics(Observer):
             registry=self.registry,
         )
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._make_refusals()
         self._make_gauges()
         self._make_pool_metrics()
+
+    def _make_refusals(self) -> None:
+        self.placement_refusals = Counter(
+            "sandfleet_placement_refusals",
+            "Looks for a place that found none, by the filters that refused at least one worker.",
+            ["filter"],
+            registry=self.registry,
+        )
 
     def request_ended(self, route: str, method: str, status: int, *, seconds: float) -> None:
         """Count a request. Its counters are looked up by their labels once."""
@@ -89,6 +100,11 @@ class Metrics(Observer):
         """Count a create's time in the queue."""
         self.queue_wait_seconds.observe(max(0.0, seconds))
 
+    def placement_refused(self, answer: NoPlacement) -> None:
+        """Count of a create that finds no place which filters stood in its way."""
+        for filter_ in {one.refused_by for one in answer.candidates if one.refused_by is not None}:
+            self.placement_refusals.labels(filter_).inc()
+
     def worker_reported(self, worker_id: WorkerId, *, exec_sessions: int) -> None:
         """Keep what a worker said."""
         self.execs_reported[worker_id] = exec_sessions
@@ -100,6 +116,7 @@ class Metrics(Observer):
 
     def _make_gauges(self) -> None:
         """Make what is read when it is asked for."""
+        self.fleet = FleetGauges(self.registry)
         self.sandboxes = self._gauge("sandfleet_sandboxes", "Sandboxes by status.", "status", "region")
         self.queue_length = self._gauge("sandfleet_create_queue_length", "Creates that wait for a place.")
         self.worker_committed = self._gauge(
@@ -123,12 +140,6 @@ class Metrics(Observer):
             "worker",
         )
         self.execs_reported: dict[WorkerId, int] = {}
-        self.workers = self._gauge(
-            "sandfleet_workers", "Workers that are not gone, by state and version.", "state", "version"
-        )
-        self.rollout = self._gauge(
-            "sandfleet_rollout", "1 for the stage of the newest roll-out.", "version", "stage"
-        )
         self.leader_term = self._gauge("sandfleet_leader_term", "Newest term of the fleet's leader.")
 
     def _make_pool_metrics(self) -> None:

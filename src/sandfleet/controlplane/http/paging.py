@@ -24,14 +24,14 @@ Place = Callable[[R], tuple[datetime, str]]
 """Where a row stands in its list: newest first, and of one instant the higher id."""
 
 
-def page_limit(query: QueryParams) -> int:
-    """Return `limit`, 1 to 1000; BadRequest for what is no positive number."""
+def page_limit(query: QueryParams, *, usual: int = LIMIT_DEFAULT, most: int = LIMIT_MAX) -> int:
+    """Return `limit`, 1 to `most`; BadRequest for what is no positive number."""
     text = query.get("limit")
     if text is None:
-        return LIMIT_DEFAULT
+        return usual
     if not (text.isascii() and text.isdigit()) or len(text) > 30 or int(text) < 1:
         raise BadRequest("limit must be a positive number", code="invalid_argument")
-    return min(int(text), LIMIT_MAX)
+    return min(int(text), most)
 
 
 def encode_cursor(moment: datetime, record_id: str) -> str:

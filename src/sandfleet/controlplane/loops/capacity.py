@@ -45,7 +45,7 @@ class CapacityLoop:
         view = replace(view, is_settling=self._is_new(term, now))
         policy = replace(policy, sizes=sizes_as_known(policy.sizes, view.members))
         plan = plan_capacity(view, policy, await stores.fleet.memory(), now=now)
-        decision = FleetDecision(DrainOwner.CAPACITY, plan.commands, plan.memory)
+        decision = FleetDecision(DrainOwner.CAPACITY, plan.commands, plan.memory, news=plan.news)
         left_out = await stores.fleet.record(decision, term=term)
         return "; ".join([plan.summary(), *(f"left out: {one.because}" for one in left_out)])
 

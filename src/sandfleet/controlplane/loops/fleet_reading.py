@@ -52,7 +52,7 @@ class FleetReading:
             members=members(known, now=self.plane.clock.now()),
             launches=standing_launches(known),
             queue=[one.request for one in in_turn(await self.plane.stores.placements.waiting())],
-            typical=self._typical(),
+            typical=self.typical(),
             version=usual_version(known.workers),
         )
         if rollout is None:
@@ -77,7 +77,8 @@ class FleetReading:
         answers = await each(workers, is_empty)
         return frozenset(worker.id for worker, empty in zip(workers, answers, strict=True) if empty)
 
-    def _typical(self) -> PlacementRequest:
+    def typical(self) -> PlacementRequest:
+        """Return what is usually asked for."""
         settings = self.plane.settings
         size = Resources(settings.memory_default_mb, 1, settings.disk_default_mb)
         return PlacementRequest(size, TEMPLATE, settings.region)

@@ -7,7 +7,7 @@ by this leader alone: a new one begins to report anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,9 +15,13 @@ import structlog
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.model.errors import PoolUnreachable
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.planning.orphans import OrphanPolicy, PartName, find_orphan_parts, find_orphans
+from sandfleet.ports.fleet_store import NO_LAUNCH
 from sandfleet.ports.machine_pool import MachinePool
 
+ACTOR = "orphans"
+NO_LAUNCH_OF_PART = "nothing holds it, and no launch owns it"
 REMOVALS_MAX = 50
 """In one round; the others have their turn in the next."""
 _log = structlog.get_logger(__name__)
@@ -51,8 +55,8 @@ class OrphanLoop:
         # After the machines: what was begun meanwhile has its launch.
         launches = await self.plane.stores.fleet.launches()
         found = find_orphans(machines, launches, self._seen, self.policy, now=self.plane.clock.now())
-        for machine_id in sorted(set(found.seen) - set(self._seen)):
-            _log.warning("orphan", pool=self.pool.name, machine=machine_id)
+        new = sorted(set(found.seen) - set(self._seen))
+        await self._tell("orphan_seen", [{"machine": one} for one in new], NO_LAUNCH, term=term)
         self._seen = found.seen
         for machine in found.ending:
             await self.plane.stores.fleet.end_orphan(machine, pool=self.pool.name, term=term)
@@ -62,6 +66,13 @@ class OrphanLoop:
         ending = f", {len(found.ending)} of them to end" if found.ending else ""
         return f"no launch owns {named}{ending}"
 
+    async def _tell(self, event: str, about: Sequence[Mapping[str, str]], why: str, *, term: int) -> None:
+        news = [FleetNews(event, why, detail={"pool": self.pool.name, **one}) for one in about]
+        for one in news:
+            _log.warning(event, **one.detail)
+        if news:
+            await self.plane.stores.fleet.tell(news, actor=ACTOR, term=term)
+
     async def _look_at_parts(self, *, term: int) -> str:
         before = self._seen_parts
         try:
@@ -69,11 +80,13 @@ class OrphanLoop:
             # After the parts: what was made meanwhile has its launch.
             launches = await self.plane.stores.fleet.launches()
             found = find_orphan_parts(parts, launches, before, self.policy, now=self.plane.clock.now())
-            for kind, name in sorted(set(found.seen) - set(before)):
-                _log.warning("orphan", pool=self.pool.name, part=kind, name=name)
+            new = [{"part": f"{kind} {name}"} for kind, name in sorted(set(found.seen) - set(before))]
+            await self._tell("orphan_seen", new, NO_LAUNCH_OF_PART, term=term)
             self._seen_parts = found.seen
             for part in found.removing[:REMOVALS_MAX]:
                 await self.pool.remove(part, term=term)
+                gone = [{"part": f"{part.kind} {part.id}"}]
+                await self._tell("orphan_ended", gone, NO_LAUNCH_OF_PART, term=term)
         except PoolUnreachable as error:
             return error.message
         if not found.seen:

@@ -86,6 +86,7 @@ class Arrival:
             return await self.fail(run, operation, error)
         if isinstance(answer, Placed):
             return _took(run, answer)
+        run.plane.observer.placement_refused(answer)
         progress = {**operation.progress, **_refusal(answer)}
         progress.pop("excluded", None)  # by the time of the next try that host may have room
         return await run.plane.stores.operations.save(replace(operation, step="queue", progress=progress))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sandfleet.controlplane.dependencies import ControlPlane
 from sandfleet.controlplane.loops.fleet_reading import FleetReading
+from sandfleet.controlplane.loops.pressure_sight import guests_on, pressure_policy
 from sandfleet.controlplane.loops.rollout import rollout_view
 from sandfleet.controlplane.operations.snapshots import saved_state
 from sandfleet.model.errors import BadRequest, NotFound
@@ -18,11 +19,15 @@ from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.capacity_policy import CapacityPolicy
 from sandfleet.planning.fleet import CapacityView, Member
 from sandfleet.planning.fleet_changes import FleetChange, NoSuchWorker, changed
-from sandfleet.planning.membership import sizes_as_known
+from sandfleet.planning.given_fleet import GivenFleet
+from sandfleet.planning.membership import sizes_as_known, usual_version
 from sandfleet.planning.placement import PlacementRequest
+from sandfleet.planning.pressure import Guest, plan_pressure
+from sandfleet.planning.pressure_ground import PressureMemory, pressed, short_since
 from sandfleet.planning.rollout import step_rollout
-from sandfleet.planning.what_if import WhatIf, emptied, placed, sized, stepped
+from sandfleet.planning.what_if import WhatIf, emptied, placed, relieved, sized, stepped
 
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 NOT_SIZED = "the fleet has the workers that it is given"
 
 
@@ -39,6 +44,8 @@ class Question:
     changes: Sequence[FleetChange] = field(default_factory=tuple)
     policy: CapacityPolicy | None = None
     """Instead of the fleet's own."""
+    fleet: GivenFleet | None = None
+    """Instead of the one that is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class _Ground:
     view: CapacityView
     memory: CapacityMemory
     policy: CapacityPolicy | None
+    guests: Mapping[WorkerId, Sequence[Guest]] | None = None
+    """Of a fleet that was given; None: whoever is there is asked for."""
 
     def member(self, worker_id: WorkerId | None) -> Member:
         """Return the worker that is asked about; NotFound."""
@@ -73,9 +82,9 @@ async def answer(plane: ControlPlane, question: Question) -> Answered:
     """Return what the planners say; BadRequest, NotFound."""
     if question.kind not in KINDS:
         raise BadRequest(f"kind must be one of {', '.join(sorted(KINDS))}", code="invalid_argument")
-    reading, stores = FleetReading(plane), plane.stores
-    view = await reading.capacity_view(await reading.known(), await stores.rollouts.current())
-    memory, term = await stores.fleet.memory(), await stores.terms.current_term()
+    stores = plane.stores
+    view, memory = await _seen(plane, question)
+    term = await stores.terms.current_term()
     try:
         view = changed(view, question.changes, now=question.at)
     except NoSuchWorker as error:
@@ -83,9 +92,20 @@ async def answer(plane: ControlPlane, question: Question) -> Answered:
     policy = question.policy or plane.capacity
     if policy is not None:
         policy = replace(policy, sizes=sizes_as_known(policy.sizes, view.members))
-    ground = _Ground(plane, view, memory, policy)
+    guests = None if question.fleet is None else question.fleet.guests(now=question.at)
+    ground = _Ground(plane, view, memory, policy, guests)
     what_if = await KINDS[question.kind](ground, question)
     return Answered(term, _version(view, memory), what_if)
+
+
+async def _seen(plane: ControlPlane, question: Question) -> tuple[CapacityView, CapacityMemory]:
+    """Return the fleet as it is, or as it was given; nothing is remembered of one that was given."""
+    reading = FleetReading(plane)
+    if question.fleet is not None:
+        version = usual_version([one.worker for one in question.fleet.workers])
+        return question.fleet.view(reading.typical(), version=version), CapacityMemory()
+    view = await reading.capacity_view(await reading.known(), await plane.stores.rollouts.current())
+    return view, await plane.stores.fleet.memory()
 
 
 async def _create(ground: _Ground, question: Question) -> WhatIf:
@@ -132,9 +152,24 @@ async def _rollout(ground: _Ground, question: Question) -> WhatIf:
     return stepped(step_rollout(stored.rollout, view, plane.rollout, now=question.at))
 
 
+async def _pressure(ground: _Ground, question: Question) -> WhatIf:
+    """What would be done if what the hosts report now lasted."""
+    policy, now = pressure_policy(ground.plane), question.at
+    workers = [one.worker for one in ground.view.members]
+    since = short_since(workers, policy.marks, {}, now=LONG_AGO)
+    hosts = pressed(workers, policy.marks, since, now=now)
+    guests = ground.guests
+    if guests is None:
+        found = {host.worker.id: await guests_on(ground.plane, host.worker) for host in hosts}
+        guests = {name: here for name, here in found.items() if here is not None}
+    memory = PressureMemory(since)
+    return relieved(plan_pressure(hosts, guests, workers, policy, memory, now=now))
+
+
 async def _tick(ground: _Ground, question: Question) -> WhatIf:
-    """All that the leader would do next: what drains goes on, and capacity is planned anew."""
+    """All that the leader would do next: capacity, pressure, and what drains goes on."""
     said = await _capacity(ground, question)
+    said = said + await _pressure(ground, question)
     for member in ground.view.members:
         if member.is_draining and member.residents:
             said = said + _emptied(ground, member, is_removed=False)
@@ -162,6 +197,7 @@ KINDS: Mapping[str, Callable[[_Ground, Question], Awaitable[WhatIf]]] = {
     "drain": _drain,
     "remove_worker": _remove_worker,
     "capacity": _capacity,
+    "pressure": _pressure,
     "rollout": _rollout,
     "tick": _tick,
 }

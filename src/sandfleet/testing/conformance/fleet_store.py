@@ -14,6 +14,7 @@ from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.machine import Machine, MachineState
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.backoff import Backoff
+from sandfleet.planning.capacity_figures import CapacityFigures
 from sandfleet.planning.capacity_memory import CapacityMemory
 from sandfleet.planning.demand import DemandHistory
 from sandfleet.planning.fleet import (
@@ -41,6 +42,7 @@ MEMORY = CapacityMemory(
     drained_at=NOON + timedelta(seconds=1),
     returned_at={ONE: NOON},
     settled=(FIRST,),
+    figures=CapacityFigures(desired=3, current=2, frozen="2 of 3 are unhealthy"),
 )
 
 
@@ -118,8 +120,7 @@ async def a_launch_comes_back_at_each_step_of_its_life(stores: Stores) -> None:
     term = await stores.terms.raise_term("leader")
     await _recorded(stores, _launched(), term=term)
     asked = await _launch(stores)
-    expected = Launch(FIRST, "local/small", "v1", asked.requested_at, reason="two are wanted")
-    assert asked == expected
+    assert asked == Launch(FIRST, "local/small", "v1", asked.requested_at, reason="two are wanted")
     await _recorded(stores, replace(_launched(), size="local/other"), term=term)
     assert await _launch(stores) == asked
     assert await stores.fleet.name_machine(FIRST, "m-1", term=term)

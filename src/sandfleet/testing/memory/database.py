@@ -17,6 +17,7 @@ import msgspec
 from sandfleet.model.checkpoint import Checkpoint
 from sandfleet.model.drain import Drain
 from sandfleet.model.errors import NotFound, QuotaExceeded, StaleLease, StaleTerm, StaleVersion
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import (
     CheckpointId,
     KeyId,
@@ -126,6 +127,8 @@ class MemoryDatabase:
     claims: dict[tuple[str, ...], Claim] = field(default_factory=dict)
     commands: dict[str, StoredCommand] = field(default_factory=dict)
     secrets: dict[str, bytes] = field(default_factory=dict)
+    log_mark: int = 0
+    """The row behind which the history of the whole log begins."""
     term: int = 0
     term_holder: str = ""
 
@@ -278,6 +281,23 @@ class MemoryDatabase:
     def log(self, transition: Transition) -> None:
         """Append a row of the transition log."""
         self.transitions.append(replace(transition, id=len(self.transitions) + 1))
+
+    def tell(
+        self, news: FleetNews, *, actor: str, before: str | None = None, after: str | None = None
+    ) -> None:
+        """Append a row that is about the fleet."""
+        self.log(
+            Transition(
+                event=news.event,
+                actor=actor,
+                reason=news.reason,
+                at=self.now(),
+                from_state=before,
+                to_state=after,
+                worker_id=news.worker_id,
+                detail=as_json(news.detail),
+            )
+        )
 
 
 def as_json(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 from sandfleet.model.drain import ASKED_FOR, Drain, DrainOwner, DrainState, DrainTerms
 from sandfleet.model.errors import NotFound
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import WorkerId
-from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.link import Link
@@ -79,8 +79,8 @@ class MemoryDrainStore:
                 stuck_at=(before.stuck_at or now) if is_stuck else None,
             )
             if is_news and (is_drained or is_stuck):
-                worker, (event, reason) = database.workers[drain.worker_id], drain.news
-                _log(database, worker, event=event, actor="drain", reason=reason)
+                event, reason = drain.news
+                database.tell(FleetNews(event, reason, drain.worker_id), actor="drain")
             return True
 
         return await self._link.call(work, repeatable=True, name="save_drain")
@@ -112,7 +112,8 @@ def begin_drain(
     )
     if before is None:
         worker = _mark(database, worker, draining=True)
-    _log(database, worker, event="drain_requested", actor=actor, reason=agreed.reason)
+    news = FleetNews("drain_requested", agreed.reason, worker_id)
+    database.tell(news, actor=actor, before=worker.state, after=worker.state)
     return owner
 
 
@@ -125,7 +126,8 @@ def end_drain(
         return False
     del database.drains[worker_id]
     worker = _mark(database, worker, draining=False)
-    _log(database, worker, event="drain_undone", actor=actor, reason=reason)
+    news = FleetNews("drain_undone", reason, worker_id)
+    database.tell(news, actor=actor, before=worker.state, after=worker.state)
     return True
 
 
@@ -140,17 +142,3 @@ def _mark(database: MemoryDatabase, worker: Worker, *, draining: bool) -> Worker
     after = replace(worker, draining=draining, version=worker.version + 1)
     database.workers[worker.id] = after
     return after
-
-
-def _log(database: MemoryDatabase, worker: Worker, *, event: str, actor: str, reason: str) -> None:
-    database.log(
-        Transition(
-            event=event,
-            actor=actor,
-            reason=reason,
-            at=database.now(),
-            from_state=worker.state,
-            to_state=worker.state,
-            worker_id=worker.id,
-        )
-    )

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from sandfleet.model.drain import DrainOwner
 from sandfleet.model.errors import Conflict, NotFound
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import WorkerId
 from sandfleet.model.launch import Launch, LaunchFailure, LaunchId, LaunchState
 from sandfleet.model.machine import Machine
@@ -21,7 +22,17 @@ from sandfleet.planning.fleet import (
     LaunchMachine,
     RemoveWorker,
 )
-from sandfleet.ports.fleet_store import ENDED_LAUNCHES_KEPT, NO_LAUNCH, FleetDecision, LeftOut
+from sandfleet.ports.fleet_store import (
+    AFTER_ALL,
+    ENDED_LAUNCHES_KEPT,
+    MACHINES,
+    NO_LAUNCH,
+    POOL_SAID_GONE,
+    FleetDecision,
+    LeftOut,
+    joined_news,
+    launch_news,
+)
 from sandfleet.testing.memory.database import MemoryDatabase, as_json
 from sandfleet.testing.memory.drains import begin_drain, end_drain
 from sandfleet.testing.memory.link import Link
@@ -68,6 +79,8 @@ class MemoryFleetStore:
                 record_rollout(database, decision.rollout, actor=decision.by.value)
             if decision.memory is not None:
                 database.planner_states[_CAPACITY] = as_json(decision.memory.to_json())
+            for news in decision.news:
+                database.tell(news, actor=decision.by.value)
             said = [(command, _recorded(database, command, by=decision.by)) for command in decision.commands]
             return [LeftOut(command, because) for command, because in said if because is not None]
 
@@ -84,6 +97,7 @@ class MemoryFleetStore:
             if launch.state is not LaunchState.PENDING:
                 return None
             now = self._database.now()
+            self._database.tell(joined_news(launch, worker_id, at=now), actor=MACHINES)
             return replace(launch, state=LaunchState.JOINED, ended_at=now, worker_id=worker_id)
 
         return await self._change(launch_id, term, joined)
@@ -93,7 +107,7 @@ class MemoryFleetStore:
 
         def work() -> bool:
             self._database.require_term(term)
-            return _give_up(self._database, launch_id, why, said) is None
+            return _give_up(self._database, launch_id, why, said, actor=MACHINES) is None
 
         return await self._link.call(work, repeatable=True, name="fail_launch")
 
@@ -112,6 +126,8 @@ class MemoryFleetStore:
         def let_go(launch: Launch) -> Launch | None:
             if launch.ending_since is None:
                 return None
+            if launch.gone_at is None:
+                self._database.tell(launch_news("machine_gone", launch, POOL_SAID_GONE), actor=MACHINES)
             return replace(launch, gone_at=launch.gone_at or self._database.now())
 
         return await self._change(launch_id, term, let_go)
@@ -138,6 +154,16 @@ class MemoryFleetStore:
             return _end_orphan(self._database, machine, pool)
 
         return await self._link.call(work, repeatable=True, name="end_orphan")
+
+    async def tell(self, news: Sequence[FleetNews], *, actor: str, term: int) -> None:
+        """Have the log tell it."""
+
+        def work() -> None:
+            self._database.require_term(term)
+            for one in news:
+                self._database.tell(one, actor=actor)
+
+        await self._link.call(work, repeatable=True, name="tell")
 
     async def remove_old(self, *, gone_for: timedelta, limit: int = 1000) -> int:
         """Delete those whose machines are long gone."""
@@ -171,10 +197,10 @@ def _recorded(database: MemoryDatabase, command: FleetCommand, *, by: DrainOwner
     try:
         match command:
             case LaunchMachine():
-                _launch(database, command)
+                _launch(database, command, by=by)
                 return None
             case AbandonLaunch(launch_id=launch_id, reason=reason):
-                return _give_up(database, launch_id, LaunchFailure.BROKEN, reason)
+                return _give_up(database, launch_id, LaunchFailure.BROKEN, reason, actor=by.value)
             case DrainWorker(worker_id=worker_id, owner=owner):
                 now = begin_drain(database, worker_id, owner=owner, actor=owner.value, terms=command.terms)
                 return None if now is owner else f"{worker_id} is drained by {now} already"
@@ -187,12 +213,15 @@ def _recorded(database: MemoryDatabase, command: FleetCommand, *, by: DrainOwner
         return error.message
 
 
-def _launch(database: MemoryDatabase, command: LaunchMachine) -> None:
+def _launch(database: MemoryDatabase, command: LaunchMachine, *, by: DrainOwner) -> None:
     launch = Launch(command.launch_id, command.size, command.version, database.now(), reason=command.reason)
-    database.launches.setdefault(command.launch_id, launch)
+    if database.launches.setdefault(command.launch_id, launch) is launch:
+        database.tell(launch_news("launch_requested", launch, command.reason), actor=by.value)
 
 
-def _give_up(database: MemoryDatabase, launch_id: LaunchId, why: LaunchFailure, said: str) -> str | None:
+def _give_up(
+    database: MemoryDatabase, launch_id: LaunchId, why: LaunchFailure, said: str, *, actor: str
+) -> str | None:
     launch = database.launches.get(launch_id)
     if launch is None or launch.state is not LaunchState.PENDING:
         return f"{launch_id} is not pending any more"
@@ -203,6 +232,7 @@ def _give_up(database: MemoryDatabase, launch_id: LaunchId, why: LaunchFailure, 
     database.launches[launch_id] = replace(
         launch, state=LaunchState.FAILED, failure=why, said=said, ended_at=now, ending_since=now
     )
+    database.tell(launch_news("launch_failed", launch, f"{why}: {said}"), actor=actor)
     return None
 
 
@@ -224,6 +254,8 @@ def _take_off(database: MemoryDatabase, launch_id: LaunchId) -> bool:
                 gone_at=None,
                 worker_id=worker_id,
             )
+            news = launch_news("launch_joined", launch, AFTER_ALL, worker_id=worker_id)
+            database.tell(news, actor=MACHINES)
             return False
     return True
 
@@ -246,9 +278,9 @@ def _end_orphan(database: MemoryDatabase, machine: Machine, pool: str) -> bool:
         reason=NO_LAUNCH,
         said=NO_LAUNCH,
     )
-    database.launches[mine.id] = replace(
-        mine, machine_id=machine.id, ending_since=mine.ending_since or now, gone_at=None
-    )
+    ending = replace(mine, machine_id=machine.id, ending_since=mine.ending_since or now, gone_at=None)
+    database.launches[mine.id] = ending
+    database.tell(launch_news("orphan_ended", ending, NO_LAUNCH), actor=MACHINES)
     return True
 
 
@@ -267,5 +299,5 @@ def _remove(database: MemoryDatabase, command: RemoveWorker, *, by: DrainOwner) 
     owned = [one for one in database.launches.values() if one.worker_id == worker_id and not one.gone_at]
     if not owned:
         return f"the machine of {worker_id} was not launched by the fleet"
-    forget_worker(database, worker_id, is_lost=False, actor=by.value)
+    forget_worker(database, worker_id, is_lost=False, actor=by.value, because=command.reason)
     return None

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from sandfleet.model.errors import Conflict, NotFound, StaleVersion
 from sandfleet.model.ids import FLEET_ORGANISATION, WorkerId
 from sandfleet.model.operation import OperationKind, OperationState
-from sandfleet.model.transition import Transition
 from sandfleet.model.worker import WorkerState
 from sandfleet.planning.rollout_health import Wellness
 from sandfleet.planning.rollout_state import RolloutStage, begin_rollout, cancel_rollout
@@ -22,6 +21,7 @@ from sandfleet.ports.rollout_store import (
     StoredRollout,
     Version,
     first_steps,
+    rollout_news,
     same_rollout,
 )
 from sandfleet.testing.memory.database import MemoryDatabase
@@ -66,7 +66,7 @@ class MemoryRolloutStore:
             number = len(database.rollouts) + 1
             after = StoredRollout(number, begun, actor, steps=tuple(first_steps(begun, actor=actor)))
             database.rollouts.append(after)
-            _log(database, after, actor=actor, before=None)
+            database.tell(rollout_news(after), actor=actor, after=begun.stage.value)
             return after
 
         return await self._link.call(work, repeatable=True, name="begin_rollout")
@@ -155,7 +155,7 @@ def record_rollout(database: MemoryDatabase, after: StoredRollout, *, actor: str
     database.rollouts[-1] = replace(after, revision=after.revision + 1)
     rollout, was = after.rollout, before.rollout.stage
     if rollout.stage is not was:
-        _log(database, after, actor=actor, before=was)
+        database.tell(rollout_news(after), actor=actor, before=was.value, after=rollout.stage.value)
         known, now = database.versions[rollout.version], database.now()
         if was is RolloutStage.BOOT_TEST and rollout.stage is RolloutStage.CANARY:
             database.versions[known.name] = replace(known, tested_at=now, refused_at=None, said="")
@@ -174,19 +174,4 @@ def is_tested(database: MemoryDatabase, version: str) -> bool:
     return any(
         one.rollout.version == version and one.rollout.stage is RolloutStage.BOOT_TEST
         for one in database.rollouts
-    )
-
-
-def _log(database: MemoryDatabase, after: StoredRollout, *, actor: str, before: RolloutStage | None) -> None:
-    rollout = after.rollout
-    database.log(
-        Transition(
-            event="rollout",
-            actor=actor,
-            reason=rollout.reason or f"version {rollout.version} after {rollout.previous}",
-            at=database.now(),
-            from_state=None if before is None else before.value,
-            to_state=rollout.stage.value,
-            detail={"rollout": after.number, "version": rollout.version},
-        )
     )

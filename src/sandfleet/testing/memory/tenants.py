@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sandfleet.model.errors import Conflict, NotFound
+from sandfleet.model.fleet_news import elected
 from sandfleet.model.ids import KeyId, OrganisationId, SandboxId
 from sandfleet.model.organisation import ApiKey, Caps, Organisation, Quotas
 from sandfleet.model.preview import Preview, TagUse
@@ -141,6 +142,7 @@ class MemoryTermStore:
         def work() -> int:
             self._database.term += 1
             self._database.term_holder = holder
+            self._database.tell(elected(self._database.term), actor=holder)
             return self._database.term
 
         return await self._link.call(work, repeatable=True, name="raise_term")

@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 from sandfleet.model.errors import Conflict, NotFound
+from sandfleet.model.fleet_news import FleetNews
 from sandfleet.model.ids import SandboxId, WorkerId
 from sandfleet.model.resources import NOTHING
 from sandfleet.model.snapshot import SnapshotState
-from sandfleet.model.transition import Transition
 from sandfleet.model.worker import Worker, WorkerState
 from sandfleet.planning.fencing import Ownership
-from sandfleet.ports.worker_store import EMPTY, SAID_TO_BE_LOST, Registration
+from sandfleet.ports.worker_store import EMPTY, NO_HEARTBEAT, SAID_TO_BE_LOST, Registration
 from sandfleet.testing.memory.database import MemoryDatabase
 from sandfleet.testing.memory.link import Link
 from sandfleet.testing.memory.rollouts import is_tested
@@ -100,7 +100,8 @@ class MemoryWorkerStore:
             for worker in silent:
                 changed = replace(worker, state=state, version=worker.version + 1)
                 database.workers[worker.id] = changed
-                _log(database, worker, changed, event=state.value, actor="liveness")
+                news = FleetNews(state.value, NO_HEARTBEAT, worker.id)
+                database.tell(news, actor="liveness", before=worker.state, after=state)
             return [database.workers[worker.id] for worker in silent]
 
         return await self._link.call(work, repeatable=True, name="mark_absent")
@@ -148,7 +149,9 @@ class MemoryWorkerStore:
             after = replace(after, cordoned=True)
         database.workers[said.id] = after
         if before is None or before.state is not after.state:
-            _log(database, before, after, event="registered" if before is None else "seen", actor=said.id)
+            news = FleetNews("registered" if before is None else "seen", "heartbeat", said.id)
+            was = None if before is None else before.state
+            database.tell(news, actor=said.id, before=was, after=after.state)
 
 
 def forget_worker(
@@ -163,7 +166,8 @@ def forget_worker(
         because = because or (SAID_TO_BE_LOST if is_lost else EMPTY)
         after = replace(before, state=WorkerState.GONE, version=before.version + 1, gone_because=because)
         database.workers[worker_id] = after
-        _log(database, before, after, event="forgotten", actor=actor)
+        news = FleetNews("forgotten", because, worker_id)
+        database.tell(news, actor=actor, before=before.state, after=after.state)
     for launch in database.launches.values():
         if launch.worker_id == worker_id and launch.gone_at is None and launch.ending_since is None:
             database.launches[launch.id] = replace(launch, ending_since=database.now())
@@ -185,20 +189,6 @@ def _require_forgettable(database: MemoryDatabase, worker: Worker, *, is_lost: b
     )
     if any(depends):
         raise Conflict(f"worker {worker.id} is not empty", code="worker_not_empty")
-
-
-def _log(database: MemoryDatabase, before: Worker | None, after: Worker, *, event: str, actor: str) -> None:
-    database.log(
-        Transition(
-            event=event,
-            actor=actor,
-            reason="heartbeat" if actor == after.id else "no heartbeat",
-            at=database.now(),
-            from_state=None if before is None else before.state,
-            to_state=after.state,
-            worker_id=after.id,
-        )
-    )
 
 
 def _is_news(before: Worker, said: Worker) -> bool:
