@@ -77,7 +77,7 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, content: bytes, why:
 
 def test_the_example_of_the_documentation_is_played_to_its_end(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "planning.md").read_text()
-    (example,) = re.findall(r'```json\n(\{"at_s\".*?)```", page, re.DOTALL)
+    (example,) = re.findall(r'```json\n(\{"at_s".*?)```', page, re.DOTALL)
     path = tmp_path / "trace.jsonl"
     path.write_text(example)
     done = CliRunner().invoke(app, ["simulate", str(path), "--json"])
