@@ -213,7 +213,7 @@ async def test_what_refuses_a_move_at_the_last_moment_is_told(
 async def test_what_a_roll_out_drains_waits_for_a_worker_of_its_version(replicas: Any) -> None:
     observer = await some_running(replicas, "sb-a")
     stores = observer.stores
-    await stores.rollouts.begin("2", "", actor="test", at=observer.clock.now())
+    await stores.rollouts.begin("2", "1", actor="test", at=observer.clock.now())
     async with replicas.replica("replica-1") as fleet:
         term = await stores.terms.current_term()
         drain = DrainWorker(HOME, DrainOwner.ROLLOUT, "it runs another version")

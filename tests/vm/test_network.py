@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from tests.vm.conftest import ORDER, Start, run
 from tests.vm.outside import PORT, Outside
-from tests.vm.test_guest_services import until_open
+from tests.vm.test_guest_services import connected
 
 from sandfleet.adapters.network.namespaces import NamespaceNetwork
 from sandfleet.adapters.processes import run_program
@@ -97,7 +97,7 @@ except OSError as error:
 async def test_host_private_ranges_metadata_and_other_guests_are_out_of_reach(start: Start) -> None:
     machine, other = await start(), await start()
     await run(other.guest, "(python3 -m http.server 80 >/dev/null 2>&1 &)")
-    await until_open(other, 80)
+    await connected(other, 80)
     with socket.create_server(("0.0.0.0", 0)) as listening:
         port = listening.getsockname()[1]
         addresses = _host_addresses()

@@ -10,7 +10,6 @@ import httpx
 
 from .conftest import Fleet, OpenFleet
 from .test_migration import Pair, moved
-from .test_migration import pair as pair
 
 
 async def placement(client: httpx.AsyncClient, sandbox: str) -> Any:
