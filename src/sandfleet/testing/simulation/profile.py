@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from sandfleet.testing.simulation.network import Weather
 from sandfleet.testing.simulation.versions import GOOD, KINDS
 
-FAULTS = (
+_PASSING = (
     "kill replica",
     "pause replica",
     "stop replica",
@@ -19,28 +19,14 @@ FAULTS = (
     "redis away",
     "postgres away",
     "objects away",
-    "machine dies",
-    "drain worker",
 )
+FAULTS = (*_PASSING, "machine dies", "drain worker")
 LOST_SHARE = 0.15
 POOL_EVERY = 8
 """Of so many seeds one has a machine pool: the others stay what they were."""
 ROLLOUT_EVERY = 16
 """Of so many one has a pool and a roll-out."""
-SPARING = (
-    "kill replica",
-    "pause replica",
-    "stop replica",
-    "kill worker",
-    "pause worker",
-    "cut worker",
-    "flush redis",
-    "redis away",
-    "postgres away",
-    "objects away",
-    "crowd worker",
-    "take machine",
-)
+SPARING = (*_PASSING, "crowd worker", "take machine")
 """Faults that no sandbox may be lost by."""
 SIZES_EVERY = 4
 """Of so many seeds one has sandboxes whose sizes follow their use."""
