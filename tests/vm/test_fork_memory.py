@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from tests.vm.conftest import Start, run
 from tests.vm.test_snapshots import become, begin_load, check_load
 
-from sandfleet.adapters.qemu import load_for_forks, migration
+from sandfleet.adapters.qemu import load_for_forks, migration, snapshot_files
 from sandfleet.adapters.qemu.fork_memory import ALONE_MAX
 from sandfleet.adapters.qemu.hypervisor import QemuHypervisor
+from sandfleet.adapters.qemu.load import LoadOrder
 from sandfleet.adapters.qemu.machine import QemuMachine
 from sandfleet.model.errors import HypervisorFailed
 
@@ -47,6 +49,17 @@ def maps_shared(machine: QemuMachine) -> bool:
     return SHARED in Path(f"/proc/{machine.facts.pid}/maps").read_text()
 
 
+@contextmanager
+def waiting_beside(hypervisor: QemuHypervisor, directory: Path) -> Iterator[None]:
+    """Have as many more forks wait as would each load alone: else it is chance who finds enough others."""
+    digest = LoadOrder(directory, snapshot_files.read(directory), "", 0).memory_digest
+    memories = hypervisor._host.fork_memories
+    with ExitStack() as waiting:
+        for _ in range(ALONE_MAX):
+            waiting.enter_context(memories.loading(digest))
+        yield
+
+
 async def test_forks_share_what_they_were_loaded_from_and_nothing_else(
     start: Start, hypervisor: QemuHypervisor, fork: Fork, data_dir: Path
 ) -> None:
@@ -58,7 +71,8 @@ async def test_forks_share_what_they_were_loaded_from_and_nothing_else(
     await hypervisor.snapshots.capture(parent, "origin")
     (alone,) = await fork("origin", 1)
     assert not maps_shared(alone)
-    together = await fork("origin", COUNT)
+    with waiting_beside(hypervisor, data_dir / "snapshots" / "origin"):
+        together = await fork("origin", COUNT)
     assert all(maps_shared(machine) for machine in together)
     (later,) = await fork("origin", 1)
     assert maps_shared(later)  # it is there, so one alone has it too
@@ -102,14 +116,14 @@ async def test_forks_load_alone_where_nothing_can_be_shared(
     parent = await start()
     assert await run(parent.guest, "echo kept > /dev/shm/kept") == (0, "")
     await hypervisor.snapshots.capture(parent, "origin")
-    writes = migration.save_stopped
+    writes = migration.save_apart
 
     async def fails(*_: object, **__: object) -> None:
         raise HypervisorFailed("no")
 
-    monkeypatch.setattr(load_for_forks.migration, "save_stopped", fails)
+    monkeypatch.setattr(load_for_forks.migration, "save_apart", fails)
     forks = await fork("origin", COUNT)
-    monkeypatch.setattr(load_for_forks.migration, "save_stopped", writes)
+    monkeypatch.setattr(load_for_forks.migration, "save_apart", writes)
     for machine in forks:
         assert not maps_shared(machine)
         assert await run(machine.guest, "cat /dev/shm/kept") == (0, "kept\n")

@@ -56,6 +56,6 @@ async def _fill(
             path = await qmp.give(devices)
         finally:
             os.close(devices)
-        await migration.save_stopped(qmp, path, memory_format=migration.APART)
+        await migration.save_apart(qmp, path)
     except HypervisorFailed as error:
         raise HypervisorFailed(f"{error.message} {log_tail(directory)}".strip()) from error

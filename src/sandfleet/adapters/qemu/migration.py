@@ -44,18 +44,36 @@ class Impossible:
     reason: str
 
 
-async def save_stopped(qmp: Qmp, path: str, *, memory_format: str = MAPPED) -> None:
+async def save_stopped(qmp: Qmp, path: str) -> None:
     """Write memory and devices of a stopped guest to the file that QEMU knows as `path`."""
     with qmp.listen("MIGRATION") as moves:
-        await _prepare(qmp, CAPABILITIES[memory_format])
+        await _prepare(qmp, CAPABILITIES[MAPPED])
         await _begin(qmp, "migrate", path)
+        await ended(qmp, moves)
+
+
+async def save_apart(qmp: Qmp, path: str) -> None:
+    """Write what is not shared of a stopped guest: devices, and memory beyond the base.
+
+    Fact: where memory is plugged, QEMU without KVM now and then ends while it looks for what has changed,
+    by a check of its own (tlb_reset_dirty_range_all). A background save does not look for changes, and
+    where nothing runs there are none.
+    """
+    with qmp.listen("MIGRATION") as moves:
+        try:
+            await _prepare(qmp, (*CAPABILITIES[APART], "background-snapshot"))
+            await _begin(qmp, "migrate", path)
+        except QmpRefused:
+            await _prepare(qmp, CAPABILITIES[APART])
+            await _begin(qmp, "migrate", path)
         await ended(qmp, moves)
 
 
 async def begin_background(qmp: Qmp, moves: EventListener, path: str) -> Impossible | None:
     """Begin to write memory and devices of a stopped guest, so far that it may run on.
 
-    QEMU has the devices and protects all memory once the first page has been written.
+    QEMU has the devices and protects all memory once the first page has been written. Its headers count as
+    transferred before that: whoever let the guest run by them would have devices and memory of two instants.
     """
     try:
         await _prepare(qmp, ["background-snapshot", "events"])
@@ -66,10 +84,15 @@ async def begin_background(qmp: Qmp, moves: EventListener, path: str) -> Impossi
         described = await qmp.execute("query-migrate")
         if described.get("status") in ("failed", "cancelled"):
             return Impossible(str(described.get("error-desc", "QEMU does not say why")))
-        if described.get("status") == "completed" or described.get("ram", {}).get("transferred", 0) > 0:
+        if described.get("status") == "completed" or _pages_written(described) > 0:
             return None
         await event_or_pause(moves, _BEGIN_POLL_S)
     raise HypervisorFailed("QEMU did not begin to save its guest")
+
+
+def _pages_written(described: Mapping[str, Any]) -> int:
+    ram = described.get("ram", {})
+    return int(ram.get("normal", 0)) + int(ram.get("duplicate", 0))
 
 
 async def load_from(qmp: Qmp, path: str, *, memory_format: str) -> None:
