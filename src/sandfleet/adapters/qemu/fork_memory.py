@@ -154,8 +154,8 @@ class ForkMemories:
 
 
 async def _made_at_second_try(make: Make) -> ForkMemory:
-    # QEMU 10 without KVM now and then ends while it saves, by a check of its own that fails
-    # (tlb_reset_dirty_range_all). Nothing has come of it by then.
+    # Where background saves cannot be had QEMU may end while it saves (`migration.save_apart` says why).
+    # Nothing has come of it by then.
     try:
         return await make()
     except HypervisorFailed as error:
